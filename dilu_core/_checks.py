@@ -1,0 +1,147 @@
+"""Argument checks shared by every value: all at the door, before any work, with messages that name the argument."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dilu_core.errors import InvalidArgumentError
+from dilu_core.units import FULL_GPU_MILLI
+
+T = TypeVar("T")
+
+
+def fail(argument: str, message: str) -> NoReturn:
+    """Raise the error that names `argument`; `message` continues the sentence."""
+    raise InvalidArgumentError(argument, message)
+
+
+def integer(argument: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
+    """`value` as an int within bounds. Integral floats (2.0) pass; booleans and 2.5 do not."""
+    span = f"at least {at_least}" if at_most is None else f"between {at_least} and {at_most}"
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        fail(argument, f"is {value!r}; expected an integer {span}.")
+    if number < at_least or (at_most is not None and number > at_most):
+        fail(argument, f"is {value!r}; expected an integer {span}.")
+    return int(number)
+
+
+def share_milli(argument: str, value: object) -> int:
+    """`value` as a share in milli-GPU, 1..1000."""
+    return integer(argument, value, at_least=1, at_most=FULL_GPU_MILLI)
+
+
+def finite(
+    argument: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """`value` as a finite float, optionally `> above`, `>= at_least`, `<= at_most`."""
+    wanted = "a finite number"
+    if above is not None:
+        wanted += f" above {above:g}"
+    if at_least is not None:
+        wanted += f" of at least {at_least:g}"
+    if at_most is not None:
+        wanted += f" and at most {at_most:g}"
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.number):
+        fail(argument, f"is {value!r}; expected {wanted}.")
+    number = float(value)
+    bad = (
+        not math.isfinite(number)
+        or (above is not None and number <= above)
+        or (at_least is not None and number < at_least)
+        or (at_most is not None and number > at_most)
+    )
+    if bad:
+        fail(argument, f"is {value!r}; expected {wanted}.")
+    return number
+
+
+def text(argument: str, value: object, *, empty: bool = False) -> str:
+    """`value` as a string (any Unicode), not empty unless `empty`."""
+    if not isinstance(value, str):
+        fail(argument, f"is {value!r}; expected a string.")
+    if not empty and not value.strip():
+        fail(argument, "is empty; expected a name.")
+    return value
+
+
+def choice(argument: str, value: object, choices: Sequence[str]) -> str:
+    """`value` as one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        fail(argument, f"is {value!r}; expected one of {', '.join(choices)}.")
+    return value
+
+
+def names(argument: str, value: object) -> tuple[str, ...]:
+    """`value` as a tuple of distinct names. A bare string is refused: it would be read letter by letter."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        fail(argument, f"is {value!r}; expected a sequence of names.")
+    found = tuple(text(f"{argument}[{i}]", item) for i, item in enumerate(value))
+    distinct(argument, found)
+    return found
+
+
+def distinct(argument: str, items: Sequence[str]) -> None:
+    """Refuse a name that stands twice in `items`."""
+    seen: dict[str, int] = {}
+    for i, item in enumerate(items):
+        if item in seen:
+            fail(f"{argument}[{i}]", f"repeats the name {item!r} of {argument}[{seen[item]}]; names must be distinct.")
+        seen[item] = i
+
+
+def instances_of(argument: str, value: object, kind: type[T]) -> tuple[T, ...]:
+    """`value` as a tuple of `kind` objects."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        fail(argument, f"is {value!r}; expected a sequence of {kind.__name__}.")
+    found = tuple(value)
+    for i, item in enumerate(found):
+        if not isinstance(item, kind):
+            fail(f"{argument}[{i}]", f"is {item!r}; expected a {kind.__name__}.")
+    return found
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """`array` with writing switched off (a copy where it is somebody else's)."""
+    owned = array.copy() if array.base is not None or array.flags.writeable else array
+    owned.flags.writeable = False
+    return owned
+
+
+def float_column(argument: str, values: object) -> NDArray[np.float64]:
+    """`values` as a read-only one-dimensional float64 array; text and nested lists are refused."""
+    try:
+        column = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        fail(argument, f"is not a column of numbers: {values!r:.120}.")
+    if column.ndim != 1:
+        fail(argument, f"has {column.ndim} dimensions; expected one column.")
+    column.flags.writeable = False
+    return column
+
+
+def int_column(argument: str, values: object, *, at_least: int, at_most: int | None = None) -> NDArray[np.int64]:
+    """`values` as a read-only one-dimensional int64 array within bounds; the message names the first bad element."""
+    raw = float_column(argument, values)
+    bad = ~np.isfinite(raw) | (raw != np.floor(raw)) | (raw < at_least)
+    if at_most is not None:
+        bad |= raw > at_most
+    if bad.any():
+        i = int(np.argmax(bad))
+        integer(f"{argument}[{i}]", float(raw[i]), at_least=at_least, at_most=at_most)
+    column = raw.astype(np.int64)
+    column.flags.writeable = False
+    return column

@@ -1,0 +1,1 @@
+"""Run-time policies: pure, state in, state out."""

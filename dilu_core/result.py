@@ -1,0 +1,55 @@
+"""How every solver reports: why it stopped, what limit stopped it, and what the work cost.
+
+The reason says what is known about the answer, the limit (if any) what cut the search short; the two are separate, as
+in OR-Tools MathOpt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class TerminationReason(StrEnum):
+    """What is known about the answer."""
+
+    OPTIMAL = "optimal"
+    """The answer is proven best (for placements: the bound equals the GPUs used)."""
+    FEASIBLE = "feasible"
+    """A valid answer, not proven best."""
+    CONVERGED = "converged"
+    """An iterative fit met its tolerance."""
+    INFEASIBLE = "infeasible"
+    """Proven: nothing satisfies the constraints."""
+    NO_SOLUTION_FOUND = "no-solution-found"
+    """Nothing found before a limit; nothing proven either."""
+
+
+class Limit(StrEnum):
+    """What cut the search short."""
+
+    TIME = "time"
+    ITERATIONS = "iterations"
+    TRIALS = "trials"
+    GAP = "gap"
+    MIGRATIONS = "migrations"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Termination:
+    """`reason` with the `limit` that stopped the work (`None`: it ran to its end) and one plain sentence of `detail`."""
+
+    reason: TerminationReason
+    limit: Limit | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SolveStats:
+    """`seconds` of wall time, the `backend` that ran, and named `counts` of work (evaluations, columns, moves...)."""
+
+    seconds: float
+    backend: str = "cpu"
+    counts: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Array in, array out: the compiled kernels. Knows nothing of the floors above."""

@@ -1,0 +1,1 @@
+"""Anything that searches and stops. `planner.plan` is the table of contents."""

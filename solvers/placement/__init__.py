@@ -1,0 +1,1 @@
+"""Static and online placement of instances on shared GPUs, with proven bounds."""
