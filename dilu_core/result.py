@@ -39,7 +39,7 @@ class Limit(StrEnum):
 
 @dataclass(frozen=True)
 class Termination:
-    """`reason` with the `limit` that stopped the work (`None`: it ran to its end) and one plain sentence of `detail`."""
+    """`reason`, the `limit` that stopped the work (`None`: it ran to its end) and a plain sentence of `detail`."""
 
     reason: TerminationReason
     limit: Limit | None = None
