@@ -1,0 +1,130 @@
+"""What a run-time policy is: an observation and a state in, a decision with its reason and a new state out.
+
+Policies are pure: no clock, no I/O, no randomness. They never raise on odd data; what cannot be true (a negative rate,
+NaN, a clock that runs backwards) counts as "not known", and what is not known moves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+_BEYOND_COUNTING = 2**31
+"""More instances than this is a broken sensor, not a fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One function since its last observation. `None` means "not known" - never zero - for every field.
+
+    `time_s`: the host's clock now. `arrivals_rps`: mean arrival rate. `ready`, `starting`: instances that serve, and
+    that were launched and do not serve yet. `in_flight`: requests in the system now, waiting or served.
+    `spare_milli`: mean share an instance could have borrowed beyond its request. `latency_p95_ms`: of the requests
+    answered. Nothing is checked here: a sensor may report anything, and policies must live with it.
+    """
+
+    time_s: float | None
+    arrivals_rps: float | None
+    ready: int | None
+    starting: int | None
+    in_flight: float | None = None
+    spare_milli: float | None = None
+    latency_p95_ms: float | None = None
+
+
+class ScalingReason(StrEnum):
+    """Why a decision is what it is."""
+
+    STEADY = "steady"
+    """The instances fit the load."""
+    LOAD = "load"
+    """Scale-out: arrivals need more instances."""
+    BACKLOG = "backlog"
+    """Scale-out: requests wait, and the present instances would not catch up in time."""
+    FROM_ZERO = "from-zero"
+    """Scale-out: something arrived and no instance exists."""
+    SPARE_CAPACITY = "spare-capacity"
+    """Scale-in: the remaining instances carry the recent peak."""
+    TO_ZERO = "to-zero"
+    """Scale-in: nothing has arrived for long enough to give up the last instance."""
+    BELOW_MINIMUM = "below-minimum"
+    """Fewer instances exist than the least allowed."""
+    ABOVE_MAXIMUM = "above-maximum"
+    """More instances exist than the most allowed."""
+    HOLDING = "holding"
+    """No scale-in yet: the recent peak, a cool-down, a start in progress or the latency speaks against it."""
+    LEARNING = "learning"
+    """No action: the first observation, or the first after a long silence, only sets the clock."""
+    NO_DATA = "no-data"
+    """No action: something that is needed is not known or cannot be true."""
+    CLOCK = "clock"
+    """No action: the clock stood still, ran backwards or is not known."""
+    OBSERVE_ONLY = "observe-only"
+    """No action: the stage only watches."""
+    SHADOWED = "shadowed"
+    """No action: the stage computes decisions without carrying them out."""
+    POLICY_FAILED = "policy-failed"
+    """No action: the wrapped policy raised or gave no valid decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingDecision:
+    """What to do now.
+
+    `instances`: how many should exist, starting ones included; `None`: not known, leave them as they are.
+    `change`: launch that many (> 0), remove that many (< 0), or nothing (0); the host need look at nothing else.
+    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound (`"min_instances"` or
+    `"max_instances"`) that kept the policy from going further, and `audit` a plain record where a wrapper leaves one.
+    """
+
+    instances: int | None
+    change: int
+    reason: ScalingReason
+    detail: str = ""
+    clipped_by: str | None = None
+    audit: Mapping[str, object] | None = None
+
+
+State = TypeVar("State")
+
+
+class Policy(Protocol[State]):
+    """A horizontal policy. `State` is a value that never changes in place, JSON-able through its `to_dict`."""
+
+    def initial_state(self) -> State:
+        """The state before the first observation."""
+        ...
+
+    def decide(self, state: State, observation: Observation) -> tuple[ScalingDecision, State]:
+        """The decision for `observation`, and the state to pass next time. Never raises on odd data."""
+        ...
+
+
+def known_number(value: Any) -> float | None:
+    """`value` as a finite float >= 0, or `None` where a sensor could not have meant it."""
+    number = known_time(value)
+    return number if number is not None and number >= 0.0 else None
+
+
+def known_count(value: Any) -> int | None:
+    """`value` as a whole number of instances >= 0, or `None` where a sensor could not have meant it."""
+    number = known_time(value)
+    if number is None or not 0.0 <= number < _BEYOND_COUNTING or not number.is_integer():
+        return None
+    return int(number)
+
+
+def known_time(value: Any) -> float | None:
+    """`value` as a finite number of any sign, or `None`."""
+    if value.__class__ is not float:
+        if value is None or isinstance(value, bool | str | bytes):
+            return None
+        try:
+            value = float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    number: float = value
+    return number if math.isfinite(number) else None
