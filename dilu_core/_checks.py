@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -145,3 +145,55 @@ def int_column(argument: str, values: object, *, at_least: int, at_most: int | N
     column = raw.astype(np.int64)
     column.flags.writeable = False
     return column
+
+
+def flag(argument: str, value: object) -> bool:
+    """`value` as a bool; 0, 1 and strings are refused."""
+    if not isinstance(value, bool | np.bool_):
+        fail(argument, f"is {value!r}; expected True or False.")
+    return bool(value)
+
+
+def document(argument: str, value: object, *, version: int) -> Mapping[str, Any]:
+    """`value` as a mapping with string keys that some `to_dict` of this `version` wrote."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        fail(argument, f"is {value!r:.120}; expected a mapping as to_dict() writes it.")
+    if item(argument, value, "version") != version:
+        fail(f"{argument}.version", f"is {value['version']!r}; this version of the library reads {version}.")
+    return value
+
+
+def item(argument: str, data: Mapping[str, Any], key: str) -> Any:
+    """`data[key]`, or an error that says `argument` lacks it."""
+    if key not in data:
+        fail(f"{argument}.{key}", f"is missing; found {', '.join(map(str, data)) or 'nothing'}.")
+    return data[key]
+
+
+def entries(argument: str, data: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The mappings in the list `data[key]`, each with the name an error about it should use."""
+    found = item(argument, data, key)
+    if not isinstance(found, list | tuple):
+        fail(f"{argument}.{key}", f"is {found!r:.120}; expected a list.")
+    named = [(f"{argument}.{key}[{i}]", entry) for i, entry in enumerate(found)]
+    for where, entry in named:
+        if not isinstance(entry, Mapping):
+            fail(where, f"is {entry!r:.120}; expected a mapping.")
+    return named
+
+
+def build(
+    argument: str,
+    data: Mapping[str, Any],
+    kind: Callable[..., T],
+    *,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+) -> T:
+    """`kind(**data)` over the named keys alone; what it refuses is named as a part of `argument`."""
+    fields = {key: item(argument, data, key) for key in required}
+    fields |= {key: data[key] for key in optional if key in data}
+    try:
+        return kind(**fields)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{argument}.{error.argument}", error.message) from error

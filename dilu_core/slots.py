@@ -1,0 +1,119 @@
+"""Slots on GPUs, and a placement: the slots of every placed instance."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dilu_core import _checks as check
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place on one GPU: the `node`'s name, the `gpu`'s number in it (from 0), and the memory taken there in MiB."""
+
+    node: str
+    gpu: int
+    memory_mib: int
+
+    def __post_init__(self) -> None:
+        check.text("node", self.node)
+        object.__setattr__(self, "gpu", check.integer("gpu", self.gpu, at_least=0))
+        object.__setattr__(self, "memory_mib", check.integer("memory_mib", self.memory_mib, at_least=0))
+
+
+class Placement(Mapping[str, tuple[Slot, ...]]):
+    """Instance name -> its slots. An immutable mapping; two are equal when they hold the same slots for the same names.
+
+    It knows nothing of demands or capacities: `verify_placement` holds it against a problem.
+    """
+
+    __slots__ = ("_gpus", "_slots")
+
+    def __init__(self, slots: Mapping[str, Iterable[Slot]] | None = None) -> None:
+        found: dict[str, tuple[Slot, ...]] = {}
+        for name, each in (slots or {}).items():
+            check.text("slots", name)
+            found[name] = check.instances_of(f"slots[{name!r}]", each, Slot)
+            if not found[name]:
+                check.fail(f"slots[{name!r}]", "is empty; leave instances that are not placed out.")
+        self._slots = found
+        self._gpus: dict[tuple[str, int], tuple[str, ...]] | None = None
+
+    def slots(self, name: str) -> tuple[Slot, ...]:
+        """The slots of the instance `name`; `InvalidArgumentError` where it is not placed."""
+        if name not in self._slots:
+            check.fail("name", f"is {name!r}, which this placement does not hold ({len(self)} instances are placed).")
+        return self._slots[name]
+
+    def __getitem__(self, name: str) -> tuple[Slot, ...]:
+        return self._slots[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return f"Placement({len(self)} instances on {self.gpus_used} GPUs)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The placed instances."""
+        return tuple(self._slots)
+
+    @property
+    def by_gpu(self) -> dict[tuple[str, int], tuple[str, ...]]:
+        """(node, GPU) -> the instances on it, for every GPU that holds one."""
+        if self._gpus is None:
+            held: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+            for name, each in self._slots.items():
+                for slot in each:
+                    held[slot.node, slot.gpu].append(name)
+            self._gpus = {gpu: tuple(names) for gpu, names in held.items()}
+        return dict(self._gpus)
+
+    @property
+    def gpus_used(self) -> int:
+        """GPUs that hold at least one instance."""
+        return len(self.by_gpu)
+
+    def restricted(self, names: Iterable[str]) -> Placement:
+        """This placement with only those instances left that are among `names`."""
+        kept = set(names)
+        return Placement({name: each for name, each in self._slots.items() if name in kept})
+
+    def moved_from(self, other: Placement) -> tuple[str, ...]:
+        """The instances both placements hold whose slots differ; the order of an instance's slots does not count."""
+        return tuple(name for name in self if name in other and Counter(self[name]) != Counter(other[name]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able value that `from_dict` reads back; a slot is [node, GPU, memory in MiB]."""
+        slots = {name: [[s.node, s.gpu, s.memory_mib] for s in each] for name, each in self._slots.items()}
+        return {"version": _VERSION, "slots": slots}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Placement:
+        """The placement `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
+        slots = check.item("placement", check.document("placement", data, version=_VERSION), "slots")
+        if not isinstance(slots, Mapping):
+            check.fail("placement.slots", f"is {slots!r:.120}; expected a mapping of instance names to slots.")
+        return cls({name: _read_slots(f"placement.slots[{name!r}]", each) for name, each in slots.items()})
+
+    def __reduce__(self) -> tuple[type[Placement], tuple[dict[str, tuple[Slot, ...]]]]:
+        return Placement, (self._slots,)
+
+
+def _read_slots(where: str, rows: object) -> tuple[Slot, ...]:
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, list | tuple) and len(row) == 3 for row in rows):
+        check.fail(where, f"is {rows!r:.120}; expected a list of [node, gpu, memory_mib].")
+    keys = ("node", "gpu", "memory_mib")
+    return tuple(
+        check.build(f"{where}[{i}]", dict(zip(keys, row, strict=True)), Slot, required=keys)
+        for i, row in enumerate(rows)
+    )
