@@ -1,113 +1,167 @@
-"""Horizontal co-scaling of one function: how many instances its load needs, given what bursting can carry."""
+"""Horizontal co-scaling of one function: from an observation to the number of instances, with the reason.
+
+`CoScaler.decide` is the recipe: sort out what is not known, remember whole seconds, look after zero, ask the rule
+(`dilu_core.coscaling.rules`), keep to the bounds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, fields
+from dataclasses import replace
 
-from dilu_core._checks import choice, fail, finite, integer, share_milli
+from dilu_core._checks import fail
+from dilu_core.coscaling.params import RULES, HorizontalParams
+from dilu_core.coscaling.policy import (
+    Observation,
+    ScalingDecision,
+    ScalingReason,
+    known_count,
+    known_number,
+    known_time,
+)
+from dilu_core.coscaling.rules import Fleet, Proposal, co_scaling_rule, lazy_rule, remember_peaks
+from dilu_core.coscaling.state import HorizontalState
 
-_VERSION = 1
+__all__ = ["RULES", "CoScaler", "HorizontalParams", "HorizontalState"]
 
-RULES = ("co-scaling", "lazy")
-"""Names of the horizontal rules."""
+_FIRST_PERIOD_S = 1.0  # what the first observation is taken to span: nothing says when the one before it was
+_WHOLE = 1e-9  # seconds; a hundred periods of 0.01 s must make one second in spite of rounding
 
 
-@dataclass(frozen=True)
-class HorizontalParams:
-    """What the horizontal policy must know about one function; all of it validated, all of it JSON-able.
+class CoScaler:
+    """The horizontal policy of one function: pure, deterministic, at peace with any observation.
 
-    `capacity_rps` is what one instance serves at its request, `request_milli` and `limit_milli` its guaranteed and its
-    greatest share. `slo_ms` and `base_latency_ms` (execution without waiting) sharpen the policy where they are known.
-
-    For the rule "co-scaling": `lean` (>= 1) is the load over capacity that an instance is trusted to carry by bursting
-    while its spare share is not known, `spare_trust` the part of a known spare share that is counted on. The short mean
-    spans `short_s`, waiting requests should be gone in `clear_s`; the recent peak is held for `window_s`. Scale-in
-    leaves the survivors at most `scale_in_load` of what they are trusted with, and waits `scale_in_cooldown_s` after
-    the last change.
-
-    For the rule "lazy": of the last `lazy_samples` seconds, `lazy_out` above capacity add one instance, and `lazy_in`
-    below the capacity of one instance fewer remove one.
-
-    The last instance goes after `zero_delay_s` without arrivals where `min_instances` is 0. A silence longer than
-    `stale_after_s` makes the policy forget and learn anew.
+    The rule "co-scaling" adds as many instances at once as the short mean of arrivals and the backlog need, counting
+    on the burst share that is really there, and removes them only when the peak of a long window would leave the
+    survivors at ease. The rule "lazy" is the one of Lv et al. (ASPLOS 2025): one instance at a time, on the majority of
+    the latest seconds. In both, starting instances are planned for but serve nothing yet, and missing data move nothing.
     """
 
-    capacity_rps: float
-    request_milli: int
-    limit_milli: int
-    _: KW_ONLY
-    slo_ms: float | None = None
-    base_latency_ms: float | None = None
-    cold_start_s: float = 10.0
-    min_instances: int = 1
-    max_instances: int = 100
-    rule: str = "co-scaling"
-    lean: float = 1.2
-    spare_trust: float = 0.5
-    short_s: int = 3
-    clear_s: float = 10.0
-    window_s: int = 120
-    scale_in_load: float = 0.9
-    scale_in_cooldown_s: float = 30.0
-    lazy_samples: int = 40
-    lazy_out: int = 20
-    lazy_in: int = 30
-    zero_delay_s: float = 300.0
-    stale_after_s: float = 600.0
+    def __init__(self, params: HorizontalParams) -> None:
+        if not isinstance(params, HorizontalParams):
+            fail("params", f"is {params!r:.80}; expected HorizontalParams.")
+        self.params = params
 
-    def __post_init__(self) -> None:
-        def settle(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
+    def __repr__(self) -> str:
+        return f"CoScaler({self.params!r})"
 
-        settle("capacity_rps", finite("capacity_rps", self.capacity_rps, above=0.0))
-        settle("request_milli", share_milli("request_milli", self.request_milli))
-        settle("limit_milli", share_milli("limit_milli", self.limit_milli))
-        if self.limit_milli < self.request_milli:
-            fail("limit_milli", f"is {self.limit_milli}; expected at least request_milli, {self.request_milli}.")
-        for name in ("slo_ms", "base_latency_ms"):
-            if getattr(self, name) is not None:
-                settle(name, finite(name, getattr(self, name), above=0.0))
-        for name in ("cold_start_s", "scale_in_cooldown_s", "zero_delay_s"):
-            settle(name, finite(name, getattr(self, name), at_least=0.0))
-        for name in ("clear_s", "stale_after_s"):
-            settle(name, finite(name, getattr(self, name), above=0.0))
-        settle("min_instances", integer("min_instances", self.min_instances, at_least=0))
-        settle("max_instances", integer("max_instances", self.max_instances, at_least=1))
-        if self.max_instances < self.min_instances:
-            fail("max_instances", f"is {self.max_instances}; expected at least min_instances, {self.min_instances}.")
-        choice("rule", self.rule, RULES)
-        settle("lean", finite("lean", self.lean, at_least=1.0))
-        settle("spare_trust", finite("spare_trust", self.spare_trust, at_least=0.0, at_most=1.0))
-        settle("scale_in_load", finite("scale_in_load", self.scale_in_load, above=0.0, at_most=1.0))
-        settle("short_s", integer("short_s", self.short_s, at_least=1, at_most=60))
-        settle("window_s", integer("window_s", self.window_s, at_least=self.short_s, at_most=86_400))
-        settle("lazy_samples", integer("lazy_samples", self.lazy_samples, at_least=1, at_most=3_600))
-        for name in ("lazy_out", "lazy_in"):
-            settle(name, integer(name, getattr(self, name), at_least=1, at_most=self.lazy_samples))
+    def initial_state(self) -> HorizontalState:
+        """Nothing seen yet."""
+        return HorizontalState()
 
-    @property
-    def burst(self) -> float:
-        """The greatest share over the guaranteed one, limit / request >= 1."""
-        return self.limit_milli / self.request_milli
+    def decide(self, state: HorizontalState, observation: Observation) -> tuple[ScalingDecision, HorizontalState]:
+        """The decision for `observation` and the state to pass with the next one.
 
-    def to_dict(self) -> dict[str, object]:
-        """A JSON-able value; `from_dict` gives the parameters back."""
-        return {"version": _VERSION, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> HorizontalParams:
-        """The parameters that `to_dict` wrote; what is left out takes its default.
-
-        Raises `InvalidArgumentError` for a wrong version, a missing or unknown key, or a value out of bounds.
+        Whatever cannot be true counts as not known: without a clock that moved on, arrivals or instance counts, the
+        decision changes nothing and says what was missing. Never raises on odd data.
         """
-        if not isinstance(data, Mapping) or data.get("version") != _VERSION:
-            fail("data", f"is not HorizontalParams of version {_VERSION}: {data!r:.80}.")
-        values = {key: value for key, value in data.items() if key != "version"}
-        unknown = sorted(str(key) for key in values.keys() - {field.name for field in fields(cls)})
-        missing = [key for key in ("capacity_rps", "request_milli", "limit_milli") if key not in values]
-        if unknown or missing:
-            fail(
-                "data", f"has unknown keys {unknown} and lacks {missing}; expected what HorizontalParams.to_dict wrote."
+        ready, starting = known_count(observation.ready), known_count(observation.starting)
+        planned = None if ready is None or starting is None else ready + starting
+        now = known_time(observation.time_s)
+        if now is None:
+            return _stay(planned, ScalingReason.CLOCK, "time_s is not known"), state
+        elapsed = _FIRST_PERIOD_S if state.time_s is None else now - state.time_s
+        if elapsed <= 0.0:
+            motion = "has not moved since the last observation" if elapsed == 0.0 else f"went back by {-elapsed:g} s"
+            return _stay(planned, ScalingReason.CLOCK, f"time_s {motion}"), replace(state, time_s=now)
+        if elapsed > self.params.stale_after_s:
+            detail = f"{elapsed:g} s since the last observation; what was known before no longer counts"
+            return _stay(planned, ScalingReason.LEARNING, detail), HorizontalState(time_s=now)
+
+        arrivals = known_number(observation.arrivals_rps)
+        since_change = None if state.since_change_s is None else state.since_change_s + elapsed
+        if arrivals is None:
+            waited = replace(state, time_s=now, since_change_s=since_change)
+            return _stay(planned, ScalingReason.NO_DATA, "arrivals_rps is not known, which is not zero"), waited
+
+        in_flight = known_number(observation.in_flight)
+        fleet = None if ready is None or starting is None else Fleet(ready, starting, arrivals, in_flight)
+        state = self._remember(state, now, elapsed, arrivals, since_change, fleet, observation)
+        if fleet is None:
+            missing = "ready" if ready is None else "starting"
+            return _stay(None, ScalingReason.NO_DATA, f"{missing} is not known, which is not zero"), state
+
+        decision = self._bounded(fleet, self._propose(state, fleet, known_number(observation.latency_p95_ms)))
+        if decision.change:
+            lazy = self.params.rule == "lazy"
+            state = replace(state, since_change_s=0.0, samples_rps=() if lazy else state.samples_rps)
+        return decision, state
+
+    def _remember(
+        self,
+        state: HorizontalState,
+        now: float,
+        elapsed: float,
+        arrivals: float,
+        since_change: float | None,
+        fleet: Fleet | None,
+        observation: Observation,
+    ) -> HorizontalState:
+        """`state` with one more stretch of `elapsed` known seconds, cut into whole seconds."""
+        params = self.params
+        kept = params.lazy_samples if params.rule == "lazy" else params.short_s
+        partial_s, partial_requests = state.partial_s + elapsed, state.partial_requests + arrivals * elapsed
+        new: tuple[float, ...] = ()
+        seconds = int(partial_s + _WHOLE)
+        if seconds:
+            partial_s = max(0.0, partial_s - seconds)
+            first = state.partial_requests + arrivals * (1.0 - state.partial_s)
+            new = (first,) + (arrivals,) * min(seconds - 1, max(kept, params.window_s))
+            partial_requests = arrivals * partial_s
+
+        spare, smoothed = known_number(observation.spare_milli), state.spare_milli
+        if spare is None:
+            smoothed = None
+        elif smoothed is not None:
+            spare = smoothed + (spare - smoothed) * min(1.0, elapsed / params.short_s)
+        remembered = HorizontalState(
+            time_s=now,
+            samples_rps=state.samples_rps,
+            partial_s=partial_s,
+            partial_requests=partial_requests,
+            peaks=state.peaks,
+            peak_filled_s=state.peak_filled_s,
+            known_s=min(params.window_s, state.known_s + seconds),
+            quiet_s=state.quiet_s + elapsed if arrivals == 0.0 else 0.0,
+            since_change_s=since_change,
+            spare_milli=spare,
+        )
+        if params.rule == "lazy":
+            return replace(remembered, samples_rps=(state.samples_rps + new)[-kept:])
+        return remember_peaks(params, remembered, new, fleet)
+
+    def _propose(self, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None) -> Proposal:
+        params = self.params
+        anything = fleet.arrivals_rps > 0.0 or bool(fleet.in_flight)
+        if fleet.planned == 0 and not anything:
+            return Proposal(0, ScalingReason.STEADY, "no instance and nothing to serve")
+        rule = lazy_rule if params.rule == "lazy" else co_scaling_rule
+        proposal = rule(params, state, fleet, latency_p95_ms)
+        if fleet.planned == 0:
+            return Proposal(max(1, proposal.target), ScalingReason.FROM_ZERO, "requests and no instance")
+        if fleet.ready == 1 and fleet.planned == 1 and params.min_instances == 0 and not anything:
+            if state.quiet_s >= params.zero_delay_s:
+                return Proposal(0, ScalingReason.TO_ZERO, f"nothing arrived for {state.quiet_s:g} s")
+            detail = f"nothing arrived for {state.quiet_s:g} of {params.zero_delay_s:g} s"
+            return Proposal(1, ScalingReason.HOLDING, detail)
+        return proposal
+
+    def _bounded(self, fleet: Fleet, proposal: Proposal) -> ScalingDecision:
+        least, most = self.params.min_instances, self.params.max_instances
+        target = min(max(proposal.target, least), most)
+        clipped_by = None
+        if target != proposal.target:
+            clipped_by = "min_instances" if target > proposal.target else "max_instances"
+        change = target - fleet.planned
+        if change > 0 and proposal.target <= fleet.planned:
+            return ScalingDecision(
+                target, change, ScalingReason.BELOW_MINIMUM, f"{fleet.planned} of at least {least}", clipped_by
             )
-        return cls(**values)  # type: ignore[arg-type]
+        if change < 0 and proposal.target >= fleet.planned:
+            return ScalingDecision(
+                target, change, ScalingReason.ABOVE_MAXIMUM, f"{fleet.planned} of at most {most}", clipped_by
+            )
+        return ScalingDecision(target, change, proposal.reason, proposal.detail, clipped_by)
+
+
+def _stay(planned: int | None, reason: ScalingReason, detail: str) -> ScalingDecision:
+    return ScalingDecision(planned, 0, reason, detail)

@@ -1,0 +1,113 @@
+"""The parameters of the horizontal policy, checked at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+
+from dilu_core._checks import choice, fail, finite, integer, share_milli
+
+_VERSION = 1
+
+RULES = ("co-scaling", "lazy")
+"""Names of the horizontal rules."""
+
+
+@dataclass(frozen=True)
+class HorizontalParams:
+    """What the horizontal policy must know about one function; all of it validated, all of it JSON-able.
+
+    `capacity_rps` is what one instance serves at its request, `request_milli` and `limit_milli` its guaranteed and its
+    greatest share. `slo_ms` and `base_latency_ms` (execution without waiting) sharpen the policy where they are known.
+
+    For the rule "co-scaling": `lean` (>= 1) is the load over capacity that an instance is trusted to carry by bursting
+    while its spare share is not known, `spare_trust` the part of a known spare share that is counted on. The short mean
+    spans `short_s`, waiting requests should be gone in `clear_s`; the recent peak is held for `window_s`. Scale-in
+    leaves the survivors at most `scale_in_load` of what they are trusted with, and waits `scale_in_cooldown_s` after
+    the last change.
+
+    For the rule "lazy": of the last `lazy_samples` seconds, `lazy_out` above capacity add one instance, and `lazy_in`
+    below the capacity of one instance fewer remove one.
+
+    The last instance goes after `zero_delay_s` without arrivals where `min_instances` is 0. A silence longer than
+    `stale_after_s` makes the policy forget and learn anew.
+    """
+
+    capacity_rps: float
+    request_milli: int
+    limit_milli: int
+    _: KW_ONLY
+    slo_ms: float | None = None
+    base_latency_ms: float | None = None
+    cold_start_s: float = 10.0
+    min_instances: int = 1
+    max_instances: int = 100
+    rule: str = "co-scaling"
+    lean: float = 1.2
+    spare_trust: float = 0.5
+    short_s: int = 3
+    clear_s: float = 10.0
+    window_s: int = 120
+    scale_in_load: float = 0.9
+    scale_in_cooldown_s: float = 30.0
+    lazy_samples: int = 40
+    lazy_out: int = 20
+    lazy_in: int = 30
+    zero_delay_s: float = 300.0
+    stale_after_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        def settle(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        settle("capacity_rps", finite("capacity_rps", self.capacity_rps, above=0.0))
+        settle("request_milli", share_milli("request_milli", self.request_milli))
+        settle("limit_milli", share_milli("limit_milli", self.limit_milli))
+        if self.limit_milli < self.request_milli:
+            fail("limit_milli", f"is {self.limit_milli}; expected at least request_milli, {self.request_milli}.")
+        for name in ("slo_ms", "base_latency_ms"):
+            if getattr(self, name) is not None:
+                settle(name, finite(name, getattr(self, name), above=0.0))
+        for name in ("cold_start_s", "scale_in_cooldown_s", "zero_delay_s"):
+            settle(name, finite(name, getattr(self, name), at_least=0.0))
+        for name in ("clear_s", "stale_after_s"):
+            settle(name, finite(name, getattr(self, name), above=0.0))
+        settle("min_instances", integer("min_instances", self.min_instances, at_least=0))
+        settle("max_instances", integer("max_instances", self.max_instances, at_least=1))
+        if self.max_instances < self.min_instances:
+            fail("max_instances", f"is {self.max_instances}; expected at least min_instances, {self.min_instances}.")
+        choice("rule", self.rule, RULES)
+        settle("lean", finite("lean", self.lean, at_least=1.0))
+        settle("spare_trust", finite("spare_trust", self.spare_trust, at_least=0.0, at_most=1.0))
+        settle("scale_in_load", finite("scale_in_load", self.scale_in_load, above=0.0, at_most=1.0))
+        settle("short_s", integer("short_s", self.short_s, at_least=1, at_most=60))
+        settle("window_s", integer("window_s", self.window_s, at_least=self.short_s, at_most=86_400))
+        settle("lazy_samples", integer("lazy_samples", self.lazy_samples, at_least=1, at_most=3_600))
+        for name in ("lazy_out", "lazy_in"):
+            settle(name, integer(name, getattr(self, name), at_least=1, at_most=self.lazy_samples))
+
+    @property
+    def burst(self) -> float:
+        """The greatest share over the guaranteed one, limit / request >= 1."""
+        return self.limit_milli / self.request_milli
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-able value; `from_dict` gives the parameters back."""
+        return {"version": _VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> HorizontalParams:
+        """The parameters that `to_dict` wrote; what is left out takes its default.
+
+        Raises `InvalidArgumentError` for a wrong version, a missing or unknown key, or a value out of bounds.
+        """
+        if not isinstance(data, Mapping) or data.get("version") != _VERSION:
+            fail("data", f"is not HorizontalParams of version {_VERSION}: {data!r:.80}.")
+        values = {key: value for key, value in data.items() if key != "version"}
+        unknown = sorted(str(key) for key in values.keys() - {field.name for field in fields(cls)})
+        missing = [key for key in ("capacity_rps", "request_milli", "limit_milli") if key not in values]
+        if unknown or missing:
+            fail(
+                "data", f"has unknown keys {unknown} and lacks {missing}; expected what HorizontalParams.to_dict wrote."
+            )
+        return cls(**values)  # type: ignore[arg-type]

@@ -1,0 +1,143 @@
+"""The two horizontal rules: what a function's memory and its present fleet say about the number of instances."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.coscaling.policy import ScalingReason
+from dilu_core.coscaling.state import HorizontalState
+
+_STRETCHES = 12  # the peak window is remembered as the peaks of this many stretches, so the state stays small
+_MOST_NEED = 1e9  # instances; keeps the arithmetic finite whatever a sensor reports
+_NOISE = 1e-9  # relative; a load of exactly n instances must need n, not n + 1
+
+
+class Fleet(NamedTuple):
+    """The present: instances by state, arrivals, and requests in the system where that is known."""
+
+    ready: int
+    starting: int
+    arrivals_rps: float
+    in_flight: float | None
+
+    @property
+    def planned(self) -> int:
+        """Instances that serve or will."""
+        return self.ready + self.starting
+
+
+class Proposal(NamedTuple):
+    """The number of instances a rule wants, before bounds, and why."""
+
+    target: int
+    reason: ScalingReason
+    detail: str
+
+
+def lazy_rule(params: HorizontalParams, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None) -> Proposal:
+    """One instance more or fewer when most of the latest seconds say so (Lv et al., ASPLOS 2025, section 4.4).
+
+    With n instances planned and r ready: +1 if at least `lazy_out` of the last `lazy_samples` seconds exceed
+    n * capacity, -1 if none is starting and at least `lazy_in` are below (r - 1) * capacity.
+    """
+    capacity, samples = params.capacity_rps, state.samples_rps
+    above = sum(rate > fleet.planned * capacity for rate in samples)
+    if above >= params.lazy_out:
+        detail = f"{above} of the last {len(samples)} s exceeded {fleet.planned} x {capacity:g} rps"
+        return Proposal(fleet.planned + 1, ScalingReason.LOAD, detail)
+    if fleet.planned > 1 and fleet.starting == 0:
+        below = sum(rate < (fleet.ready - 1) * capacity for rate in samples)
+        if below >= params.lazy_in:
+            detail = f"{below} of the last {len(samples)} s were below {fleet.ready - 1} x {capacity:g} rps"
+            return Proposal(fleet.planned - 1, ScalingReason.SPARE_CAPACITY, detail)
+    return Proposal(fleet.planned, ScalingReason.STEADY, "the latest seconds have no majority for a change")
+
+
+def remember_peaks(
+    params: HorizontalParams, state: HorizontalState, new: tuple[float, ...], fleet: Fleet | None
+) -> HorizontalState:
+    """`state` with the need of each `new` second (its mean rate) entered into the held peaks.
+
+    The need is (x + e) / (capacity * lean) instances, with x the mean rate of the last `short_s` seconds, e the extra
+    rate that clears the backlog, and lean what an instance is trusted to carry over its capacity.
+    """
+    if not new:
+        return state
+    stretch_s = math.ceil(params.window_s / _STRETCHES)
+    kept = math.ceil(params.window_s / stretch_s) + 1  # the running stretch on top of a whole window of full ones
+    per_instance = params.capacity_rps * trusted_lean(params, state.spare_milli)
+    extra = backlog_rps(params, fleet, per_instance)
+    samples, peaks, filled = state.samples_rps, state.peaks, state.peak_filled_s
+    for rate in new:
+        samples = (*samples, rate)[-params.short_s :]
+        need = min((sum(samples) / len(samples) + extra) / per_instance, _MOST_NEED)
+        if not peaks or filled >= stretch_s:
+            peaks, filled = (*peaks, need)[-kept:], 0
+        elif need > peaks[-1]:
+            peaks = (*peaks[:-1], need)
+        filled += 1
+    return replace(state, samples_rps=samples, peaks=peaks, peak_filled_s=filled)
+
+
+def trusted_lean(params: HorizontalParams, spare_milli: float | None) -> float:
+    """The load over capacity that an instance is trusted with, between 1 and limit / request."""
+    if spare_milli is None:
+        return min(params.lean, params.burst)
+    return min(1.0 + params.spare_trust * spare_milli / params.request_milli, params.burst)
+
+
+def backlog_rps(params: HorizontalParams, fleet: Fleet | None, per_instance_rps: float) -> float:
+    """The extra rate that clears the waiting requests in `clear_s`; 0 where they are not known."""
+    if fleet is None or fleet.in_flight is None or fleet.starting > 0:
+        return 0.0
+    served_ms = params.base_latency_ms if params.base_latency_ms is not None else params.slo_ms
+    if served_ms is None:
+        return 0.0
+    waiting = fleet.in_flight - fleet.arrivals_rps * served_ms / 1000.0
+    return max(0.0, waiting) / params.clear_s
+
+
+def co_scaling_rule(
+    params: HorizontalParams, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None
+) -> Proposal:
+    """As many instances as the held peak needs, at once when more, hesitating when fewer.
+
+    Out to ceil(held need). In to ceil(held need / scale_in_load) once the whole window is known, nothing starts, the
+    cool-down is over and the latency is not above its objective. Between the two counts nothing moves, which is why
+    a constant load - with jitter below 1 - scale_in_load - never changes direction.
+    """
+    held = max(state.peaks, default=0.0)
+    planned = fleet.planned
+    out = _ceil(held)
+    if out > planned:
+        return Proposal(out, ScalingReason.LOAD, f"the load needs {held:.2f} instances")
+    survivors = max(1, _ceil(held / params.scale_in_load))
+    if survivors >= planned:
+        return Proposal(planned, ScalingReason.STEADY, f"the load of the window needs {held:.2f} instances")
+    obstacle = _obstacle(params, state, fleet, latency_p95_ms)
+    if obstacle is not None:
+        return Proposal(planned, ScalingReason.HOLDING, f"{survivors} instances would do, but {obstacle}")
+    detail = f"{survivors} instances carry the peak of the last {params.window_s} s, a need of {held:.2f}"
+    return Proposal(survivors, ScalingReason.SPARE_CAPACITY, detail)
+
+
+def _obstacle(
+    params: HorizontalParams, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None
+) -> str | None:
+    """What speaks against scale-in, if anything."""
+    if state.known_s < params.window_s:
+        return f"only {state.known_s} of {params.window_s} s are known"
+    if fleet.starting > 0:
+        return f"{fleet.starting} are still starting"
+    if state.since_change_s is not None and state.since_change_s < params.scale_in_cooldown_s:
+        return f"the last change was {state.since_change_s:g} s ago"
+    if params.slo_ms is not None and latency_p95_ms is not None and latency_p95_ms > params.slo_ms:
+        return f"the latency of {latency_p95_ms:g} ms is above its objective"
+    return None
+
+
+def _ceil(instances: float) -> int:
+    return math.ceil(instances - _NOISE * max(1.0, instances))

@@ -1,0 +1,73 @@
+"""What the horizontal policy remembers: a small value of constant size that survives a JSON round trip unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from dilu_core._checks import fail, finite, integer
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HorizontalState:
+    """The memory of one function's horizontal policy.
+
+    `time_s` is the clock at the last observation. Rates are kept as means over whole seconds: `samples_rps` are the
+    latest, oldest first, and `partial_s` seconds with `partial_requests` arrivals make up the second not yet whole.
+    `peaks` holds the greatest need (in instances) of consecutive stretches of known seconds, the running one last and
+    `peak_filled_s` seconds old; `known_s` counts the known seconds up to the window. `quiet_s` is how long nothing has
+    arrived, `since_change_s` how long ago the policy acted last, and `spare_milli` the smoothed spare share.
+    """
+
+    time_s: float | None = None
+    samples_rps: tuple[float, ...] = ()
+    partial_s: float = 0.0
+    partial_requests: float = 0.0
+    peaks: tuple[float, ...] = ()
+    peak_filled_s: int = 0
+    known_s: int = 0
+    quiet_s: float = 0.0
+    since_change_s: float | None = None
+    spare_milli: float | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-able value; `from_dict` gives the state back, bit for bit."""
+        data = asdict(self)
+        data["samples_rps"], data["peaks"] = list(self.samples_rps), list(self.peaks)
+        return {"version": _VERSION, **data}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> HorizontalState:
+        """The state that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
+        if not isinstance(data, Mapping) or data.get("version") != _VERSION:
+            fail("data", f"is not a HorizontalState of version {_VERSION}: {data!r:.80}.")
+        names = {field.name for field in fields(cls)}
+        if data.keys() != names | {"version"}:
+            different = sorted(str(key) for key in data.keys() ^ (names | {"version"}))
+            fail("data", f"differs in keys {different} from what HorizontalState.to_dict wrote.")
+        return cls(
+            time_s=_maybe(data, "time_s", None),
+            samples_rps=_column(data, "samples_rps"),
+            partial_s=finite("data['partial_s']", data["partial_s"], at_least=0.0, at_most=1.0),
+            partial_requests=finite("data['partial_requests']", data["partial_requests"], at_least=0.0),
+            peaks=_column(data, "peaks"),
+            peak_filled_s=integer("data['peak_filled_s']", data["peak_filled_s"], at_least=0),
+            known_s=integer("data['known_s']", data["known_s"], at_least=0),
+            quiet_s=finite("data['quiet_s']", data["quiet_s"], at_least=0.0),
+            since_change_s=_maybe(data, "since_change_s", 0.0),
+            spare_milli=_maybe(data, "spare_milli", 0.0),
+        )
+
+
+def _maybe(data: Mapping[str, object], key: str, at_least: float | None) -> float | None:
+    value = data[key]
+    return None if value is None else finite(f"data[{key!r}]", value, at_least=at_least)
+
+
+def _column(data: Mapping[str, object], key: str) -> tuple[float, ...]:
+    values = data[key]
+    if not isinstance(values, list | tuple):
+        fail(f"data[{key!r}]", f"is {values!r:.80}; expected a list of numbers.")
+    return tuple(finite(f"data[{key!r}][{i}]", value, at_least=0.0) for i, value in enumerate(values))
