@@ -1,0 +1,106 @@
+"""The scalar mathematics, written once.
+
+Plain functions of numbers that import only `math`: Python calls them as they stand, the CPU kernels compile them, and
+a CUDA kernel may compile the very same text. Shares are fractions of a GPU here, `share = sm_milli / 1000`.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def roofline_ms(
+    launch_ms: float,
+    host_ms: float,
+    fixed_ms: float,
+    compute_ms: float,
+    bandwidth_ms: float,
+    sharpness: float,
+    batch: float,
+    share: float,
+) -> float:
+    """Latency of one batch by the p-norm roofline, in ms.
+
+    t(b, s) = h b + [L^p + ((m + w b) / s)^p + (d b)^p]^(1/p)
+
+    with launch floor L, serial host time h per sample, share-scaled fixed work m and compute w per sample (both on a
+    whole GPU), share-independent bandwidth time d per sample and knee sharpness p. The terms are divided by the
+    greatest before they are raised to p, so nothing overflows; any term may be zero.
+    """
+    scaled = (fixed_ms + compute_ms * batch) / share
+    streamed = bandwidth_ms * batch
+    top = max(launch_ms, scaled, streamed)
+    host = host_ms * batch
+    if top <= 0.0:
+        return host
+    total = (launch_ms / top) ** sharpness + (scaled / top) ** sharpness + (streamed / top) ** sharpness
+    return float(host + top * total ** (1.0 / sharpness))
+
+
+def roofline_log_gradient(
+    launch_ms: float,
+    host_ms: float,
+    fixed_ms: float,
+    compute_ms: float,
+    bandwidth_ms: float,
+    sharpness: float,
+    batch: float,
+    share: float,
+) -> tuple[float, float, float, float, float, float, float]:
+    """`log t` of `roofline_ms` and its derivatives by the logs of L, h, m, w, d and p, in that order.
+
+    With o_k the part that term x_k has in the sum of p-th powers, N the norm and f = N / t: by log x_k it is f o_k
+    (shared between m and w as they share m + w b), by log h it is h b / t, and by log p it is
+    f sum_k o_k log(x_k / N). A term of zero has no part and no derivative. Needs t > 0.
+    """
+    work = fixed_ms + compute_ms * batch
+    scaled = work / share
+    streamed = bandwidth_ms * batch
+    top = max(launch_ms, scaled, streamed)
+    host = host_ms * batch
+    if top <= 0.0:
+        return math.log(host), 0.0, 1.0, 0.0, 0.0, 0.0, 0.0
+    of_launch = (launch_ms / top) ** sharpness
+    of_scaled = (scaled / top) ** sharpness
+    of_streamed = (streamed / top) ** sharpness
+    total = of_launch + of_scaled + of_streamed
+    of_launch, of_scaled, of_streamed = of_launch / total, of_scaled / total, of_streamed / total
+    norm = top * total ** (1.0 / sharpness)
+    latency = host + norm
+    part = norm / latency
+    bend = 0.0
+    if of_launch > 0.0:
+        bend += of_launch * math.log(launch_ms / norm)
+    if of_scaled > 0.0:
+        bend += of_scaled * math.log(scaled / norm)
+    if of_streamed > 0.0:
+        bend += of_streamed * math.log(streamed / norm)
+    of_fixed = fixed_ms / work if work > 0.0 else 0.0
+    return (
+        math.log(latency),
+        part * of_launch,
+        host / latency,
+        part * of_scaled * of_fixed,
+        part * of_scaled * (1.0 - of_fixed),
+        part * of_streamed,
+        part * bend,
+    )
+
+
+def error_spread(scatter: float, leverage: float, leverage_cap: float, floor: float) -> float:
+    """Scale of the log prediction error: sqrt(scatter^2 min(leverage, cap) + floor^2).
+
+    `leverage` says how far a point lies from what the samples pin down; the cap keeps a point that they do not pin
+    down at all from exploding, and the floor is the misfit of the model form itself.
+    """
+    return math.sqrt(scatter * scatter * min(leverage, leverage_cap) + floor * floor)
+
+
+def throughput_rps(batch: float, latency_ms: float) -> float:
+    """Requests per second of an instance that runs batches back to back."""
+    return 1000.0 * batch / latency_ms
+
+
+def efficacy(batch: float, latency_ms: float, share_milli: float) -> float:
+    """Throughput per whole GPU of requested share, in requests per second."""
+    return throughput_rps(batch, latency_ms) / (share_milli / 1000.0)
