@@ -32,8 +32,9 @@ class CoScaler:
 
     The rule "co-scaling" adds as many instances at once as the short mean of arrivals and the backlog need, counting
     on the burst share that is really there, and removes them only when the peak of a long window would leave the
-    survivors at ease. The rule "lazy" is the one of Lv et al. (ASPLOS 2025): one instance at a time, on the majority of
-    the latest seconds. In both, starting instances are planned for but serve nothing yet, and missing data move nothing.
+    survivors at ease. The rule "lazy" is the one of Lv et al. (ASPLOS 2025): one instance at a time, on the majority
+    of the latest seconds. In both, starting instances are planned for but serve nothing yet, and missing data move
+    nothing.
     """
 
     def __init__(self, params: HorizontalParams) -> None:

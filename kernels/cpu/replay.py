@@ -25,7 +25,7 @@ def share_for_rate(rate_rps: NDArray[np.float64], wanted_rps: float, most_milli:
             low = middle
         else:
             high = middle
-    return low + (wanted_rps - rate_rps[low]) / (rate_rps[high] - rate_rps[low])
+    return float(low + (wanted_rps - rate_rps[low]) / (rate_rps[high] - rate_rps[low]))
 
 
 @compiled
@@ -43,9 +43,9 @@ def advance_queue(
 ) -> float:
     """Run steps `first` to `stop` with `ready` instances from `backlog` waiting requests; return what waits then.
 
-    Per step of `step_s` seconds, `arrivals` `(steps,)` counts requests and `most_milli` `(steps,)` caps the share of each
-    instance. Written per step: `backlog_after`, the requests that wait at its end, and `used_milli`, the share that
-    each instance used. Requests that arrive within a step may be served within it.
+    Per step of `step_s` seconds, `arrivals` `(steps,)` counts requests and `most_milli` `(steps,)` caps the share of
+    each instance. Written per step: `backlog_after`, the requests that wait at its end, and `used_milli`, the share
+    that each instance used. Requests that arrive within a step may be served within it.
     """
     for i in range(first, stop):
         backlog += arrivals[i]
