@@ -1,0 +1,125 @@
+"""FunctionSpec: what the user says about one deep-learning function before anything is planned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dilu_core import _checks as checks
+from dilu_core.cluster import INSTANCE_KINDS, InstanceKind
+from dilu_core.quota import QuotaGrid
+from dilu_core.samples import ProfileSamples
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionSpec:
+    """One function: its kind, its profile, what it promises and what it must carry.
+
+    Parameters
+    ----------
+    name
+        Any Unicode name, unique within a plan. Its instances are called `name#0`, `name#1`, ...
+    kind
+        "inference", "llm-inference" or "training".
+    samples
+        The profile: latency of one batch (for training, of one step) over batch size and SM share.
+    slo_ms
+        Latency objective of a request, inference only. A batch may execute for `exec_fraction * slo_ms` of it.
+    load_rps
+        Requests per second that the plan must carry, inference only. Zero means: no instance now, policy ready.
+    memory_mib
+        GPU memory of one instance (of each GPU of a gang). `None` fits it from the samples' memory column.
+    gpus
+        GPUs of a training gang, all on one node.
+    instances
+        Jobs of a training function; for inference a count that replaces the one derived from the load.
+    throughput_fraction
+        Training only: the part of whole-GPU throughput that the request must give, in (0, 1].
+    splittable
+        Whether the memory of one instance may be divided over GPUs of one node (`llm-inference`).
+    min_instances, max_instances
+        Bounds on the instance count, now and at run time. `None`: as many as the load needs now, and twice that later.
+    cold_start_s
+        Seconds from launch to ready.
+    affinity, anti_affinity, gpu_types
+        Functions to sit beside (soft), functions never to share a GPU with (hard), GPU types allowed (`None`: all).
+    grid
+        Batches and shares to choose from; `None` takes the measured batches and shares in steps of the plan.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Naming the first argument that breaks these rules.
+    """
+
+    name: str
+    kind: InstanceKind
+    samples: ProfileSamples
+    slo_ms: float | None = None
+    load_rps: float = 0.0
+    memory_mib: int | None = None
+    gpus: int = 1
+    instances: int | None = None
+    throughput_fraction: float = 0.8
+    splittable: bool = False
+    min_instances: int = 0
+    max_instances: int | None = None
+    cold_start_s: float = 10.0
+    affinity: tuple[str, ...] = ()
+    anti_affinity: tuple[str, ...] = ()
+    gpu_types: tuple[str, ...] | None = None
+    grid: QuotaGrid | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        checks.text("name", self.name)
+        checks.choice("kind", self.kind, INSTANCE_KINDS)
+        if not isinstance(self.samples, ProfileSamples):
+            checks.fail("samples", f"is {self.samples!r:.80}; expected ProfileSamples (see read_profiles).")
+        if self.is_training:
+            self._check_training()
+        else:
+            self._check_inference()
+        if self.memory_mib is not None:
+            put(self, "memory_mib", checks.integer("memory_mib", self.memory_mib, at_least=0))
+        elif self.samples.memory_mib is None:
+            checks.fail(
+                "memory_mib", f"of {self.name!r} is missing, and its samples have no memory column to fit it from."
+            )
+        if self.instances is not None:
+            put(self, "instances", checks.integer("instances", self.instances, at_least=0))
+        put(self, "min_instances", checks.integer("min_instances", self.min_instances, at_least=0))
+        if self.max_instances is not None:
+            least = max(1, self.min_instances)
+            put(self, "max_instances", checks.integer("max_instances", self.max_instances, at_least=least))
+        put(self, "cold_start_s", checks.finite("cold_start_s", self.cold_start_s, at_least=0.0))
+        put(self, "affinity", checks.names("affinity", self.affinity))
+        put(self, "anti_affinity", checks.names("anti_affinity", self.anti_affinity))
+        if self.gpu_types is not None:
+            put(self, "gpu_types", checks.names("gpu_types", self.gpu_types))
+        if self.grid is not None and not isinstance(self.grid, QuotaGrid):
+            checks.fail("grid", f"is {self.grid!r:.80}; expected a QuotaGrid or None.")
+
+    @property
+    def is_training(self) -> bool:
+        return self.kind == "training"
+
+    def _check_training(self) -> None:
+        if self.slo_ms is not None:
+            checks.fail("slo_ms", f"is {self.slo_ms!r} for training function {self.name!r}; only inference has an SLO.")
+        if self.load_rps:
+            checks.fail(
+                "load_rps", f"is {self.load_rps!r} for training function {self.name!r}; say `instances` instead."
+            )
+        if self.splittable:
+            checks.fail("splittable", f"is set for training function {self.name!r}; a gang uses `gpus` instead.")
+        fraction = checks.finite("throughput_fraction", self.throughput_fraction, above=0.0, at_most=1.0)
+        object.__setattr__(self, "throughput_fraction", fraction)
+        object.__setattr__(self, "gpus", checks.integer("gpus", self.gpus, at_least=1))
+
+    def _check_inference(self) -> None:
+        if self.slo_ms is None:
+            checks.fail("slo_ms", f"of {self.kind} function {self.name!r} is missing; expected milliseconds.")
+        object.__setattr__(self, "slo_ms", checks.finite("slo_ms", self.slo_ms, above=0.0))
+        object.__setattr__(self, "load_rps", checks.finite("load_rps", self.load_rps, at_least=0.0))
+        if self.gpus != 1:
+            checks.fail("gpus", f"is {self.gpus!r} for {self.kind} function {self.name!r}; only training takes a gang.")

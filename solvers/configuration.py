@@ -1,0 +1,152 @@
+"""From one function's profile to its quota configuration: fit, search, and a check against the measurements.
+
+The model decides, but never against the table it was fitted on: a cell that the profile itself shows to miss the budget
+is blocked, whatever the fit says of it. Between two measured shares of a batch the table is read by interpolation of
+log latency over log share, which lies above any curve that is convex there, as the roofline's is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dilu_core.functions import FunctionSpec
+from dilu_core.plans import Evidence
+from dilu_core.quota import QuotaConfig, QuotaGrid, QuotaSearchResult
+from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.fitting import fit_latency, fit_training
+from dilu_core.solvers.quota_search import search_quota, search_training_quota
+from dilu_core.units import FULL_GPU_MILLI
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A function's chosen configuration, the rate at its limit, and the best rate of a whole GPU.
+
+    `config` is `None` where nothing is feasible; `detail` then says why. Rates are per instance: requests per second,
+    for training samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how.
+    """
+
+    config: QuotaConfig | None
+    detail: str
+    budget_ms: float | None = None
+    limit_rps: float | None = None
+    whole_gpu_rps: float | None = None
+    measured_ms: float | None = None
+    evidence: Evidence = "model"
+
+
+def configure(
+    function: FunctionSpec,
+    *,
+    quantile: float | None,
+    exec_fraction: float,
+    sizing: str,
+    headroom: float,
+    step_milli: int,
+) -> Configuration:
+    """The configuration of `function`; see `dilu_core.plan` for the arguments."""
+    samples = function.samples.merged()
+    grid = function.grid or default_grid(samples, step_milli)
+    if function.is_training:
+        return _configure_training(function, samples, grid)
+    assert function.slo_ms is not None  # FunctionSpec holds this for every kind of inference
+    budget_ms = exec_fraction * function.slo_ms
+    fit = fit_latency(samples)
+    blocked = cells_over(samples, grid, budget_ms)
+
+    def search(over: QuotaGrid) -> QuotaSearchResult:
+        within = [cell for cell in blocked if cell[1] in over.sm_milli]
+        return search_quota(
+            fit, slo_ms=function.slo_ms, grid=over, quantile=quantile, exec_fraction=exec_fraction, blocked=within
+        )
+
+    found = search(grid)
+    if found.best is None:
+        return Configuration(None, found.termination.detail, budget_ms)
+    whole = search(QuotaGrid(grid.batches, (FULL_GPU_MILLI,))).best
+    config = found.best if sizing == "efficacy" else _least_share(found.pareto, function.load_rps * (1.0 + headroom))
+    at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
+    measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
+    return Configuration(
+        config=config,
+        detail=found.termination.detail,
+        budget_ms=budget_ms,
+        limit_rps=1000.0 * config.batch / at_limit_ms,
+        whole_gpu_rps=None if whole is None else whole.throughput_rps,
+        measured_ms=measured_ms,
+        evidence=evidence,
+    )
+
+
+def _configure_training(function: FunctionSpec, samples: ProfileSamples, grid: QuotaGrid) -> Configuration:
+    fit = fit_training(samples)
+    found = search_training_quota(fit, fraction=function.throughput_fraction, grid=grid)
+    config = found.best
+    if config is None:
+        return Configuration(None, found.termination.detail)
+    measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
+    return Configuration(
+        config=config,
+        detail=found.termination.detail,
+        limit_rps=float(fit.model.throughput_sps(config.limit_milli)),
+        whole_gpu_rps=float(fit.model.throughput_sps(FULL_GPU_MILLI)),
+        measured_ms=measured_ms,
+        evidence=evidence,
+    )
+
+
+def _least_share(pareto: Sequence[QuotaConfig], load_rps: float) -> QuotaConfig:
+    """The configuration that carries `load_rps` with the least share in all (ties: efficacy, fewer instances)."""
+
+    def total_share(config: QuotaConfig) -> tuple[int, float, int]:
+        count = instances_for(load_rps, config.throughput_rps)
+        return count * config.request_milli, -config.efficacy, count
+
+    return min(pareto, key=total_share)
+
+
+def instances_for(load_rps: float, capacity_rps: float) -> int:
+    """Instances of `capacity_rps` each that carry `load_rps`; float noise adds none."""
+    return int(np.ceil(load_rps / capacity_rps * (1.0 - 1e-12)))
+
+
+def default_grid(samples: ProfileSamples, step_milli: int) -> QuotaGrid:
+    """The measured batches, with the multiples of `step_milli` and every measured share, from the least measured up.
+
+    Nothing is extrapolated: a larger batch than any measured may not fit the memory, and below the least measured share
+    the roofline has never been seen.
+    """
+    shares = np.unique(samples.sm_milli)
+    steps = np.arange(step_milli, FULL_GPU_MILLI + 1, step_milli)
+    chosen = np.union1d(shares, steps[steps >= shares[0]])
+    return QuotaGrid(tuple(np.unique(samples.batch).tolist()), tuple({*chosen.tolist(), FULL_GPU_MILLI}))
+
+
+def read_table(samples: ProfileSamples, batch: int, sm_milli: int) -> tuple[float | None, Evidence]:
+    """Latency in ms that the table itself gives for a cell, and how; `(None, "model")` where it says nothing.
+
+    `samples` holds one row per cell, ascending (see `ProfileSamples.merged`). Measured, or interpolated between the two
+    neighbouring shares of the same batch; never extrapolated.
+    """
+    rows = samples.batch == batch
+    shares, latencies = samples.sm_milli[rows], samples.latency_ms[rows]
+    exact = shares == sm_milli
+    if exact.any():
+        return float(latencies[exact][0]), "measured"
+    if shares.size == 0 or not shares[0] < sm_milli < shares[-1]:
+        return None, "model"
+    return float(np.exp(np.interp(np.log(sm_milli), np.log(shares), np.log(latencies)))), "interpolated"
+
+
+def cells_over(samples: ProfileSamples, grid: QuotaGrid, budget_ms: float) -> list[tuple[int, int]]:
+    """Cells of `grid` that the table itself shows to take longer than `budget_ms`."""
+    over = []
+    for batch in grid.batches:
+        for share in grid.sm_milli:
+            measured_ms, _ = read_table(samples, batch, share)
+            if measured_ms is not None and measured_ms > budget_ms:
+                over.append((batch, share))
+    return over
