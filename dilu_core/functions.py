@@ -75,6 +75,7 @@ class FunctionSpec:
         checks.choice("kind", self.kind, INSTANCE_KINDS)
         if not isinstance(self.samples, ProfileSamples):
             checks.fail("samples", f"is {self.samples!r:.80}; expected ProfileSamples (see read_profiles).")
+        checks.flag("splittable", self.splittable)
         if self.is_training:
             self._check_training()
         else:

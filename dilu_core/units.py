@@ -11,7 +11,7 @@ import math
 FULL_GPU_MILLI = 1000
 """One whole GPU in milli-GPU."""
 
-_NOISE = 1e-6  # relative; far above accumulated float noise, far below one unit of any real quantity
+_NOISE = 1e-9  # relative; far above float noise, far below what any measured quantity resolves
 
 
 def _settle(value: float) -> float:

@@ -1,0 +1,72 @@
+"""FunctionSpec refuses what no plan could use, and names the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dilu_core.errors import InvalidArgumentError
+from dilu_core.functions import FunctionSpec
+from dilu_core.samples import ProfileSamples
+
+SAMPLES = ProfileSamples([1, 2, 4], [500, 500, 500], [10.0, 12.0, 16.0])
+WITH_MEMORY = ProfileSamples([1, 2], [500, 500], [10.0, 12.0], memory_mib=[1000.0, 1100.0])
+
+
+def _spec(**changes: Any) -> FunctionSpec:
+    fields: dict[str, Any] = {"name": "f", "kind": "inference", "samples": SAMPLES, "slo_ms": 100.0, "memory_mib": 1024}
+    return FunctionSpec(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("argument", "changes"),
+    [
+        ("name", {"name": ""}),
+        ("name", {"name": 3}),
+        ("kind", {"kind": "batch"}),
+        ("samples", {"samples": [1, 2, 3]}),
+        ("slo_ms", {"slo_ms": None}),
+        ("slo_ms", {"slo_ms": 0}),
+        ("slo_ms", {"slo_ms": float("nan")}),
+        ("slo_ms", {"slo_ms": "100"}),
+        ("load_rps", {"load_rps": -1.0}),
+        ("load_rps", {"load_rps": float("inf")}),
+        ("memory_mib", {"memory_mib": None}),
+        ("memory_mib", {"memory_mib": -1}),
+        ("memory_mib", {"memory_mib": 1.5}),
+        ("gpus", {"gpus": 2}),
+        ("instances", {"instances": -1}),
+        ("max_instances", {"min_instances": 3, "max_instances": 2}),
+        ("cold_start_s", {"cold_start_s": -1}),
+        ("splittable", {"splittable": 1}),
+        ("affinity", {"affinity": "bert"}),
+        ("gpu_types", {"gpu_types": ("A100", "A100")}),
+        ("grid", {"grid": [1, 2]}),
+        ("slo_ms", {"kind": "training"}),
+        ("load_rps", {"kind": "training", "slo_ms": None, "load_rps": 5}),
+        ("splittable", {"kind": "training", "slo_ms": None, "splittable": True}),
+        ("throughput_fraction", {"kind": "training", "slo_ms": None, "throughput_fraction": 1.5}),
+        ("gpus", {"kind": "training", "slo_ms": None, "gpus": 0}),
+    ],
+)
+def test_bad_arguments_are_named(argument: str, changes: dict[str, Any]) -> None:
+    """Each bad field raises an error whose `argument` is that field."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        _spec(**changes)
+    assert caught.value.argument.split("[")[0] == argument
+    assert str(caught.value).startswith(argument)
+
+
+def test_memory_may_come_from_the_samples() -> None:
+    """Without `memory_mib` the samples' own column is enough."""
+    assert _spec(samples=WITH_MEMORY, memory_mib=None).memory_mib is None
+
+
+@given(name=st.text(min_size=1).filter(str.strip), load=st.floats(0, 1e9), slo=st.floats(1e-3, 1e9))
+def test_any_name_load_and_slo_in_range_pass(name: str, load: float, slo: float) -> None:
+    """Unicode names and every finite load and SLO are accepted unchanged."""
+    spec = _spec(name=name, load_rps=load, slo_ms=slo)
+    assert (spec.name, spec.load_rps, spec.slo_ms) == (name, load, slo)
