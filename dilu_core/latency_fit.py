@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dilu_core import _checks as check
 from dilu_core.calibration import CORNER, LEVERAGE_CAP, NOISE, SPREAD_FLOOR, error_quantile
+from dilu_core.fit_diagnostics import describe, outlying_rows
 from dilu_core.performance import RooflineModel, TrainingModel
 from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
@@ -41,10 +42,6 @@ class LatencyFit:
     precision
         (6, 6) curvature of the fit's objective at `model`, over log(L, h, m, w, d, p): the inverse covariance of the
         log parameters. Symmetric and positive definite.
-    outliers
-        Rows of `samples` that lie far off the fitted surface.
-    warnings
-        Plain sentences on what is odd in the samples or not pinned down by them.
     termination, stats
         How the fit ended and what it cost.
     """
@@ -53,8 +50,6 @@ class LatencyFit:
     samples: ProfileSamples
     family: Family
     precision: tuple[tuple[float, ...], ...]
-    outliers: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = ()
     termination: Termination = field(default=Termination(TerminationReason.CONVERGED))
     stats: SolveStats = field(default=SolveStats(0.0), compare=False)
 
@@ -65,13 +60,6 @@ class LatencyFit:
             check.fail("samples", f"is {self.samples!r}; expected ProfileSamples.")
         check.choice("family", self.family, FAMILIES)
         object.__setattr__(self, "precision", _positive_definite("precision", self.precision))
-        rows = tuple(
-            check.integer(f"outliers[{i}]", row, at_least=0, at_most=len(self.samples) - 1)
-            for i, row in enumerate(self.outliers)
-        )
-        object.__setattr__(self, "outliers", rows)
-        sentences = tuple(check.text(f"warnings[{i}]", sentence) for i, sentence in enumerate(self.warnings))
-        object.__setattr__(self, "warnings", sentences)
 
     def latency_ms(self, batch: ArrayLike, sm_milli: ArrayLike) -> NDArray[np.float64]:
         """Mean latency of a batch in ms, as `model.latency_ms`; the arguments broadcast."""
@@ -129,6 +117,16 @@ class LatencyFit:
         """Distinct (batch, share) cells measured."""
         return len(self.samples.cells())
 
+    @cached_property
+    def outliers(self) -> tuple[int, ...]:
+        """Rows of `samples` that lie far off the fitted surface."""
+        return outlying_rows(self.residuals)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Plain sentences on what is odd in the samples, or not pinned down by them."""
+        return describe(self.samples, self.model, self.outliers)
+
     @property
     def identified(self) -> bool:
         """Whether the samples can pin the model down: at least 3 batches, 2 shares and 5 cells."""
@@ -143,8 +141,6 @@ class LatencyFit:
             "samples": self.samples.to_dict(),
             "family": self.family,
             "precision": [list(row) for row in self.precision],
-            "outliers": list(self.outliers),
-            "warnings": list(self.warnings),
             "termination": {
                 "reason": self.termination.reason.value,
                 "limit": None if self.termination.limit is None else self.termination.limit.value,
@@ -162,10 +158,7 @@ class LatencyFit:
             "samples": ProfileSamples.from_dict(check.item("latency_fit", document, "samples")),
             "termination": _termination(check.item("latency_fit", document, "termination")),
         }
-        for name in ("outliers", "warnings"):
-            if not isinstance(check.item("latency_fit", document, name), list | tuple):
-                check.fail(f"latency_fit.{name}", f"is {document[name]!r:.120}; expected a list.")
-        required = ("model", "samples", "family", "precision", "outliers", "warnings", "termination")
+        required = ("model", "samples", "family", "precision", "termination")
         return check.build("latency_fit", fields, cls, required=required)
 
 
@@ -188,8 +181,9 @@ class TrainingFit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the fit of the steps found odd."""
-        return self.step.warnings
+        """What is odd in the samples; that they hold few batches is no fault if this one is among them."""
+        measured = bool((self.step.samples.batch == self.batch).any())
+        return describe(self.step.samples, self.step.model, self.step.outliers, fixed_batch=measured)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dilu_core import _checks as check
-from dilu_core.kernels import formulas
 from dilu_core.units import FULL_GPU_MILLI, demand_units
 
 _VERSION = 1
@@ -93,12 +92,33 @@ class RooflineModel:
         return np.asarray(host * samples + top * total ** (1.0 / sharpness))
 
     def log_gradient(self, batch: ArrayLike, sm_milli: ArrayLike) -> NDArray[np.float64]:
-        """Derivatives of log latency by the logs of (L, h, m, w, d, p): the shape of the inputs, then 6."""
+        """Derivatives of log latency by the logs of (L, h, m, w, d, p): the shape of the inputs, then 6.
+
+        The array twin of `formulas.roofline_log_gradient`.
+        """
         samples, share = operating_points(batch, sm_milli)
-        shape = samples.shape
-        points = zip(samples.ravel().tolist(), share.ravel().tolist(), strict=True)
-        rows = [formulas.roofline_log_gradient(*self.parameters, *point)[1:] for point in points]
-        return np.array(rows, dtype=np.float64).reshape(*shape, 6)
+        launch, host, fixed, compute, bandwidth, sharpness = self.parameters
+        work = fixed + compute * samples
+        terms = np.stack(np.broadcast_arrays(launch, work / share, bandwidth * samples))
+        top = terms.max(axis=0)
+        top = np.where(top > 0, top, 1.0)
+        powers = (terms / top) ** sharpness
+        total = powers.sum(axis=0)
+        norm = top * total ** (1.0 / sharpness)
+        parts = powers / np.where(total > 0, total, 1.0)
+        of_norm = norm / (norm + host * samples)
+        of_fixed = fixed / np.where(work > 0, work, 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bend = np.where(parts > 0, parts * np.log(terms / norm), 0.0).sum(axis=0)
+        columns = (
+            of_norm * parts[0],
+            1.0 - of_norm,
+            of_norm * parts[1] * of_fixed,
+            of_norm * parts[1] * (1.0 - of_fixed),
+            of_norm * parts[2],
+            of_norm * bend,
+        )
+        return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""

@@ -72,7 +72,9 @@ def read_profiles(
     rows = [row for row in rows if gpu_type is None or row.gpu_type == gpu_type]
     if not rows:
         chosen = [f"{name}={value!r}" for name, value in (("note", note), ("gpu_type", gpu_type)) if value is not None]
-        raise FileFormatError(where, f"no measurement with {' and '.join(chosen)}" if chosen else "no measurement in it")
+        raise FileFormatError(
+            where, f"no measurement with {' and '.join(chosen)}" if chosen else "no measurement in it"
+        )
     by_function: dict[str, list[_Row]] = {}
     for row in rows:
         by_function.setdefault(row.function, []).append(row)

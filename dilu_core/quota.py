@@ -8,6 +8,7 @@ from typing import Any
 
 from dilu_core import _checks as check
 from dilu_core.result import SolveStats, Termination
+from dilu_core.samples import ProfileSamples
 from dilu_core.units import FULL_GPU_MILLI
 
 _VERSION = 1
@@ -138,6 +139,22 @@ class QuotaGrid:
         shares = {share for share in range(step, FULL_GPU_MILLI + 1, step) if share >= least} | {FULL_GPU_MILLI}
         return cls(tuple(sorted(batches)), tuple(sorted(shares)))
 
+    @classmethod
+    def covering(cls, samples: ProfileSamples, step_milli: int = 10) -> QuotaGrid:
+        """The choices that the samples speak for, so that nothing is extrapolated.
+
+        Every measured batch and share, and between the least and the greatest of them the powers of two and the
+        multiples of `step_milli`.
+        """
+        step = check.share_milli("step_milli", step_milli)
+        low_batch, high_batch = int(samples.batch.min()), int(samples.batch.max())
+        low_share, high_share = int(samples.sm_milli.min()), int(samples.sm_milli.max())
+        powers = {1 << power for power in range(high_batch.bit_length()) if 1 << power >= low_batch}
+        steps = {share for share in range(step, high_share + 1, step) if share >= low_share}
+        return cls(
+            tuple(sorted(powers | set(samples.batch.tolist()))), tuple(sorted(steps | set(samples.sm_milli.tolist())))
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         return {"version": _VERSION, "batches": list(self.batches), "sm_milli": list(self.sm_milli)}
@@ -153,9 +170,10 @@ class QuotaGrid:
 class QuotaSearchResult:
     """What a quota search found.
 
-    `best` has the greatest throughput efficacy (`None`: nothing is feasible), `pareto` the configurations that no
-    other feasible one beats in throughput without a greater request, by ascending request. `evaluated` grid points
-    were looked at and `pruned` were decided without; together they are the grid.
+    `best` has the greatest throughput efficacy (`None`: nothing is feasible). `pareto` holds, by ascending request,
+    the feasible configurations of greater throughput than any feasible one with the same or a smaller request (equal
+    throughput: the smaller batch). `evaluated` grid points were looked at and `pruned` were decided without; together
+    they are the grid.
     """
 
     best: QuotaConfig | None

@@ -136,8 +136,9 @@ class ProfileSamples:
         """The distinct measured (batch, sm_milli) pairs, ascending, as `(n_cells, 2)`."""
         return self._cell_index()[0]
 
-    def select(self, rows: ArrayLike) -> ProfileSamples:
-        """The rows picked by an index or a mask, in that order."""
+    def select(self, rows: Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]) -> ProfileSamples:
+        """The rows picked by indices or a mask, in that order."""
+        rows = np.asarray(rows)
         return ProfileSamples(
             self.batch[rows],
             self.sm_milli[rows],
@@ -225,5 +226,7 @@ def _memory_column(values: object, length: int) -> NDArray[np.float64]:
     bad = ~np.isnan(memory) & ~(np.isfinite(memory) & (memory > 0))
     if bad.any():
         row = int(np.argmax(bad))
-        check.fail(f"memory_mib[{row}]", f"is {float(memory[row])}; expected a positive number, or NaN if not measured.")
+        check.fail(
+            f"memory_mib[{row}]", f"is {float(memory[row])}; expected a positive number, or NaN if not measured."
+        )
     return memory

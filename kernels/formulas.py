@@ -1,7 +1,7 @@
 """The scalar mathematics, written once.
 
 Plain functions of numbers that import only `math`: Python calls them as they stand, the CPU kernels compile them, and
-a CUDA kernel may compile the very same text. Shares are fractions of a GPU here, `share = sm_milli / 1000`.
+a CUDA kernel may compile the very same text (so none of them calls another). Shares are fractions of a GPU here, `share = sm_milli / 1000`.
 """
 
 from __future__ import annotations
@@ -103,4 +103,4 @@ def throughput_rps(batch: float, latency_ms: float) -> float:
 
 def efficacy(batch: float, latency_ms: float, share_milli: float) -> float:
     """Throughput per whole GPU of requested share, in requests per second."""
-    return throughput_rps(batch, latency_ms) / (share_milli / 1000.0)
+    return 1e6 * batch / (latency_ms * share_milli)

@@ -24,11 +24,16 @@ def outlying_rows(residuals: NDArray[np.float64]) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(np.abs(residuals) > max(_FAR, 5.0 * typical)))
 
 
-def describe(samples: ProfileSamples, model: RooflineModel, outliers: tuple[int, ...]) -> tuple[str, ...]:
-    """The sentences that apply to these samples and the model fitted to them."""
+def describe(
+    samples: ProfileSamples, model: RooflineModel, outliers: tuple[int, ...], *, fixed_batch: bool = False
+) -> tuple[str, ...]:
+    """The sentences that apply to these samples and the model fitted to them.
+
+    With `fixed_batch` the model is used at one measured batch only, and few batches are no fault.
+    """
     merged = samples.merged()
     found = [
-        _too_few(merged),
+        _too_few(merged, fixed_batch),
         _dropped(samples),
         _outliers(samples, model, outliers),
         *_repeated_batches(merged),
@@ -39,16 +44,16 @@ def describe(samples: ProfileSamples, model: RooflineModel, outliers: tuple[int,
     return tuple(sentence for sentence in found if sentence)
 
 
-def _too_few(merged: ProfileSamples) -> str:
+def _too_few(merged: ProfileSamples, fixed_batch: bool) -> str:
     batches, shares = len(set(merged.batch)), len(set(merged.sm_milli))
-    if batches < 3:
+    if batches < 3 and not fixed_batch:
         return (
             f"Only {batches} batch size{'s' * (batches > 1)} measured: how latency grows with the batch is not "
             "identified and rests on the prior; measure at least 3."
         )
     if shares < 2:
         return "Only one share measured: how latency falls with the share rests on the prior; measure at least 2."
-    if len(merged) < 5:
+    if len(merged) < 5 and not fixed_batch:
         return f"Only {len(merged)} distinct cells measured: the model has 5 parameters or more and rests on its prior."
     return ""
 
@@ -76,22 +81,22 @@ def _log_error(samples: ProfileSamples, model: RooflineModel, row: int) -> float
 
 
 def _repeated_batches(merged: ProfileSamples) -> list[str]:
-    """Latency that grew with the batch and then stands still: no queueing of work does that, a broken script does.
+    """Latency that grew with the batch and then stands still: more work does not do that, a broken script does.
 
-    In a roofline log t is convex in log b, so growth never stops once it has set in.
+    In a roofline log t is convex in log b, so growth does not stop once it has set in.
     """
     by_batch = {
-        int(b): dict(zip(merged.sm_milli[rows].tolist(), merged.latency_ms[rows].tolist(), strict=True))
-        for b in np.unique(merged.batch)
-        for rows in [merged.batch == b]
+        int(batch): dict(zip(merged.sm_milli[rows].tolist(), np.log(merged.latency_ms[rows]).tolist(), strict=True))
+        for batch in np.unique(merged.batch)
+        for rows in [merged.batch == batch]
     }
-    batches = sorted(by_batch)
     found = []
+    batches = sorted(by_batch)
     for before, first, second in zip(batches, batches[1:], batches[2:], strict=False):
-        grew = _median_growth(by_batch[before], by_batch[first]) / np.log(first / before)
-        common = by_batch[first].keys() & by_batch[second].keys()
-        stood = _median_growth(by_batch[first], by_batch[second])
-        if len(common) >= 2 and second >= 1.5 * first and grew > 0.4 and abs(stood) < _SAME:
+        grew, stood = _growth(by_batch[before], by_batch[first]), _growth(by_batch[first], by_batch[second])
+        if len(grew) < 2 or len(stood) < 2 or second < 1.5 * first:
+            continue
+        if np.median(grew) > 2 * _SAME and abs(np.median(stood)) < _SAME / 2 and np.abs(stood).max() < _SAME:
             found.append(
                 f"Batch {second} repeats the latencies of batch {first}, though latency grew up to there: the profiler "
                 f"may have run out of inputs. Drop the rows of batch {second} if so."
@@ -99,10 +104,9 @@ def _repeated_batches(merged: ProfileSamples) -> list[str]:
     return found
 
 
-def _median_growth(smaller: dict[int, float], greater: dict[int, float]) -> float:
-    """Median log ratio of the latencies at the shares both batches have; 0 if they have none."""
-    common = sorted(smaller.keys() & greater.keys())
-    return float(np.median([np.log(greater[share] / smaller[share]) for share in common])) if common else 0.0
+def _growth(smaller: dict[int, float], greater: dict[int, float]) -> NDArray[np.float64]:
+    """Log ratio of the latencies at each share that both batches have, given log latency by share."""
+    return np.array([greater[share] - smaller[share] for share in smaller.keys() & greater.keys()])
 
 
 def _rising_with_share(merged: ProfileSamples) -> str:
