@@ -4,3 +4,254 @@ Every public name stands here and loads its module on first use, so that `import
 """
 
 from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
+    from dilu_core.coscaling.horizontal import CoScaler
+    from dilu_core.coscaling.params import HorizontalParams
+    from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
+    from dilu_core.coscaling.staged import StagedPolicy
+    from dilu_core.coscaling.vertical import GpuObservation, VerticalParams, VerticalScaler
+    from dilu_core.cost import CostReport
+    from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
+    from dilu_core.fragmentation import FragmentationReport, fragmentation
+    from dilu_core.functions import FunctionSpec
+    from dilu_core.latency_fit import LatencyFit, TrainingFit
+    from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel, TrainingModel
+    from dilu_core.placement import PlacementProblem, verify_placement
+    from dilu_core.plans import FunctionPlan, Plan
+    from dilu_core.plotting import plot_plan
+    from dilu_core.profile_files import read_profiles
+    from dilu_core.quota import LimitRule, Quota, QuotaConfig, QuotaGrid, QuotaSearchResult
+    from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
+    from dilu_core.samples import ProfileSamples
+    from dilu_core.slots import Placement, Slot
+    from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
+    from dilu_core.solvers.memory_fit import fit_memory
+    from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
+    from dilu_core.solvers.placement.place import PlacementResult, place
+    from dilu_core.solvers.planner import plan
+    from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
+    from dilu_core.solvers.replay import ReplayResult, replay
+    from dilu_core.solvers.warm_up import warm_up
+    from dilu_core.traces import ArrivalTrace, read_trace
+    from dilu_core.verification import Violation, ViolationCode
+    from dilu_core.workload import Workload, read_workload
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrivalTrace",
+    "BackendUnavailableError",
+    "Cluster",
+    "ClusterState",
+    "CoScaler",
+    "CostReport",
+    "DiluError",
+    "FileFormatError",
+    "FragmentationReport",
+    "FunctionPlan",
+    "FunctionSpec",
+    "GpuObservation",
+    "GpuType",
+    "HorizontalParams",
+    "Instance",
+    "InvalidArgumentError",
+    "LatencyFit",
+    "LatencyModel",
+    "Limit",
+    "LimitRule",
+    "MemoryModel",
+    "Node",
+    "Observation",
+    "Oversubscription",
+    "Placement",
+    "PlacementDecision",
+    "PlacementProblem",
+    "PlacementResult",
+    "Plan",
+    "Policy",
+    "ProfileSamples",
+    "Quota",
+    "QuotaConfig",
+    "QuotaGrid",
+    "QuotaSearchResult",
+    "ReplayResult",
+    "RooflineModel",
+    "ScalingDecision",
+    "ScalingReason",
+    "Slot",
+    "SolveStats",
+    "StagedPolicy",
+    "StateError",
+    "Termination",
+    "TerminationReason",
+    "TrainingFit",
+    "TrainingModel",
+    "VerticalParams",
+    "VerticalScaler",
+    "Violation",
+    "ViolationCode",
+    "Workload",
+    "fit_latency",
+    "fit_latency_many",
+    "fit_memory",
+    "fit_training",
+    "fragmentation",
+    "place",
+    "plan",
+    "plot_plan",
+    "read_profiles",
+    "read_trace",
+    "read_workload",
+    "replay",
+    "search_quota",
+    "search_quota_many",
+    "search_training_quota",
+    "verify_placement",
+    "warm_up",
+]
+
+_NAMES_OF = {
+    "dilu_core.cluster": (
+        "Cluster",
+        "GpuType",
+        "Instance",
+        "Node",
+        "Oversubscription",
+    ),
+    "dilu_core.coscaling.horizontal": ("CoScaler",),
+    "dilu_core.coscaling.params": ("HorizontalParams",),
+    "dilu_core.coscaling.policy": (
+        "Observation",
+        "Policy",
+        "ScalingDecision",
+        "ScalingReason",
+    ),
+    "dilu_core.coscaling.staged": ("StagedPolicy",),
+    "dilu_core.coscaling.vertical": (
+        "GpuObservation",
+        "VerticalParams",
+        "VerticalScaler",
+    ),
+    "dilu_core.cost": ("CostReport",),
+    "dilu_core.errors": (
+        "BackendUnavailableError",
+        "DiluError",
+        "FileFormatError",
+        "InvalidArgumentError",
+        "StateError",
+    ),
+    "dilu_core.fragmentation": (
+        "FragmentationReport",
+        "fragmentation",
+    ),
+    "dilu_core.functions": ("FunctionSpec",),
+    "dilu_core.latency_fit": (
+        "LatencyFit",
+        "TrainingFit",
+    ),
+    "dilu_core.performance": (
+        "LatencyModel",
+        "MemoryModel",
+        "RooflineModel",
+        "TrainingModel",
+    ),
+    "dilu_core.placement": (
+        "PlacementProblem",
+        "verify_placement",
+    ),
+    "dilu_core.plans": (
+        "FunctionPlan",
+        "Plan",
+    ),
+    "dilu_core.plotting": ("plot_plan",),
+    "dilu_core.profile_files": ("read_profiles",),
+    "dilu_core.quota": (
+        "LimitRule",
+        "Quota",
+        "QuotaConfig",
+        "QuotaGrid",
+        "QuotaSearchResult",
+    ),
+    "dilu_core.result": (
+        "Limit",
+        "SolveStats",
+        "Termination",
+        "TerminationReason",
+    ),
+    "dilu_core.samples": ("ProfileSamples",),
+    "dilu_core.slots": (
+        "Placement",
+        "Slot",
+    ),
+    "dilu_core.solvers.fitting": (
+        "fit_latency",
+        "fit_latency_many",
+        "fit_training",
+    ),
+    "dilu_core.solvers.memory_fit": ("fit_memory",),
+    "dilu_core.solvers.placement.online": (
+        "ClusterState",
+        "PlacementDecision",
+    ),
+    "dilu_core.solvers.placement.place": (
+        "PlacementResult",
+        "place",
+    ),
+    "dilu_core.solvers.planner": ("plan",),
+    "dilu_core.solvers.quota_search": (
+        "search_quota",
+        "search_quota_many",
+        "search_training_quota",
+    ),
+    "dilu_core.solvers.replay": (
+        "ReplayResult",
+        "replay",
+    ),
+    "dilu_core.solvers.warm_up": ("warm_up",),
+    "dilu_core.traces": (
+        "ArrivalTrace",
+        "read_trace",
+    ),
+    "dilu_core.verification": (
+        "Violation",
+        "ViolationCode",
+    ),
+    "dilu_core.workload": (
+        "Workload",
+        "read_workload",
+    ),
+}
+_HOME_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'dilu_core' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package, whose public names win over submodules of the same name.
+
+    Importing `dilu_core.fragmentation` binds the module to that name here, which would hide the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
