@@ -1,0 +1,186 @@
+"""Large neighbourhood search: clear a few nodes, place their instances again exactly, keep what is no worse.
+
+A neighbourhood is some of the nodes whose GPUs have most room to spare, others drawn at random, and instances without
+a place. A small problem is one neighbourhood, and CP-SAT's proof for it is a proof for the whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.random import Generator
+
+from dilu_core.cluster import Instance
+from dilu_core.result import Limit
+from dilu_core.solvers.placement.bookings import Booking, Bookings
+from dilu_core.solvers.placement.cpsat import Assignment, assign
+from dilu_core.solvers.placement.value import Value, is_moved, value
+
+_NODES = 8
+_PAIRS = 4_000  # pairs of instance and GPU that CP-SAT handles well in its time
+_HOMELESS = 8  # instances without a place that join a neighbourhood
+_STALLED = 60  # neighbourhoods in a row without gain, after which more of them are not worth it
+_DETERMINISTIC_S = 0.5
+_DETERMINISTIC_WHOLE_S = 5.0
+
+
+@dataclass
+class Search:
+    """The incumbent: a working `ledger`, and `best`, its last good state (whole even if the work is interrupted)."""
+
+    ledger: Bookings
+    wanted: Sequence[Instance]
+    current: Mapping[str, Booking]
+    most_moves: int | None
+    value: Value = field(init=False)
+    best: dict[str, Booking] = field(init=False)
+    neighbourhoods: int = 0
+    is_exact: bool = False
+
+    def __post_init__(self) -> None:
+        self.keep()
+
+    def keep(self) -> None:
+        """Take the ledger as the incumbent."""
+        self.value = value(self.ledger, len(self.wanted), self.current)
+        self.best = dict(self.ledger.by_name)
+
+
+def improve(
+    search: Search,
+    *,
+    enough: Callable[[Value], bool],
+    deadline: float,
+    seed: int,
+    report: Callable[[int], None] | None,
+) -> Limit | None:
+    """Search from the incumbent until `enough`, and say what cut the search short (`deadline` is of perf_counter).
+
+    A small problem is solved once as a whole, also where only the lesser aims leave something to gain.
+    """
+    whole = _whole(search)
+    if whole is not None:
+        if enough(search.value) and not search.value.leaves_lesser_aims:
+            return None
+        left = deadline - time.perf_counter()
+        if left > 0:
+            search.is_exact = _solve(search, whole, True, left, seed)
+            search.neighbourhoods += 1
+        if search.is_exact or enough(search.value):
+            return None
+        return Limit.TIME if time.perf_counter() >= deadline else Limit.ITERATIONS
+    random = np.random.default_rng(seed)
+    stalled = 0
+    while not enough(search.value):
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return Limit.TIME
+        if stalled == _STALLED:
+            return Limit.ITERATIONS
+        before = search.value
+        _solve(search, _draw(search, random), False, left, int(random.integers(1 << 30)))
+        search.neighbourhoods += 1
+        stalled = 0 if search.value < before else stalled + 1
+        if report:
+            report(search.value.gpus_used)
+    return None
+
+
+def _whole(search: Search) -> list[int] | None:
+    """Nodes that suffice to hold some best placement, where they are few enough to be solved at once.
+
+    A placement no worse than the incumbent of U GPUs uses at most U nodes, and empty nodes of one shape are alike: the
+    nodes in use and U empty ones of every shape are enough.
+    """
+    ledger = search.ledger
+    if search.value.unplaced:
+        nodes = list(range(len(ledger.cluster.nodes)))
+    else:
+        nodes, empty = [], dict[tuple[str, int], int]()
+        for n, (start, stop) in enumerate(ledger.node_ranges()):
+            if not ledger.held[start:stop].any():
+                shape = (ledger.cluster.nodes[n].gpu_type.name, stop - start)
+                empty[shape] = empty.get(shape, 0) + 1
+                if empty[shape] > search.value.gpus_used:
+                    continue
+            nodes.append(n)
+    gpus = sum(ledger.cluster.nodes[n].gpus for n in nodes)
+    return nodes if gpus * len(search.wanted) <= _PAIRS else None
+
+
+def _draw(search: Search, random: Generator) -> list[int]:
+    """Nodes for one neighbourhood: half by the room their active GPUs have to spare, half at random."""
+    ledger = search.ledger
+    room = np.where(ledger.held > 0, (ledger.free / ledger.capacity).min(axis=1), 0.0)
+    spare = np.add.reduceat(room, ledger.node_start[:-1])
+    active = np.flatnonzero(np.add.reduceat(ledger.held, ledger.node_start[:-1]) > 0)
+    if search.value.unplaced:
+        active = np.arange(spare.size)
+    if active.size <= _NODES:
+        return [int(n) for n in active]
+    weight = (spare[active] + 1e-9) ** 2
+    first = random.choice(active, _NODES // 2, replace=False, p=weight / weight.sum())
+    others = random.choice(np.setdiff1d(active, first), _NODES - first.size, replace=False)
+    nodes: list[int] = []
+    gpus = instances = 0
+    for n in [*first.tolist(), *others.tolist()]:
+        start, stop = int(ledger.node_start[n]), int(ledger.node_start[n + 1])
+        gpus += stop - start
+        instances += int(ledger.held[start:stop].sum())
+        if len(nodes) >= 2 and gpus * instances > _PAIRS:
+            break
+        nodes.append(n)
+    return nodes
+
+
+def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int) -> bool:
+    """Place the instances of `nodes` again, keep the answer where it is no worse, and say whether it is proven best."""
+    ledger = search.ledger
+    held: dict[str, Booking] = {}
+    for n in nodes:
+        for row in range(int(ledger.node_start[n]), int(ledger.node_start[n + 1])):
+            held |= ledger.on_gpu[row]
+    homeless = [instance for instance in search.wanted if instance.name not in ledger.by_name]
+    if not whole:
+        start = seed % max(len(homeless), 1)
+        homeless = (homeless[start:] + homeless[:start])[:_HOMELESS]
+    for name in held:
+        ledger.cancel(name)
+    moves_left = search.most_moves
+    if moves_left is not None:
+        moves_left -= sum(
+            is_moved(ledger.by_name[name], now) for name, now in search.current.items() if name in ledger.by_name
+        )
+    instances = [booking.instance for booking in held.values()] + homeless
+    found = assign(
+        ledger,
+        nodes,
+        instances,
+        hint=held,
+        current={each.name: search.current[each.name] for each in instances if each.name in search.current},
+        most_moves=moves_left,
+        deterministic_s=_DETERMINISTIC_WHOLE_S if whole else _DETERMINISTIC_S,
+        time_limit_s=left,
+        seed=seed,
+    )
+    _book(ledger, held if found is None else found.bookings)
+    if found is not None:
+        if value(ledger, len(search.wanted), search.current) > search.value:
+            for name in found.bookings:
+                ledger.cancel(name)
+            _book(ledger, held)
+            return False
+        search.keep()
+    return _is_proof(found)
+
+
+def _book(ledger: Bookings, bookings: Mapping[str, Booking]) -> None:
+    for booking in bookings.values():
+        ledger.book(booking.instance, booking.gpus, booking.memory_mib)
+
+
+def _is_proof(found: Assignment | None) -> bool:
+    return found is not None and found.is_optimal

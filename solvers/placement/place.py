@@ -1,0 +1,132 @@
+"""Place instances on a cluster on as few GPUs as can be found, with a proven bound on how few there could be.
+
+    set aside what fits nowhere -> prove a bound -> construct -> search neighbourhoods until the bound is met
+
+The aims, in order: most instances placed, fewest GPUs, fewest running instances moved, fewest parts of split instances,
+most affinities met. Without a limit cutting it short, the answer depends on problem and seed alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from dilu_core import _checks as check
+from dilu_core.kernels.backend import resolve_backend
+from dilu_core.placement import PlacementProblem
+from dilu_core.result import SolveStats, Termination, TerminationReason
+from dilu_core.slots import Placement
+from dilu_core.solvers.placement.attempt import Outcome, Report, Task, run_attempts
+from dilu_core.solvers.placement.bookings import Bookings
+from dilu_core.solvers.placement.bounds import Bound, lower_bound
+from dilu_core.solvers.placement.reasons import why_never, why_not_now
+
+Progress = Callable[[int, int, float], None]
+"""Called with the GPUs of the incumbent, the bound, and seconds since the start."""
+
+
+@dataclass(frozen=True)
+class PlacementResult:
+    """A placement and how good it is known to be.
+
+    `unplaced` says why for each instance left out. `lower_bound` holds for the instances that are placed: no placement
+    of them uses fewer GPUs, by `bound_proof`.
+    """
+
+    placement: Placement
+    lower_bound: int
+    bound_proof: str
+    unplaced: Mapping[str, str]
+    termination: Termination
+    stats: SolveStats
+
+    @property
+    def gpus_used(self) -> int:
+        """GPUs that hold at least one instance."""
+        return self.placement.gpus_used
+
+    @property
+    def gap(self) -> float:
+        """(GPUs used - bound) / bound; 0 where nothing is placed."""
+        return (self.gpus_used - self.lower_bound) / self.lower_bound if self.lower_bound else 0.0
+
+
+def place(
+    problem: PlacementProblem,
+    *,
+    time_limit_s: float = 10.0,
+    gap: float = 0.0,
+    seed: int = 0,
+    max_migrations: int | None = None,
+    backend: str = "auto",
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> PlacementResult:
+    """The best placement of `problem` found within `time_limit_s`.
+
+    Stops as soon as GPUs used are within `gap` of the bound (0: equal to it). `time_limit_s=0` gives the first
+    construction. With `problem.current`, running instances stay placed, and at most `max_migrations` of them get other
+    slots (`None`: as many as it takes to use fewer GPUs, but no more). An instance without a place is named in
+    `unplaced` with the reason. An interrupt (Ctrl-C) returns the incumbent. With `executor`, several seeds are searched
+    at once and the best is taken. Raises `InvalidArgumentError` for arguments out of range.
+    """
+    started = time.perf_counter()
+    if not isinstance(problem, PlacementProblem):
+        check.fail("problem", f"is {problem!r:.120}; expected a PlacementProblem.")
+    seconds = check.finite("time_limit_s", time_limit_s, at_least=0.0)
+    gap = check.finite("gap", gap, at_least=0.0)
+    seed = check.integer("seed", seed, at_least=0)
+    if max_migrations is not None:
+        max_migrations = check.integer("max_migrations", max_migrations, at_least=0)
+    ran_on = resolve_backend(backend)
+
+    never = {each.name: why_never(problem.cluster, problem.oversubscription, each) for each in problem.instances}
+    hopeless = {name: reason for name, reason in never.items() if reason is not None}
+    wanted = tuple(each for each in problem.instances if each.name not in hopeless)
+    bound = lower_bound(problem.cluster, problem.oversubscription, wanted)
+    task = Task(
+        problem, wanted, bound.value, gap, max_migrations, max(0.0, started + seconds - time.perf_counter()), seed
+    )
+    outcome = run_attempts(task, executor, _reporter(progress, bound, started))
+
+    ledger = Bookings(problem.cluster, problem.oversubscription)
+    for each in wanted:
+        if each.name in outcome.bookings:
+            ledger.book(each, outcome.bookings[each.name].gpus, outcome.bookings[each.name].memory_mib)
+    homeless = {each.name: why_not_now(ledger, each) for each in wanted if each.name not in ledger.by_name}
+    if homeless:
+        placed = [booking.instance for booking in ledger.by_name.values()]
+        bound = lower_bound(problem.cluster, problem.oversubscription, placed)
+    elif outcome.is_exact and ledger.gpus_used > bound.value:
+        bound = Bound(ledger.gpus_used, "exhaustive search")
+    return PlacementResult(
+        ledger.placement(),
+        bound.value,
+        bound.proof,
+        hopeless | homeless,
+        _termination(outcome, ledger.gpus_used, bound, len(hopeless), len(homeless)),
+        SolveStats(time.perf_counter() - started, ran_on, outcome.counts),
+    )
+
+
+def _reporter(progress: Progress | None, bound: Bound, started: float) -> Report | None:
+    if progress is None:
+        return None
+    return lambda incumbent: progress(incumbent, bound.value, time.perf_counter() - started)
+
+
+def _termination(outcome: Outcome, gpus: int, bound: Bound, hopeless: int, homeless: int) -> Termination:
+    """What is known: infeasible where some instance fits nowhere, optimal where the bound or exhaustion proves it."""
+    proven = outcome.is_exact or (homeless == 0 and gpus == bound.value)
+    known = f"fewest possible by {bound.proof}" if gpus == bound.value else f"bound {bound.value} by {bound.proof}"
+    detail = f"{len(outcome.bookings)} instances on {gpus} GPUs, {known}"
+    if homeless:
+        detail += f"; {homeless} found no place" + (", which is proven the fewest" if outcome.is_exact else "")
+    if hopeless:
+        detail += f"; {hopeless} would fit nowhere even alone"
+        return Termination(TerminationReason.INFEASIBLE, outcome.limit, detail)
+    if homeless and outcome.is_exact:
+        return Termination(TerminationReason.INFEASIBLE, outcome.limit, detail)
+    return Termination(TerminationReason.OPTIMAL if proven else TerminationReason.FEASIBLE, outcome.limit, detail)
