@@ -1,20 +1,20 @@
 """How wrong a fitted roofline is on cells it has not seen: the constants behind `LatencyFit.upper_ms`.
 
-Split-conformal calibration, pooled over published profile tables. Each table was fitted from n of its cells, for many
-designs (space-filling, random, one batch only, one share only), and every held-out cell scored
+Split-conformal calibration, pooled over the 20 functions of three published profile tables (two A100s, one V100). Each
+was fitted from 1 to 20 of its cells, chosen well, at random, in one batch only or at one share only, and every held-out
+cell scored
 
     z = log(measured / predicted) / sqrt(sigma^2 min(v, LEVERAGE_CAP) + SPREAD_FLOOR^2).
 
-`_LEVELS[i][j]` is the quantile `_QUANTILES[j]` of z for n = `_CELLS[i]`, each table weighing the same. Coverage is
-therefore an average over tables, not a promise for one function. Produced by `python bench/fit_calibration.py`, which
+`_LEVELS` are the quantiles of z, each function weighing the same; few or badly placed samples show in v, and need no
+quantiles of their own. Coverage is an average over functions, not a promise for one. Produced by `python bench/fit_calibration.py`, which
 also prints the coverage with each table left out in turn.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
-
-import numpy as np
 
 from dilu_core import _checks as check
 
@@ -30,29 +30,24 @@ LEVERAGE_CAP = 64.0
 SPREAD_FLOOR = 0.05
 """Misfit of the model form that remains however many samples there are."""
 
-_CELLS = (1, 8)
-_QUANTILES = (0.05, 0.5, 0.95)
-_LEVELS = ((-1.6, 0.0, 2.2), (-1.2, 0.0, 1.5))
+_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
+_LEVELS = (-8.83, -3.67, -2.19, -0.82, -0.14, 0.35, 0.96, 1.5, 2.04, 2.85)
 
 
-def error_quantile(quantile: float, n_cells: int) -> float:
-    """The calibrated quantile of the normalised log error, after a fit to `n_cells` distinct cells.
+def error_quantile(quantile: float) -> float:
+    """The calibrated quantile of the normalised log error.
 
-    Linear in log n between the calibrated rows and constant beyond them; linear in logit(quantile) between the
-    columns, and on beyond them with the slope of the last two. Increasing in `quantile`, never negative from 0.5 on.
-    Raises `InvalidArgumentError` naming `quantile` outside (0, 1).
+    Linear in logit(quantile) between the calibrated ones, and on beyond them with the slope of the last two. Increasing
+    in `quantile`, never negative from 0.5 on. Raises `InvalidArgumentError` naming `quantile` outside (0, 1).
     """
     level = check.finite("quantile", quantile)
     if not 0.0 < level < 1.0:
         check.fail("quantile", f"is {quantile!r}; expected a probability strictly between 0 and 1.")
     place = _logit(level)
-    knots = [_logit(q) for q in _QUANTILES]
-    position = math.log(max(1, n_cells))
-    rows = np.log(np.array(_CELLS, dtype=np.float64))
-    levels = [float(np.interp(position, rows, column)) for column in zip(*_LEVELS, strict=True)]
-    right = min(max(int(np.searchsorted(knots, place)), 1), len(knots) - 1)
-    slope = (levels[right] - levels[right - 1]) / (knots[right] - knots[right - 1])
-    value = levels[right - 1] + slope * (place - knots[right - 1])
+    right = min(max(bisect.bisect_left(_QUANTILES, level), 1), len(_QUANTILES) - 1)
+    low, high = _logit(_QUANTILES[right - 1]), _logit(_QUANTILES[right])
+    slope = (_LEVELS[right] - _LEVELS[right - 1]) / (high - low)
+    value = _LEVELS[right - 1] + slope * (place - low)
     return max(value, 0.0) if level >= 0.5 else value
 
 

@@ -74,13 +74,9 @@ class LatencyFit:
         tables; a single function may lie above or below it throughout. Rises with `quantile` and is never below the
         mean from 0.5 on. Raises `InvalidArgumentError` naming `quantile` outside (0, 1).
         """
-        level = self.error_level(quantile)
+        level = error_quantile(quantile)
         spread = np.sqrt(self.scatter**2 * np.minimum(self.leverage(batch, sm_milli), LEVERAGE_CAP) + SPREAD_FLOOR**2)
         return np.asarray(self.model.latency_ms(batch, sm_milli) * np.exp(level * spread))
-
-    def error_level(self, quantile: float) -> float:
-        """k of `upper_ms`: the calibrated quantile of the normalised log error for this many measured cells."""
-        return error_quantile(quantile, self.n_cells)
 
     def leverage(self, batch: ArrayLike, sm_milli: ArrayLike) -> NDArray[np.float64]:
         """v = J C J^T / noise^2 >= 0, the variance of log t that the samples leave, in units of one sample's noise.

@@ -1,7 +1,7 @@
 """The scalar mathematics, written once.
 
 Plain functions of numbers that import only `math`: Python calls them as they stand, the CPU kernels compile them, and
-a CUDA kernel may compile the very same text (so none of them calls another). Shares are fractions of a GPU here, `share = sm_milli / 1000`.
+a CUDA kernel may compile the very same text (so none of them calls another). A `share` is a fraction of a GPU.
 """
 
 from __future__ import annotations

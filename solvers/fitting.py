@@ -27,13 +27,21 @@ from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.memory_fit import fit_memory
 
-__all__ = ["PRIOR_CENTER", "PRIOR_SPREAD", "fit_latency", "fit_latency_many", "fit_memory", "fit_training"]
+__all__ = [
+    "PRIOR_CENTER",
+    "PRIOR_SPREAD",
+    "TYPICAL_BATCH",
+    "fit_latency",
+    "fit_latency_many",
+    "fit_memory",
+    "fit_training",
+]
 
 # Prior of log(L, h, m, w, d, p): times as parts of the typical latency of the samples, at a typical batch.
 PRIOR_CENTER = (-1.0, -4.5, -3.0, -3.0, -4.0, 1.1)
 PRIOR_SPREAD = (2.0, 2.0, 2.0, 2.0, 2.0, 0.5)
 
-_TYPICAL_BATCH = 32.0**0.5  # the centre above is meant for batches 1..32; other ranges are scaled to it
+TYPICAL_BATCH = 32.0**0.5  # the centre above is meant for batches 1..32; other ranges are scaled to it
 _PER_SAMPLE = (1, 3, 4)  # h, w, d are times per sample
 _STARTS = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.7, -1.5, -1.0, 1.0, 0.0, 0.0), (-1.5, 0.0, 1.5, 0.0, 0.0, 0.0))
 _MAX_ITERATIONS = 100
@@ -153,7 +161,7 @@ def _general_prior(samples: ProfileSamples) -> NDArray[np.float64]:
     """The general prior at the scale of these samples: multiplying all latencies or all batches changes nothing."""
     center = np.array(PRIOR_CENTER)
     center[:-1] += np.log(samples.latency_ms).mean()
-    center[list(_PER_SAMPLE)] -= np.log(samples.batch).mean() - math.log(_TYPICAL_BATCH)
+    center[list(_PER_SAMPLE)] -= np.log(samples.batch).mean() - math.log(TYPICAL_BATCH)
     return center
 
 

@@ -1,32 +1,30 @@
 """The exact search for quotas: which batch, request and limit give the most throughput per share within the SLO.
 
-Of a fitted roofline the whole grid need not be looked at (see `kernels.cpu.quota_search`); of any other model every
-cell is.
+Of a roofline only the edge of the feasible region is looked at (see `kernels.cpu.quota_search`); of any other model
+every cell (`solvers.quota_every_cell`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as check
-from dilu_core.calibration import LEVERAGE_CAP, NOISE, SPREAD_FLOOR
-from dilu_core.kernels import formulas
+from dilu_core.calibration import LEVERAGE_CAP, NOISE, SPREAD_FLOOR, error_quantile
 from dilu_core.kernels.backend import resolve_backend
 from dilu_core.kernels.cpu.quota_search import search_quotas
-from dilu_core.latency_fit import LatencyFit, TrainingFit
-from dilu_core.performance import LatencyModel, RooflineModel, TrainingModel
-from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid, QuotaSearchResult
-from dilu_core.result import SolveStats, Termination, TerminationReason
-from dilu_core.units import FULL_GPU_MILLI
+from dilu_core.latency_fit import LatencyFit
+from dilu_core.performance import LatencyModel, RooflineModel
+from dilu_core.quota import LimitRule, QuotaGrid, QuotaSearchResult
+from dilu_core.result import SolveStats
+from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE, Query, mark_cells, quota_result
+from dilu_core.solvers.quota_every_cell import search_every_cell
+from dilu_core.solvers.training_quota import search_training_quota
 
-BUDGET_TOLERANCE = 1e-9
-"""A bound this little above the budget, relative, still meets it: float noise decides nothing."""
+__all__ = ["search_quota", "search_quota_many", "search_training_quota"]
 
 
 def search_quota(
@@ -126,7 +124,7 @@ def search_quota_many(
     for position, model in enumerate(models):
         _check_model(f"fits[{position}]" if len(models) > 1 else "fit", model, quantile)
         cells = () if blocked is None else _cells(blocked[position])
-        queries.append(_Query(model, fraction * float(slos[position]), grid or _default_grid(model), cells))
+        queries.append(Query(model, fraction * float(slos[position]), grid or _default_grid(model), cells))
     by_grid: dict[QuotaGrid, list[int]] = {}
     for position, query in enumerate(queries):
         if isinstance(query.model, LatencyFit | RooflineModel):
@@ -138,67 +136,12 @@ def search_quota_many(
         results.update(zip(positions, answers, strict=True))
     for position, query in enumerate(queries):
         if position not in results:
-            results[position] = _search_every_cell(query, quantile, rule, pareto, ran_on)
+            results[position] = search_every_cell(query, quantile, rule, pareto, ran_on)
     return [results[position] for position in range(len(queries))]
 
 
-def search_training_quota(
-    fit: TrainingFit | TrainingModel,
-    *,
-    fraction: float = 0.8,
-    grid: QuotaGrid | None = None,
-    limit_fraction: float = 0.98,
-) -> QuotaSearchResult:
-    """Request and limit of a training job: the least shares with `fraction` and `limit_fraction` of full throughput.
-
-    Full throughput is what the model gives on a whole GPU. Of `grid` only the shares matter (`None`: 10, 20, ..., 1000;
-    for a `TrainingFit` from the least measured share on). Where no share of the grid reaches `limit_fraction` the limit
-    is a whole GPU; where none reaches `fraction` the result is `INFEASIBLE`. `pareto` holds the shares from the request
-    on that still gain throughput. Raises `InvalidArgumentError` naming the argument.
-    """
-    started = time.perf_counter()
-    if isinstance(fit, TrainingFit):
-        model, least = fit.model, int(fit.step.samples.sm_milli.min())
-    elif isinstance(fit, TrainingModel):
-        model, least = fit, 1
-    else:
-        check.fail("fit", f"is {fit!r:.80}; expected a TrainingFit or TrainingModel.")
-    wanted = check.finite("fraction", fraction, above=0, at_most=1)
-    saturated = check.finite("limit_fraction", limit_fraction, above=0, at_most=1)
-    if grid is None:
-        grid = QuotaGrid.regular(model.batch, 10, least_milli=least)
-    elif not isinstance(grid, QuotaGrid):
-        check.fail("grid", f"is {grid!r:.80}; expected a QuotaGrid.")
-    shares = np.array(grid.sm_milli)
-    latency = model.step_ms(shares)
-    part = float(model.step_ms(FULL_GPU_MILLI)) / latency * (1.0 + BUDGET_TOLERANCE)
-    enough = np.flatnonzero(part >= wanted)
-    stats = SolveStats(time.perf_counter() - started, counts={"evaluated": len(shares)})
-    if not enough.size:
-        detail = (
-            f"the greatest share of the grid, {shares[-1]}, gives {part[-1]:.1%} of full throughput, not {wanted:.1%}"
-        )
-        return QuotaSearchResult(
-            None, (), len(shares), 0, Termination(TerminationReason.INFEASIBLE, None, detail), stats
-        )
-    saturating = shares[part >= saturated]
-    limit = int(saturating[0]) if saturating.size else FULL_GPU_MILLI
-    gaining = [j for j in range(enough[0], len(shares)) if j == enough[0] or latency[j] < latency[j - 1] * (1.0 - 1e-9)]
-    configs = [_config(model.batch, int(shares[j]), max(limit, int(shares[j])), float(latency[j])) for j in gaining]
-    termination = Termination(TerminationReason.OPTIMAL)
-    return QuotaSearchResult(configs[0], tuple(configs), len(shares), 0, termination, stats)
-
-
-@dataclass(frozen=True)
-class _Query:
-    model: LatencyModel
-    budget_ms: float
-    grid: QuotaGrid
-    blocked: tuple[tuple[int, int], ...]
-
-
 def _search_rooflines(
-    queries: Sequence[_Query], grid: QuotaGrid, quantile: float | None, rule: LimitRule, pareto: bool, backend: str
+    queries: Sequence[Query], grid: QuotaGrid, quantile: float | None, rule: LimitRule, pareto: bool, backend: str
 ) -> list[QuotaSearchResult]:
     """The compiled search over rooflines that share a grid."""
     started = time.perf_counter()
@@ -209,7 +152,7 @@ def _search_rooflines(
     any_blocked = any(query.blocked for query in queries)
     blocked = np.zeros((count, n_batches, n_shares) if any_blocked else (0, 0, 0), dtype=np.uint8)
     for position, query in enumerate(queries):
-        _mark(blocked[position] if any_blocked else blocked, grid, query.blocked)
+        mark_cells(blocked[position] if any_blocked else blocked, grid, query.blocked)
     best = np.empty((count, 2), dtype=np.int64)
     fronts, saturating = np.empty((count, n_shares), np.int64), np.empty((count, n_batches), np.int64)
     evaluated = np.empty(count, dtype=np.int64)
@@ -235,7 +178,7 @@ def _search_rooflines(
         chosen = (int(best[f, 0]), int(best[f, 1])) if best[f, 0] >= 0 else None
         looked = int(evaluated[f])
         stats = SolveStats(seconds, backend, {"evaluated": looked, "pruned": len(grid) - looked})
-        results.append(_result(query, quantile, rule, chosen, cells, saturating[f], stats))
+        results.append(quota_result(query, quantile, rule, chosen, cells, saturating[f], stats))
     return results
 
 
@@ -244,7 +187,7 @@ def _roofline_rows(
 ) -> tuple[tuple[float, ...], NDArray[np.float64], tuple[float, float, float, float]]:
     """Parameters, covariance in noise units, and (k, scatter, leverage cap, floor) of one roofline."""
     if isinstance(model, LatencyFit):
-        level = 0.0 if quantile is None else model.error_level(quantile)
+        level = 0.0 if quantile is None else error_quantile(quantile)
         return (
             model.model.parameters,
             model.covariance / NOISE**2,
@@ -252,113 +195,6 @@ def _roofline_rows(
         )
     assert isinstance(model, RooflineModel)
     return model.parameters, np.zeros((6, 6)), (0.0, 0.0, LEVERAGE_CAP, SPREAD_FLOOR)
-
-
-def _search_every_cell(
-    query: _Query, quantile: float | None, rule: LimitRule, pareto: bool, backend: str
-) -> QuotaSearchResult:
-    """The search of a model of which nothing is known but its predictions."""
-    started = time.perf_counter()
-    batches = np.array(query.grid.batches)[:, None]
-    shares = np.array(query.grid.sm_milli)
-    latency = _predicted("latency_ms", query.model.latency_ms(batches, shares), (len(batches), len(shares)))
-    upper = _upper(query.model, batches, shares, quantile, latency)
-    whole = _predicted("latency_ms", query.model.latency_ms(batches, FULL_GPU_MILLI), (len(batches), 1))
-    blocked = np.zeros(latency.shape, dtype=np.uint8)
-    _mark(blocked, query.grid, query.blocked)
-    feasible = (upper <= query.budget_ms * (1.0 + BUDGET_TOLERANCE)) & (blocked == 0)
-    throughput = 1000.0 * batches / latency
-    efficacy = np.where(feasible, throughput / (shares / 1000.0), 0.0)
-    chosen = None
-    if feasible.any():
-        tied = np.argwhere(feasible & (efficacy >= efficacy.max() * (1.0 - 1e-9)))
-        i, j = min(tied.tolist(), key=lambda cell: (cell[1], cell[0]))
-        chosen = (i, j)
-    cells, top = [], 0.0
-    for j in range(len(shares)) if pareto else ():
-        gain = np.where(feasible[:, j] & (throughput[:, j] > top * (1.0 + 1e-9)), throughput[:, j], 0.0)
-        if gain.max() > 0:
-            i = int(np.argmax(gain >= gain.max() * (1.0 - 1e-9)))
-            cells.append((i, j))
-            top = float(throughput[i, j])
-    enough = latency <= whole / rule.throughput_fraction * (1.0 + 1e-9)
-    saturating = np.where(enough.any(axis=1), shares[np.argmax(enough, axis=1)], FULL_GPU_MILLI)
-    stats = SolveStats(time.perf_counter() - started, backend, {"evaluated": latency.size, "pruned": 0})
-    return _result(query, quantile, rule, chosen, cells, saturating, stats)
-
-
-def _result(
-    query: _Query,
-    quantile: float | None,
-    rule: LimitRule,
-    chosen: tuple[int, int] | None,
-    front: Sequence[tuple[int, int]],
-    saturating: NDArray[np.int64],
-    stats: SolveStats,
-) -> QuotaSearchResult:
-    """Configurations of the grid cells that a search chose."""
-    looked, pruned = stats.counts["evaluated"], stats.counts["pruned"]
-    if chosen is None:
-        termination = Termination(TerminationReason.INFEASIBLE, None, _why_infeasible(query, quantile))
-        return QuotaSearchResult(None, (), looked, pruned, termination, stats)
-    cells = [chosen, *front]
-    batches = np.array([query.grid.batches[i] for i, _ in cells])
-    requests = np.array([query.grid.sm_milli[j] for _, j in cells])
-    latency = query.model.latency_ms(batches, requests)
-    upper = None if quantile is None else _upper(query.model, batches, requests, quantile, latency)
-    configs = [
-        _config(
-            int(batches[c]),
-            int(requests[c]),
-            rule.limit_milli(int(requests[c]), int(saturating[i])),
-            float(latency[c]),
-            None if upper is None else float(upper[c]),
-        )
-        for c, (i, _) in enumerate(cells)
-    ]
-    termination = Termination(TerminationReason.OPTIMAL)
-    return QuotaSearchResult(configs[0], tuple(configs[1:]), looked, pruned, termination, stats)
-
-
-def _config(batch: int, request: int, limit: int, latency_ms: float, upper_ms: float | None = None) -> QuotaConfig:
-    throughput, efficacy = formulas.throughput_rps(batch, latency_ms), formulas.efficacy(batch, latency_ms, request)
-    return QuotaConfig(batch, request, limit, latency_ms, throughput, efficacy, upper_ms)
-
-
-def _why_infeasible(query: _Query, quantile: float | None) -> str:
-    """What the smallest batch needs at best, beside the budget."""
-    batch, shares = query.grid.batches[0], np.array(query.grid.sm_milli)
-    latency = query.model.latency_ms(batch, shares)
-    upper = _upper(query.model, np.array(batch), shares, quantile, latency)
-    least = int(np.argmin(upper))
-    what = "predicted mean" if quantile is None else f"bound at quantile {quantile:g}"
-    over = f"least {what} {upper[least]:.4g} ms at batch {batch}, share {shares[least]}"
-    if query.blocked:
-        return f"no cell that is not blocked meets the budget of {query.budget_ms:.4g} ms ({over})"
-    return f"nothing meets the budget of {query.budget_ms:.4g} ms: {over}"
-
-
-def _upper(
-    model: LatencyModel,
-    batch: NDArray[np.int64],
-    sm_milli: NDArray[np.int64],
-    quantile: float | None,
-    latency: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    bound = getattr(model, "upper_ms", None)
-    if quantile is None or bound is None:
-        return latency
-    return _predicted("upper_ms", bound(batch, sm_milli, quantile), latency.shape)
-
-
-def _predicted(name: str, values: object, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """What somebody's model predicted, refused unless it is positive, finite and of the shape asked for."""
-    predicted = np.asarray(values, dtype=np.float64)
-    if predicted.shape != shape:
-        check.fail("fit", f"predicts {name} of shape {predicted.shape} where the inputs broadcast to {shape}.")
-    if not (np.isfinite(predicted) & (predicted > 0)).all():
-        check.fail("fit", f"predicts {name} that are not all positive and finite on the grid.")
-    return predicted
 
 
 def _check_model(argument: str, model: object, quantile: float | None) -> None:
@@ -399,14 +235,6 @@ def _cells(blocked: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
             )
         )
     return tuple(found)
-
-
-def _mark(mask: NDArray[np.uint8], grid: QuotaGrid, cells: Iterable[tuple[int, int]]) -> None:
-    batch_index = {batch: i for i, batch in enumerate(grid.batches)}
-    share_index = {share: j for j, share in enumerate(grid.sm_milli)}
-    for batch, share in cells:
-        if batch in batch_index and share in share_index:
-            mask[batch_index[batch], share_index[share]] = 1
 
 
 def _resolved(backend: str) -> str:

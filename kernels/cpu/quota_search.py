@@ -70,7 +70,7 @@ def least_share_within(
     greatest_ms: float,
     row: NDArray[np.uint8],
 ) -> int:
-    """Least index >= `first` whose mean latency is within `greatest_ms`, or n_shares; marks in `row` what it looks at."""
+    """Least index >= `first` whose mean latency is within `greatest_ms`, or n_shares; marks the cells seen in `row`."""
     low, high = first, shares.shape[0]
     while low < high:
         middle = (low + high) // 2
