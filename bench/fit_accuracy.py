@@ -2,9 +2,9 @@
 
     python bench/fit_accuracy.py
 
-Every table is fitted from 8 and from 12 cells of a space-filling design and asked for the others. Forms beside ours, all
-fitted to the same cells by scipy: Amdahl's law over a linear batch, iGniter's formula (Xu et al., TPDS 2022), a
-quadratic in log batch and log share, and our own objective minimised by scipy.optimize.least_squares from one start.
+Every table is fitted from 8 and from 12 cells of a space-filling design and asked for the others. Beside ours, fitted to
+the same cells by scipy: Amdahl's law over a linear batch, iGniter's formula (Xu et al., TPDS 2022), a quadratic in log
+batch and log share, and our own objective minimised by scipy.optimize.least_squares from one start.
 Needs the measured data (DILU_DATA or ../shared/data).
 """
 
@@ -27,6 +27,7 @@ SEEDS = 6
 
 Column = NDArray[np.float64]
 Predict = Callable[[Column, Column], Column]
+Curve = Callable[[Column, Column, Column], Column]
 
 
 def main() -> None:
@@ -47,9 +48,10 @@ def main() -> None:
                 errors.append(np.concatenate(mine))
                 per_table.setdefault(f"{key[0]} {key[1]}", []).append(float(errors[-1].mean()))
             seconds = (time.perf_counter() - started) / (len(tables) * SEEDS)
+            median, mean = np.mean([np.median(e) for e in errors]), np.mean([e.mean() for e in errors])
+            tail = np.mean([np.quantile(e, 0.95) for e in errors])
             print(
-                f"{count:3d} cells  {name:34s} median {np.mean([np.median(e) for e in errors]):6.2%}   "
-                f"mean {np.mean([e.mean() for e in errors]):6.2%}   p95 {np.mean([np.quantile(e, 0.95) for e in errors]):6.2%}"
+                f"{count:3d} cells  {name:34s} median {median:6.2%}   mean {mean:6.2%}   p95 {tail:6.2%}"
                 f"   {1e3 * seconds:.1f} ms a fit, design and prediction included"
             )
         if count == COUNTS[0]:
@@ -91,9 +93,7 @@ def igniter(samples: ProfileSamples) -> Predict:
     return positive_curve(samples, curve, np.array([-9.0, -3.0, -2.0, -3.0, -2.0]))
 
 
-def positive_curve(
-    samples: ProfileSamples, curve: Callable[[Column, Column, Column], Column], start: Column
-) -> Predict:
+def positive_curve(samples: ProfileSamples, curve: Curve, start: Column) -> Predict:
     """Least squares on log latency, soft-L1 as ours, from the typical latency of the samples."""
     batch, share, typical = samples.batch.astype(float), samples.sm_milli / 1000.0, np.log(samples.latency_ms).mean()
     measured = np.log(samples.latency_ms) - typical

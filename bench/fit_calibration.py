@@ -3,8 +3,8 @@
     python bench/fit_calibration.py
 
 Every table is fitted from n of its cells under several designs, and each held-out cell scored by its log error over the
-spread that the fit states. The quantiles pool all tables, designs and n; coverage is printed for the shipped constants and
-with each table left out of its own calibration. Needs the measured data (DILU_DATA or ../shared/data).
+spread that the fit states. The quantiles pool all tables, designs and n; coverage is printed for the shipped constants
+and with each table left out of its own calibration. Needs the measured data (DILU_DATA or ../shared/data).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ cell scored
     z = log(measured / predicted) / sqrt(sigma^2 min(v, LEVERAGE_CAP) + SPREAD_FLOOR^2).
 
 `_LEVELS` are the quantiles of z, each function weighing the same; few or badly placed samples show in v, and need no
-quantiles of their own. Coverage is an average over functions, not a promise for one. Produced by `python bench/fit_calibration.py`, which
-also prints the coverage with each table left out in turn.
+quantiles of their own. Coverage is an average over functions, not a promise for one. Produced by
+`python bench/fit_calibration.py`, which also prints the coverage with each table left out in turn.
 """
 
 from __future__ import annotations

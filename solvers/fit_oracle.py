@@ -1,4 +1,4 @@
-"""The roofline fit by scipy.optimize.least_squares: slow, and sharing only the statement of the problem with the kernel.
+"""The roofline fit by scipy.optimize.least_squares: slow, and independent of the kernel but for the prior.
 
 Tests and benchmarks compare `solvers.fitting` with it.
 """

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,20 +95,22 @@ def fit_latency_many(
     each; without, threads of this process share the work. Raises `InvalidArgumentError` as `fit_latency` does, and for
     an unknown `backend`; `BackendUnavailableError` for one that cannot run here.
     """
-    _check_backend(backend)
+    ran_on = _resolved(backend)
     tasks = _tasks(check.instances_of("samples_list", samples_list, ProfileSamples), family, prior, prior_spread)
     chunks = [tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)]
     if executor is not None:
         fitted = [
-            fits for future in [executor.submit(_fit_chunk, chunk) for chunk in chunks] for fits in future.result()
+            fits
+            for future in [executor.submit(_fit_chunk, chunk, ran_on) for chunk in chunks]
+            for fits in future.result()
         ]
     elif len(chunks) < 2:
-        fitted = _fit_chunk(tasks) if tasks else []
+        fitted = _fit_chunk(tasks, ran_on) if tasks else []
     else:
         # Threads over a kernel that releases the interpreter lock, not a parallel kernel: these may be nested and
         # forked at will, while numba's own threads survive neither.
         with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as threads:
-            fitted = [fit for fits in threads.map(_fit_chunk, chunks) for fit in fits]
+            fitted = [fit for fits in threads.map(_fit_chunk, chunks, repeat(ran_on)) for fit in fits]
     return fitted
 
 
@@ -175,7 +178,7 @@ def _prior_around(model: RooflineModel, samples: ProfileSamples) -> NDArray[np.f
     return np.append(np.log(times) + scale, math.log(model.sharpness))
 
 
-def _fit_chunk(tasks: Sequence[_Task]) -> list[LatencyFit]:
+def _fit_chunk(tasks: Sequence[_Task], backend: str) -> list[LatencyFit]:
     """Fit some functions on this core. A plain function of plain values, so that it can run in another process."""
     began = time.perf_counter()
     count = len(tasks)
@@ -210,7 +213,7 @@ def _fit_chunk(tasks: Sequence[_Task]) -> list[LatencyFit]:
             family="bandwidth" if task.family == "bandwidth" else "compute",
             precision=tuple(map(tuple, curvatures[i].tolist())),
             termination=_termination(bool(converged[i])),
-            stats=SolveStats(seconds, counts={"iterations": int(iterations[i]), "starts": len(_STARTS)}),
+            stats=SolveStats(seconds, backend, {"iterations": int(iterations[i]), "starts": len(_STARTS)}),
         )
         for i, task in enumerate(tasks)
     ]
@@ -230,8 +233,8 @@ def _termination(converged: bool) -> Termination:
     return Termination(TerminationReason.FEASIBLE, Limit.ITERATIONS, detail)
 
 
-def _check_backend(backend: str) -> None:
+def _resolved(backend: str) -> str:
     try:
-        resolve_backend(backend)
+        return resolve_backend(backend)
     except ValueError as error:
         check.fail("backend", f"cannot be resolved: {error}")
