@@ -311,4 +311,6 @@ def _mean(
     """Weighted means of the stretches that start at `edges`."""
     total = np.add.reduceat(weights, edges).astype(np.float64)
     value = np.add.reduceat(sums, edges)
-    return np.divide(value, total, out=np.full(total.shape, empty), where=total > 0.0)
+    means: NDArray[np.float64] = np.full(total.shape, empty)
+    np.divide(value, total, out=means, where=total > 0.0)
+    return means

@@ -18,7 +18,7 @@ from dilu_core.coscaling.policy import (
     known_number,
     known_time,
 )
-from dilu_core.coscaling.rules import Fleet, Proposal, co_scaling_rule, lazy_rule, remember_peaks
+from dilu_core.coscaling.rules import Fleet, Proposal, co_scaling_rule, lazy_rule, remember_delivery, remember_peaks
 from dilu_core.coscaling.state import HorizontalState
 
 __all__ = ["RULES", "CoScaler", "HorizontalParams", "HorizontalState"]
@@ -84,7 +84,12 @@ class CoScaler:
         decision = self._bounded(fleet, self._propose(state, fleet, known_number(observation.latency_p95_ms)))
         if decision.change:
             lazy = self.params.rule == "lazy"
-            state = replace(state, since_change_s=0.0, samples_rps=() if lazy else state.samples_rps)
+            state = replace(
+                state,
+                since_change_s=0.0,
+                samples_rps=() if lazy else state.samples_rps,
+                delivered=state.delivered if decision.change > 0 else None,
+            )
         return decision, state
 
     def _remember(
@@ -109,11 +114,9 @@ class CoScaler:
             new = (first,) + (arrivals,) * min(seconds - 1, max(kept, params.window_s))
             partial_requests = arrivals * partial_s
 
-        spare, smoothed = known_number(observation.spare_milli), state.spare_milli
-        if spare is None:
-            smoothed = None
-        elif smoothed is not None:
-            spare = smoothed + (spare - smoothed) * min(1.0, elapsed / params.short_s)
+        spare = known_number(observation.spare_milli)
+        if spare is not None and state.spare_milli is not None:
+            spare = state.spare_milli + (spare - state.spare_milli) * min(1.0, elapsed / params.short_s)
         remembered = HorizontalState(
             time_s=now,
             samples_rps=state.samples_rps,
@@ -125,9 +128,12 @@ class CoScaler:
             quiet_s=state.quiet_s + elapsed if arrivals == 0.0 else 0.0,
             since_change_s=since_change,
             spare_milli=spare,
+            delivered=state.delivered,
         )
         if params.rule == "lazy":
             return replace(remembered, samples_rps=(state.samples_rps + new)[-kept:])
+        if fleet is not None:
+            remembered = remember_delivery(params, state, remembered, fleet, elapsed)
         return remember_peaks(params, remembered, new, fleet)
 
     def _propose(self, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None) -> Proposal:

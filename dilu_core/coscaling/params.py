@@ -45,7 +45,7 @@ class HorizontalParams:
     rule: str = "co-scaling"
     lean: float = 1.2
     spare_trust: float = 0.5
-    short_s: int = 3
+    short_s: int = 2
     clear_s: float = 10.0
     window_s: int = 120
     scale_in_load: float = 0.9

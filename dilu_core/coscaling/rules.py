@@ -11,6 +11,7 @@ from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.coscaling.state import HorizontalState
 
 _STRETCHES = 12  # the peak window is remembered as the peaks of this many stretches, so the state stays small
+_LEAST_DELIVERED = 0.1  # of the capacity; below that something is broken that instances do not mend
 _MOST_NEED = 1e9  # instances; keeps the arithmetic finite whatever a sensor reports
 _NOISE = 1e-9  # relative; a load of exactly n instances must need n, not n + 1
 
@@ -68,12 +69,14 @@ def remember_peaks(
         return state
     stretch_s = math.ceil(params.window_s / _STRETCHES)
     kept = math.ceil(params.window_s / stretch_s) + 1  # the running stretch on top of a whole window of full ones
-    per_instance = params.capacity_rps * trusted_lean(params, state.spare_milli)
-    extra = backlog_rps(params, fleet, per_instance)
+    per_instance = params.capacity_rps * trusted_lean(params, state)
+    extra = backlog_rps(params, fleet)
     samples, peaks, filled = state.samples_rps, state.peaks, state.peak_filled_s
     for rate in new:
         samples = (*samples, rate)[-params.short_s :]
-        need = min((sum(samples) / len(samples) + extra) / per_instance, _MOST_NEED)
+        need = min(sum(samples) / len(samples) / per_instance, _MOST_NEED)
+        if extra > 0.0:  # only so far that scale-in would leave them at this load: no turn at constant load
+            need = max(need, min(need + extra / per_instance, float(_ceil(need / (0.5 + 0.5 * params.scale_in_load)))))
         if not peaks or filled >= stretch_s:
             peaks, filled = (*peaks, need)[-kept:], 0
         elif need > peaks[-1]:
@@ -82,22 +85,50 @@ def remember_peaks(
     return replace(state, samples_rps=samples, peaks=peaks, peak_filled_s=filled)
 
 
-def trusted_lean(params: HorizontalParams, spare_milli: float | None) -> float:
-    """The load over capacity that an instance is trusted with, between 1 and limit / request."""
-    if spare_milli is None:
-        return min(params.lean, params.burst)
-    return min(1.0 + params.spare_trust * spare_milli / params.request_milli, params.burst)
+def trusted_lean(params: HorizontalParams, state: HorizontalState) -> float:
+    """The load over capacity that an instance is trusted with: between 1 and limit / request, or what it delivered."""
+    if state.spare_milli is None:
+        lean = min(params.lean, params.burst)
+    else:
+        lean = min(1.0 + params.spare_trust * state.spare_milli / params.request_milli, params.burst)
+    return lean if state.delivered is None else min(lean, state.delivered)
 
 
-def backlog_rps(params: HorizontalParams, fleet: Fleet | None, per_instance_rps: float) -> float:
+def remember_delivery(
+    params: HorizontalParams, before: HorizontalState, state: HorizontalState, fleet: Fleet, elapsed_s: float
+) -> HorizontalState:
+    """`state` with what the ready instances served in the last `elapsed_s`, if requests waited throughout.
+
+    A queue that never ran dry measures the service rate: arrivals less the growth of the queue. It is what mends a
+    capacity that was promised too high, or a burst share that is not there. Starting instances do not blur it, and
+    it counts only while the number of ready ones stands still.
+    """
+    state = replace(state, in_flight=fleet.in_flight, ready=fleet.ready)
+    served_s = _in_service_s(params)
+    if fleet.in_flight is None or before.in_flight is None or served_s is None:
+        return state
+    dry = 2.0 * fleet.arrivals_rps * served_s + fleet.ready  # at least what is merely being served
+    if fleet.ready == 0 or fleet.ready != before.ready or min(before.in_flight, fleet.in_flight) <= dry:
+        return state
+    rate = fleet.arrivals_rps - (fleet.in_flight - before.in_flight) / elapsed_s
+    seen = max(_LEAST_DELIVERED, rate / (fleet.ready * params.capacity_rps))
+    if before.delivered is not None:
+        seen = before.delivered + (seen - before.delivered) * min(1.0, elapsed_s / params.short_s)
+    return replace(state, delivered=min(seen, params.burst))
+
+
+def backlog_rps(params: HorizontalParams, fleet: Fleet | None) -> float:
     """The extra rate that clears the waiting requests in `clear_s`; 0 where they are not known."""
-    if fleet is None or fleet.in_flight is None or fleet.starting > 0:
+    served_s = _in_service_s(params)
+    if fleet is None or fleet.in_flight is None or fleet.starting > 0 or served_s is None:
         return 0.0
-    served_ms = params.base_latency_ms if params.base_latency_ms is not None else params.slo_ms
-    if served_ms is None:
-        return 0.0
-    waiting = fleet.in_flight - fleet.arrivals_rps * served_ms / 1000.0
-    return max(0.0, waiting) / params.clear_s
+    return max(0.0, fleet.in_flight - fleet.arrivals_rps * served_s) / params.clear_s
+
+
+def _in_service_s(params: HorizontalParams) -> float | None:
+    """How long a request stays without any fault of the queue; the SLO stands in for an unknown base latency."""
+    known_ms = params.base_latency_ms if params.base_latency_ms is not None else params.slo_ms
+    return None if known_ms is None else known_ms / 1000.0
 
 
 def co_scaling_rule(

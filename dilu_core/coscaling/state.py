@@ -19,6 +19,8 @@ class HorizontalState:
     `peaks` holds the greatest need (in instances) of consecutive stretches of known seconds, the running one last and
     `peak_filled_s` seconds old; `known_s` counts the known seconds up to the window. `quiet_s` is how long nothing has
     arrived, `since_change_s` how long ago the policy acted last, and `spare_milli` the smoothed spare share.
+    `delivered` is what a ready instance was seen to serve, over its capacity, while requests waited since the last
+    scale-in, and `in_flight` and `ready` are those of the last observation.
     """
 
     time_s: float | None = None
@@ -31,6 +33,9 @@ class HorizontalState:
     quiet_s: float = 0.0
     since_change_s: float | None = None
     spare_milli: float | None = None
+    delivered: float | None = None
+    in_flight: float | None = None
+    ready: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the state back, bit for bit."""
@@ -58,6 +63,9 @@ class HorizontalState:
             quiet_s=finite("data['quiet_s']", data["quiet_s"], at_least=0.0),
             since_change_s=_maybe(data, "since_change_s", 0.0),
             spare_milli=_maybe(data, "spare_milli", 0.0),
+            delivered=_maybe(data, "delivered", 0.0),
+            in_flight=_maybe(data, "in_flight", 0.0),
+            ready=None if data["ready"] is None else integer("data['ready']", data["ready"], at_least=0),
         )
 
 
