@@ -103,8 +103,8 @@ class FragmentationReport:
             lines.append(f"  {name:<10} {room.fragmentation:6.1%}  ({room.free} of {room.capacity} {unit} free)")
         lost = self.stranded
         lines += [
-            f"  stranded   {lost.request_milli_by_memory} milli for lack of memory, {lost.request_milli_by_limit} of limit",
-            f"             {lost.memory_mib_by_request} MiB for lack of request, {lost.memory_mib_by_limit} of limit",
+            f"  stranded   {lost.request_milli_by_memory} milli by memory, {lost.request_milli_by_limit} by limit",
+            f"             {lost.memory_mib_by_request} MiB by request, {lost.memory_mib_by_limit} by limit",
         ]
         return "\n".join(lines)
 

@@ -7,7 +7,6 @@ exact: crossing out everything leaves the columns of an empty cluster, bit for b
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -57,8 +56,8 @@ class Bookings:
         self.by_name: dict[str, Booking] = {}
         self.on_gpu: list[dict[str, Booking]] = [{} for _ in range(memory.size)]
         # function -> row -> how many instances there are of that function, and how many refuse it
-        self.function_on: defaultdict[str, dict[int, int]] = defaultdict(dict)
-        self.refused_on: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        self.function_on: dict[str, dict[int, int]] = {}
+        self.refused_on: dict[str, dict[int, int]] = {}
         self.gangs_on: dict[int, dict[str, Booking]] = {}  # row -> the training gangs on it
         self.node_number = {node.name: i for i, node in enumerate(cluster.nodes)}
         self._type_of = np.array([cluster.gpu_types.index(node.gpu_type) for node in cluster.nodes], np.int64)[
@@ -70,49 +69,65 @@ class Bookings:
         """Write `instance` down on the rows `gpus`; the caller has made sure that it fits and is not there yet."""
         booking = Booking(instance, tuple(gpus), tuple(memory_mib))
         self.by_name[instance.name] = booking
-        request, limit, free, held = instance.request_milli, booking.limit_milli, self.free, self.held
-        for gpu, memory in zip(booking.gpus, booking.memory_mib, strict=True):
-            free[gpu, 0] -= request
-            free[gpu, 1] -= limit
-            free[gpu, 2] -= memory
-            if held[gpu] == 0:
-                self.gpus_used += 1
-            held[gpu] += 1
-            self.on_gpu[gpu][instance.name] = booking
-            if instance.gpus > 1 and instance.kind == "training":
-                self.gangs_on.setdefault(gpu, {})[instance.name] = booking
-        self._count(booking, 1)
+        self._write(booking, 1)
         return booking
 
     def cancel(self, name: str) -> Booking:
         """Cross out the instance `name` and give its booking back."""
         booking = self.by_name.pop(name)
-        request, limit, free, held = booking.instance.request_milli, booking.limit_milli, self.free, self.held
-        for gpu, memory in zip(booking.gpus, booking.memory_mib, strict=True):
-            free[gpu, 0] += request
-            free[gpu, 1] += limit
-            free[gpu, 2] += memory
-            held[gpu] -= 1
-            if held[gpu] == 0:
-                self.gpus_used -= 1
-            del self.on_gpu[gpu][name]
-            gangs = self.gangs_on.get(gpu)
-            if gangs and name in gangs:
-                del gangs[name]
-                if not gangs:
-                    del self.gangs_on[gpu]
-        self._count(booking, -1)
+        self._write(booking, -1)
         return booking
 
-    def _count(self, booking: Booking, change: int) -> None:
+    def move(self, name: str, gpus: Iterable[int], memory_mib: Iterable[int]) -> bool:
+        """Put the instance `name` on other rows where it fits there; otherwise change nothing and return `False`."""
+        held = self.by_name[name]
+        wanted = Booking(held.instance, tuple(gpus), tuple(memory_mib))
+        self._write(held, -1)
+        fits = self.fits(wanted)
+        landed = wanted if fits else held
+        self.by_name[name] = landed
+        self._write(landed, 1)
+        return fits
+
+    def _write(self, booking: Booking, sign: int) -> None:
+        """Add a booking to (sign 1) or take it from (sign -1) every column and index."""
+        instance, free, held = booking.instance, self.free, self.held
+        request, limit = sign * instance.request_milli, sign * booking.limit_milli
+        is_gang = instance.gpus > 1 and instance.kind == "training"
+        for gpu, memory in zip(booking.gpus, booking.memory_mib, strict=True):
+            free[gpu, 0] -= request
+            free[gpu, 1] -= limit
+            free[gpu, 2] -= sign * memory
+            before = int(held[gpu])
+            held[gpu] = before + sign
+            self.gpus_used += (before + sign > 0) - (before > 0)
+            if sign > 0:
+                self.on_gpu[gpu][instance.name] = booking
+            else:
+                del self.on_gpu[gpu][instance.name]
+            if is_gang:
+                self._count_gang(gpu, booking, sign)
+        if instance.function or instance.anti_affinity:
+            self._count_functions(booking, sign)
+
+    def _count_gang(self, gpu: int, booking: Booking, sign: int) -> None:
+        gangs = self.gangs_on.setdefault(gpu, {})
+        if sign > 0:
+            gangs[booking.instance.name] = booking
+        else:
+            del gangs[booking.instance.name]
+        if not gangs:
+            del self.gangs_on[gpu]
+
+    def _count_functions(self, booking: Booking, sign: int) -> None:
         """Keep the two indices of anti-affinity; nothing that counts to zero stays behind."""
         instance = booking.instance
         indices = [(self.function_on, instance.function)] if instance.function else []
         indices += [(self.refused_on, refused) for refused in instance.anti_affinity]
         for index, function in indices:
-            rows = index[function]
+            rows = index.setdefault(function, {})
             for gpu in booking.gpus:
-                rows[gpu] = rows.get(gpu, 0) + change
+                rows[gpu] = rows.get(gpu, 0) + sign
                 if rows[gpu] == 0:
                     del rows[gpu]
             if not rows:
@@ -145,14 +160,14 @@ class Bookings:
     def fits(self, booking: Booking) -> bool:
         """Whether the rows of `booking` have room for it now."""
         instance = booking.instance
-        refused = self.rows_refusing(instance)
-        typed = instance.gpu_types is not None and self.rows_of_other_types(instance.gpu_types)
+        barred = self.rows_refusing(instance)
+        other_type = None if instance.gpu_types is None else self.rows_of_other_types(instance.gpu_types)
         return all(
             self.free[gpu, 0] >= instance.request_milli
             and self.free[gpu, 1] >= booking.limit_milli
             and self.free[gpu, 2] >= memory
-            and gpu not in refused
-            and not (typed is not False and typed[gpu])
+            and gpu not in barred
+            and (other_type is None or not other_type[gpu])
             for gpu, memory in zip(booking.gpus, booking.memory_mib, strict=True)
         )
 

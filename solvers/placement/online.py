@@ -18,6 +18,7 @@ from dilu_core.slots import Placement, Slot
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.choose import Choice, Chooser
 from dilu_core.solvers.placement.reasons import why_not_now
+from dilu_core.solvers.placement.replan import MigrationPlan, Move, plan_drain
 from dilu_core.verification import violations
 
 _VERSION = 1
@@ -109,6 +110,46 @@ class ClusterState:
     def placement(self) -> Placement:
         """Where every instance sits now."""
         return self._bookings.placement()
+
+    def replan(self, *, max_migrations: int, time_limit_s: float = 1.0) -> MigrationPlan:
+        """Moves that free GPUs, at most `max_migrations` of them; nothing changes until `apply`.
+
+        See `dilu_core.solvers.placement.replan`. Raises `InvalidArgumentError` for negative arguments.
+        """
+        most = check.integer("max_migrations", max_migrations, at_least=0)
+        seconds = check.finite("time_limit_s", time_limit_s, at_least=0.0)
+        return plan_drain(self._bookings, max_migrations=most, time_limit_s=seconds)
+
+    def apply(self, plan: MigrationPlan) -> None:
+        """Carry out the moves of `plan` in order.
+
+        Raises `StateError`, and changes nothing, where the state has changed since so that a move no longer fits it.
+        """
+        if not isinstance(plan, MigrationPlan):
+            check.fail("plan", f"is {plan!r:.120}; expected a MigrationPlan.")
+        done: list[Booking] = []
+        for move in plan.moves:
+            reason = self._obstacle(move)
+            if reason is None:
+                done.append(self._bookings.by_name[move.name])
+                memory = [slot.memory_mib for slot in move.target]
+                if self._bookings.move(move.name, self._bookings.rows(move.target), memory):
+                    continue
+                done.pop()
+                reason = f"{move.name!r} no longer fits where it was to go"
+            for held in reversed(done):
+                self._bookings.move(held.instance.name, held.gpus, held.memory_mib)
+            raise StateError(f"the plan is stale: {reason}. Nothing was moved; ask for a new plan.")
+
+    def _obstacle(self, move: Move) -> str | None:
+        """What makes `move` meaningless in this state, room aside."""
+        held = self._bookings.by_name.get(move.name)
+        if held is None:
+            return f"{move.name!r} is not placed any more"
+        if self._bookings.slots(held) != move.source:
+            return f"{move.name!r} has moved meanwhile"
+        broken = violations(self.cluster, (held.instance,), self.oversubscription, {move.name: move.target})
+        return broken[0].message.rstrip(".") if broken else None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back; a restored state decides exactly as this one."""
