@@ -29,10 +29,10 @@ class VerticalParams:
     """Thresholds on the cycle inflation r = cycle / baseline, and how fast cap and baselines move.
 
     r of at least `emergency_ratio` (`llm_emergency_ratio` for LLMs) divides what best-effort work could hold by r, at
-    most by `greatest_cut`, and makes that the cap. While every r is below `recovery_ratio`, every `recovery_every`-th period multiplies it by
-    `recovery_growth`. A baseline follows lower cycles down by at most `baseline_fall` (a part of itself) and higher
-    ones up by at most `baseline_rise` per period: a slow first cycle is forgotten in milliseconds, a good baseline
-    lasts for minutes, and one false reading moves it little.
+    most by `greatest_cut`, and makes that the cap. While every r is below `recovery_ratio`, every `recovery_every`-th
+    period multiplies the cap by `recovery_growth`. A baseline follows lower cycles down by at most `baseline_fall` (a
+    part of itself) and higher ones up by at most `baseline_rise` per period: a slow first cycle is forgotten in
+    milliseconds, a good baseline lasts for minutes, and one false reading moves it little.
     """
 
     _: KW_ONLY

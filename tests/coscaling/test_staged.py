@@ -1,0 +1,86 @@
+"""A policy is adopted in stages: it is heard before it acts, and its faults never reach the host."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
+from dilu_core.coscaling.policy import Observation, ScalingReason
+from dilu_core.coscaling.staged import STAGES, StagedPolicy
+from dilu_core.errors import InvalidArgumentError
+
+SCALER = CoScaler(HorizontalParams(10.0, 300, 600))
+BUSY = Observation(1.0, 100.0, ready=1, starting=1)
+
+
+def test_only_the_last_stage_acts():
+    """On the same busy observation, observe and shadow change nothing and enforce does what the policy says."""
+    bare, bare_state = SCALER.decide(SCALER.initial_state(), BUSY)
+    assert bare.change > 0
+    for stage in STAGES:
+        staged = StagedPolicy(SCALER, stage)
+        decision, state = staged.decide(staged.initial_state(), BUSY)
+        assert decision.audit is not None
+        assert decision.audit["stage"] == stage
+        json.dumps(decision.audit)
+        if stage == "observe":
+            assert (decision.instances, decision.change) == (2, 0)
+            assert decision.reason is ScalingReason.OBSERVE_ONLY
+            assert decision.audit["proposed"] is None
+            assert state == SCALER.initial_state()
+        else:
+            assert decision.audit["proposed"]["change"] == bare.change
+            assert state == bare_state
+        if stage == "shadow":
+            assert (decision.instances, decision.change) == (2, 0)
+            assert decision.reason is ScalingReason.SHADOWED
+        if stage == "enforce":
+            assert (decision.change, decision.reason, decision.detail) == (bare.change, bare.reason, bare.detail)
+
+
+class Broken:
+    """A policy that fails in a chosen way."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def initial_state(self):
+        return {"count": 0}
+
+    def decide(self, state, observation):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [ValueError("no"), ZeroDivisionError(), None, (3, {}), ("x",), 5])
+@pytest.mark.parametrize("stage", ["shadow", "enforce"])
+def test_a_failing_policy_changes_nothing(answer, stage):
+    """Whether it raises or answers nonsense, nothing changes, its state stays, and the reason says so."""
+    staged = StagedPolicy(Broken(answer), stage)
+    state = staged.initial_state()
+    decision, after = staged.decide(state, BUSY)
+    assert decision.change == 0
+    assert decision.reason is ScalingReason.POLICY_FAILED
+    assert decision.audit["error"]
+    assert after is state
+
+
+def test_what_the_sensors_leave_out_is_reported():
+    """The audit names every field that is not known, garbled ones included."""
+    staged = StagedPolicy(SCALER)
+    odd = Observation(float("nan"), -1.0, ready=None, starting=0, in_flight=2)  # type: ignore[arg-type]
+    decision, _ = staged.decide(staged.initial_state(), odd)
+    assert decision.instances is None
+    assert decision.audit["unknown"] == ["time_s", "arrivals_rps", "ready", "spare_milli", "latency_p95_ms"]
+
+
+def test_misuse_is_refused_by_name():
+    """A stage that does not exist and a policy that is none are named."""
+    with pytest.raises(InvalidArgumentError, match="stage is 'go'"):
+        StagedPolicy(SCALER, "go")
+    with pytest.raises(InvalidArgumentError, match="policy is"):
+        StagedPolicy(object())
+    assert "enforce" in repr(StagedPolicy(SCALER, "enforce"))
