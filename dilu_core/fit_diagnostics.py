@@ -36,7 +36,7 @@ def describe(
         _too_few(merged, fixed_batch),
         _dropped(samples),
         _outliers(samples, model, outliers),
-        *_repeated_batches(merged),
+        *_repeated(merged),
         _rising_with_share(merged),
         _plateau(merged, model),
         _rounded(samples),
@@ -80,28 +80,35 @@ def _log_error(samples: ProfileSamples, model: RooflineModel, row: int) -> float
     return float(np.log(samples.latency_ms[row] / predicted))
 
 
-def _repeated_batches(merged: ProfileSamples) -> list[str]:
-    """Latency that grew with the batch and then stands still: more work does not do that, a broken script does.
+def repeated_batches(samples: ProfileSamples) -> dict[int, int]:
+    """Batches whose latencies repeat those of a smaller one, with that one.
 
-    In a roofline log t is convex in log b, so growth does not stop once it has set in.
+    Latency that grew with the batch and then stands still: more work does not do that, a broken script does. In a
+    roofline log t is convex in log b, so growth does not stop once it has set in.
     """
+    merged = samples.merged()
     by_batch = {
         int(batch): dict(zip(merged.sm_milli[rows].tolist(), np.log(merged.latency_ms[rows]).tolist(), strict=True))
         for batch in np.unique(merged.batch)
         for rows in [merged.batch == batch]
     }
-    found = []
+    found = {}
     batches = sorted(by_batch)
     for before, first, second in zip(batches, batches[1:], batches[2:], strict=False):
         grew, stood = _growth(by_batch[before], by_batch[first]), _growth(by_batch[first], by_batch[second])
         if len(grew) < 2 or len(stood) < 2 or second < 1.5 * first:
             continue
         if np.median(grew) > 2 * _SAME and abs(np.median(stood)) < _SAME / 2 and np.abs(stood).max() < _SAME:
-            found.append(
-                f"Batch {second} repeats the latencies of batch {first}, though latency grew up to there: the profiler "
-                f"may have run out of inputs. Drop the rows of batch {second} if so."
-            )
+            found[second] = first
     return found
+
+
+def _repeated(merged: ProfileSamples) -> list[str]:
+    return [
+        f"Batch {second} repeats the latencies of batch {first}, though latency grew up to there: the profiler "
+        f"may have run out of inputs. Drop the rows of batch {second} if so."
+        for second, first in repeated_batches(merged).items()
+    ]
 
 
 def _growth(smaller: dict[int, float], greater: dict[int, float]) -> NDArray[np.float64]:

@@ -98,10 +98,10 @@ def _result_lines(plan: Plan) -> list[str]:
     if plan.whole_gpu_gpus:
         saving = plan.cost(0.0).saving_fraction
         lines.append(f"  whole GPUs     {plan.whole_gpu_gpus} with one instance per GPU: {saving:.0%} fewer here")
-    report = plan.fragmentation
+    free = plan.fragmentation.cluster
     lines.append(
-        f"  fragmentation  free on active GPUs: {report.request:.1%} of SM request, {report.limit:.1%} of SM limit,"
-        f" {report.memory:.1%} of memory"
+        f"  fragmentation  free on active GPUs: {free.request_milli.fragmentation:.1%} of SM request,"
+        f" {free.limit_milli.fragmentation:.1%} of SM limit, {free.memory_mib.fragmentation:.1%} of memory"
     )
     if plan.price_per_gpu_hour is not None:
         cost = plan.cost(plan.price_per_gpu_hour)
@@ -111,6 +111,7 @@ def _result_lines(plan: Plan) -> list[str]:
         )
     lines += [f"  not planned    {each.name}: {each.detail}" for each in plan.functions if each.config is None]
     lines += [f"  not placed     {name}: {why}" for name, why in plan.unplaced.items()]
+    lines += [f"  note           {each.name}: {warning}" for each in plan.functions for warning in each.warnings]
     lines.append("  latencies in ms per batch (per step for training), at the request; table: the profile's own value")
     if any(each.evidence == "interpolated" for each in plan.functions):
         lines.append("  ~: read between two measured shares")

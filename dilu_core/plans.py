@@ -33,8 +33,8 @@ class FunctionPlan:
     `config` is `None` where nothing feasible exists; `detail` then says why. Latency and throughput are predictions of
     the fitted model at the request; `limit_rps` is the throughput of one instance at its limit. For training, rates
     count samples per second. `measured_ms` is what the profile itself says of the configuration (`evidence` tells how)
-    and `budget_ms` what a batch may take. `instances` names its instances, placed or not; `whole_gpu_gpus` is the
-    number of GPUs it would take if each instance had its GPUs alone.
+    and `budget_ms` what a batch may take; `warnings` say what is odd in the profile. `instances` names its instances,
+    placed or not; `whole_gpu_gpus` is the number of GPUs it would take if each instance had its GPUs alone.
     """
 
     name: str
@@ -51,12 +51,14 @@ class FunctionPlan:
     gpus: int = 1
     instances: tuple[str, ...] = ()
     whole_gpu_gpus: int = 0
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
         checks.choice("kind", self.kind, INSTANCE_KINDS)
         checks.choice("evidence", self.evidence, EVIDENCE)
         object.__setattr__(self, "instances", checks.names("instances", self.instances))
+        object.__setattr__(self, "warnings", checks.names("warnings", self.warnings))
 
     @property
     def capacity_rps(self) -> float:
@@ -67,7 +69,13 @@ class FunctionPlan:
         """A JSON-able value that `from_dict` reads back."""
         scalars = {key: getattr(self, key) for key in _FUNCTION_KEYS}
         config = None if self.config is None else self.config.to_dict()
-        return {"version": _VERSION, **scalars, "instances": list(self.instances), "config": config}
+        return {
+            "version": _VERSION,
+            **scalars,
+            "instances": list(self.instances),
+            "warnings": list(self.warnings),
+            "config": config,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FunctionPlan:
@@ -75,7 +83,7 @@ class FunctionPlan:
         entry = checks.document("function", data, version=_VERSION)
         raw = checks.item("function", entry, "config")
         values = {**entry, "config": None if raw is None else QuotaConfig.from_dict(raw)}
-        return checks.build("function", values, cls, required=(*_FUNCTION_KEYS, "instances", "config"))
+        return checks.build("function", values, cls, required=(*_FUNCTION_KEYS, "instances", "warnings", "config"))
 
 
 _FUNCTION_KEYS = (

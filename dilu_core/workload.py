@@ -45,7 +45,9 @@ from dilu_core.functions import FunctionSpec
 from dilu_core.profile_files import read_profiles
 from dilu_core.samples import ProfileSamples
 
-PLAN_OPTIONS = ("quantile", "exec_fraction", "sizing", "headroom", "sm_step_milli", "time_limit_s", "gap", "seed")
+PLAN_OPTIONS = (
+    "quantile", "exec_fraction", "sizing", "headroom", "sm_step_milli", "limit_factor", "time_limit_s", "gap", "seed",
+)  # fmt: skip
 """Keys of the [plan] table, each the keyword of `dilu_core.plan` with that name."""
 
 
@@ -102,12 +104,22 @@ def _read_tables(entries: object, folder: Path) -> dict[str, ProfileSamples]:
     found: dict[str, ProfileSamples] = {}
     for i, entry in enumerate(listed):
         where = f"profiles[{i}]"
-        table = {"path": entry} if isinstance(entry, str) else _table(where, entry, ("path", "note", "gpu_type"))
+        table = (
+            {"path": entry}
+            if isinstance(entry, str)
+            else _table(where, entry, ("path", "note", "gpu_type", "functions"))
+        )
         path = checks.text(f"{where}.path", checks.item(where, table, "path"))
         try:
             tables = read_profiles(folder / path, note=table.get("note"), gpu_type=table.get("gpu_type"))
         except OSError as error:
             checks.fail(where, f"is {path!r}, which cannot be read: {error.strerror or error}.")
+        if "functions" in table:
+            wanted = checks.names(f"{where}.functions", table["functions"])
+            missing = [name for name in wanted if name not in tables]
+            if missing:
+                checks.fail(f"{where}.functions", f"names {missing[0]!r}, which {path!r} does not have.")
+            tables = {name: tables[name] for name in wanted}
         twice = sorted(found.keys() & tables.keys())
         if twice:
             checks.fail(where, f"is {path!r}, which repeats the function {twice[0]!r} of an earlier table.")

@@ -1,8 +1,9 @@
 """From one function's profile to its quota configuration: fit, search, and a check against the measurements.
 
 The model decides, but never against the table it was fitted on: a cell that the profile itself shows to miss the budget
-is blocked, whatever the fit says of it. Between two measured shares of a batch the table is read by interpolation of
-log latency over log share, which lies above any curve that is convex there, as the roofline's is.
+is blocked, whatever the fit says of it, and a batch that only repeats a smaller one's latencies is not believed.
+Between two measured shares of a batch the table is read by interpolation of log latency over log share, which lies
+above any curve that is convex there, as the roofline's is.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dilu_core.fit_diagnostics import repeated_batches
 from dilu_core.functions import FunctionSpec
 from dilu_core.plans import Evidence
-from dilu_core.quota import QuotaConfig, QuotaGrid, QuotaSearchResult
+from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid, QuotaSearchResult
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency, fit_training
 from dilu_core.solvers.quota_search import search_quota, search_training_quota
@@ -36,6 +38,7 @@ class Configuration:
     whole_gpu_rps: float | None = None
     measured_ms: float | None = None
     evidence: Evidence = "model"
+    warnings: tuple[str, ...] = ()
 
 
 def configure(
@@ -46,26 +49,36 @@ def configure(
     sizing: str,
     headroom: float,
     step_milli: int,
+    limit_factor: float | None,
 ) -> Configuration:
     """The configuration of `function`; see `dilu_core.plan` for the arguments."""
-    samples = function.samples.merged()
-    grid = function.grid or default_grid(samples, step_milli)
     if function.is_training:
-        return _configure_training(function, samples, grid)
-    assert function.slo_ms is not None  # FunctionSpec holds this for every kind of inference
-    budget_ms = exec_fraction * function.slo_ms
-    fit = fit_latency(samples)
+        return _configure_training(function, step_milli)
+    slo_ms = function.slo_ms
+    assert slo_ms is not None  # FunctionSpec holds this for every kind of inference
+    budget_ms = exec_fraction * slo_ms
+    trusted, warnings = without_repeats(function.samples)
+    samples = trusted.merged()
+    grid = function.grid or default_grid(samples, step_milli)
+    fit = fit_latency(trusted)
+    warnings += fit.warnings  # of what is left, so nothing is said twice
     blocked = cells_over(samples, grid, budget_ms)
+    rule = LimitRule(request_factor=limit_factor)
 
     def search(over: QuotaGrid) -> QuotaSearchResult:
-        within = [cell for cell in blocked if cell[1] in over.sm_milli]
         return search_quota(
-            fit, slo_ms=function.slo_ms, grid=over, quantile=quantile, exec_fraction=exec_fraction, blocked=within
+            fit,
+            slo_ms=slo_ms,
+            grid=over,
+            quantile=quantile,
+            exec_fraction=exec_fraction,
+            limit_rule=rule,
+            blocked=blocked,
         )
 
     found = search(grid)
     if found.best is None:
-        return Configuration(None, found.termination.detail, budget_ms)
+        return Configuration(None, found.termination.detail, budget_ms, warnings=warnings)
     whole = search(QuotaGrid(grid.batches, (FULL_GPU_MILLI,))).best
     config = found.best if sizing == "efficacy" else _least_share(found.pareto, function.load_rps * (1.0 + headroom))
     at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
@@ -78,15 +91,18 @@ def configure(
         whole_gpu_rps=None if whole is None else whole.throughput_rps,
         measured_ms=measured_ms,
         evidence=evidence,
+        warnings=warnings,
     )
 
 
-def _configure_training(function: FunctionSpec, samples: ProfileSamples, grid: QuotaGrid) -> Configuration:
-    fit = fit_training(samples)
+def _configure_training(function: FunctionSpec, step_milli: int) -> Configuration:
+    samples = function.samples.merged()
+    grid = function.grid or default_grid(samples, step_milli)
+    fit = fit_training(function.samples)
     found = search_training_quota(fit, fraction=function.throughput_fraction, grid=grid)
     config = found.best
     if config is None:
-        return Configuration(None, found.termination.detail)
+        return Configuration(None, found.termination.detail, warnings=fit.warnings)
     measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
     return Configuration(
         config=config,
@@ -95,6 +111,7 @@ def _configure_training(function: FunctionSpec, samples: ProfileSamples, grid: Q
         whole_gpu_rps=float(fit.model.throughput_sps(FULL_GPU_MILLI)),
         measured_ms=measured_ms,
         evidence=evidence,
+        warnings=fit.warnings,
     )
 
 
@@ -111,6 +128,19 @@ def _least_share(pareto: Sequence[QuotaConfig], load_rps: float) -> QuotaConfig:
 def instances_for(load_rps: float, capacity_rps: float) -> int:
     """Instances of `capacity_rps` each that carry `load_rps`; float noise adds none."""
     return int(np.ceil(load_rps / capacity_rps * (1.0 - 1e-12)))
+
+
+def without_repeats(samples: ProfileSamples) -> tuple[ProfileSamples, tuple[str, ...]]:
+    """The samples without batches that repeat a smaller one's latencies, and a sentence for each batch left out."""
+    repeats = repeated_batches(samples)
+    if not repeats:
+        return samples, ()
+    left_out = tuple(
+        f"Batch {batch} repeats the latencies of batch {of}, so its rows were left out: the profiler may have run out "
+        "of inputs."
+        for batch, of in repeats.items()
+    )
+    return samples.select(~np.isin(samples.batch, list(repeats))), left_out
 
 
 def default_grid(samples: ProfileSamples, step_milli: int) -> QuotaGrid:

@@ -30,6 +30,7 @@ def plan(
     sizing: str = "efficacy",
     headroom: float = 0.0,
     sm_step_milli: int = 50,
+    limit_factor: float | None = 2.0,
     oversubscription: Oversubscription | None = None,
     current: Placement | None = None,
     max_migrations: int | None = None,
@@ -59,6 +60,9 @@ def plan(
         Capacity kept above the load, as a part of it.
     sm_step_milli
         Step of the shares to choose from, where a function brings no grid; measured shares always belong.
+    limit_factor
+        An inference function's limit is at most this many times its request (`None`: no such cap; see `LimitRule`).
+        The ratio of the two caps of `oversubscription` packs densest, as limits then never bind before requests.
     oversubscription
         Caps on requests and limits per GPU.
     current, max_migrations
@@ -74,7 +78,9 @@ def plan(
     started = time.perf_counter()
     specs = checks.instances_of("functions", functions, FunctionSpec)
     checks.distinct("functions", [spec.name for spec in specs])
-    _check_options(cluster, quantile, exec_fraction, sizing, headroom, sm_step_milli)
+    _check_options(cluster, quantile, exec_fraction, sizing, headroom, sm_step_milli, limit_factor)
+    if oversubscription is None:
+        oversubscription = Oversubscription()
 
     # 1. Samples -> model -> the configuration of each function that keeps its latency budget.
     choices = [
@@ -85,6 +91,7 @@ def plan(
             sizing=sizing,
             headroom=headroom,
             step_milli=sm_step_milli,
+            limit_factor=limit_factor,
         )
         for spec in specs
     ]
@@ -96,7 +103,7 @@ def plan(
     ]
 
     # 3. Instances -> GPUs, with a proven lower bound.
-    problem = PlacementProblem(cluster, tuple(instances), oversubscription or Oversubscription(), current)
+    problem = PlacementProblem(cluster, tuple(instances), oversubscription, current)
     placed = place(
         problem,
         time_limit_s=time_limit_s,
@@ -130,7 +137,13 @@ def plan(
 
 
 def _check_options(
-    cluster: Cluster, quantile: float | None, exec_fraction: float, sizing: str, headroom: float, sm_step_milli: int
+    cluster: Cluster,
+    quantile: float | None,
+    exec_fraction: float,
+    sizing: str,
+    headroom: float,
+    sm_step_milli: int,
+    limit_factor: float | None,
 ) -> None:
     if not isinstance(cluster, Cluster):
         checks.fail("cluster", f"is {cluster!r:.80}; expected a Cluster.")
@@ -140,6 +153,8 @@ def _check_options(
     checks.choice("sizing", sizing, SIZINGS)
     checks.finite("headroom", headroom, at_least=0.0)
     checks.share_milli("sm_step_milli", sm_step_milli)
+    if limit_factor is not None:
+        checks.finite("limit_factor", limit_factor, at_least=1.0)
 
 
 def _function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cluster: Cluster) -> FunctionPlan:
@@ -153,6 +168,7 @@ def _function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, c
             budget_ms=choice.budget_ms,
             load_rps=spec.load_rps,
             gpus=spec.gpus,
+            warnings=choice.warnings,
         )
     memory_mib = spec.memory_mib
     if memory_mib is None:
@@ -173,6 +189,7 @@ def _function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, c
         gpus=spec.gpus,
         instances=tuple(f"{spec.name}#{i}" for i in range(count)),
         whole_gpu_gpus=_whole_gpu_gpus(spec, choice, count, headroom, memory_mib, cluster),
+        warnings=choice.warnings,
     )
 
 

@@ -85,6 +85,8 @@ def test_nothing_but_a_gpu_type_is_an_empty_workload(tmp_path: Path) -> None:
         ('profiles = "table.csv"', 'profiles = "missing.csv"', r"profiles\[0\] is 'missing.csv', which cannot be read"),
         ('profiles = "table.csv"', "profiles = [3]", r"profiles\[0\]"),
         ('profiles = "table.csv"', 'profiles = ["table.csv", "table.csv"]', r"profiles\[1\].*repeats.*'bert'"),
+        ('"table.csv"', '{ path = "table.csv", functions = ["gpt"] }', r"profiles\[0\]\.functions names 'gpt'"),
+        ('"table.csv"', '{ file = "table.csv" }', r"profiles\[0\]\.file is not a known key"),
         ("[[functions]]", "[functions]", r"functions is .*expected \[\[functions\]\]"),
         ("[plan]", "[plan", r"is not valid TOML"),
     ],
