@@ -2,10 +2,10 @@
 
     python bench/fit_accuracy.py
 
-Every table is fitted from 8 and from 12 cells of a space-filling design and asked for the others. Beside ours, fitted to
-the same cells by scipy: Amdahl's law over a linear batch, iGniter's formula (Xu et al., TPDS 2022), a quadratic in log
-batch and log share, and our own objective minimised by scipy.optimize.least_squares from one start.
-Needs the measured data (DILU_DATA or ../shared/data).
+Every table is fitted from 8 and from 12 cells of a space-filling design and asked for the others. Beside ours, fitted
+to the same cells by scipy: Amdahl's law over a linear batch, iGniter's formula (Xu et al., TPDS 2022), a quadratic in
+log batch and log share, and our own objective minimised by scipy.optimize.least_squares from one start. Needs the
+measured data (DILU_DATA or ../shared/data).
 """
 
 from __future__ import annotations

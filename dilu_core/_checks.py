@@ -29,9 +29,10 @@ def integer(argument: str, value: object, *, at_least: int, at_most: int | None 
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, numbers.Integral):
         fail(argument, f"is {value!r}; expected an integer {span}.")
-    if number < at_least or (at_most is not None and number > at_most):
+    whole = int(number)
+    if whole < at_least or (at_most is not None and whole > at_most):
         fail(argument, f"is {value!r}; expected an integer {span}.")
-    return int(number)
+    return whole
 
 
 def share_milli(argument: str, value: object) -> int:

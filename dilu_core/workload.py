@@ -134,7 +134,7 @@ def _functions(rows: list[dict[str, Any]], profiles: Mapping[str, ProfileSamples
         where = f"functions[{i}]"
         _refuse_unknown(where, row, settable | {"profile"})
         values = {key: value for key, value in row.items() if key != "profile"}
-        profile = row.get("profile", row.get("name"))
+        profile = checks.text(f"{where}.profile", row.get("profile", row.get("name")))
         if profile not in profiles:
             near = _nearest(profile, profiles)
             checks.fail(f"{where}.profile", f"is {profile!r}, which no table in `profiles` has{near}.")
@@ -158,11 +158,13 @@ def _cluster(rows: list[dict[str, Any]], gpu_types: object) -> Cluster:
     for i, row in enumerate(rows):
         where = f"nodes[{i}]"
         _refuse_unknown(where, row, ("name", "count", "gpu_type", "gpus", "cpu_milli", "memory_mib"))
-        if row.get("gpu_type") not in types:
-            near = _nearest(row.get("gpu_type"), types)
-            checks.fail(f"{where}.gpu_type", f"is {row.get('gpu_type')!r}, which [gpu_types] does not have{near}.")
+        gpu_type = checks.text(f"{where}.gpu_type", checks.item(where, row, "gpu_type"))
+        if gpu_type not in types:
+            checks.fail(
+                f"{where}.gpu_type", f"is {gpu_type!r}, which [gpu_types] does not have{_nearest(gpu_type, types)}."
+            )
         count = checks.integer(f"{where}.count", row.get("count", 1), at_least=0)
-        values = {key: value for key, value in row.items() if key != "count"} | {"gpu_type": types[row["gpu_type"]]}
+        values = {key: value for key, value in row.items() if key != "count"} | {"gpu_type": types[gpu_type]}
         node = checks.build(
             where, values, Node, required=("name", "gpu_type", "gpus"), optional=("cpu_milli", "memory_mib")
         )

@@ -28,21 +28,17 @@ from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.memory_fit import fit_memory
 
-__all__ = [
-    "PRIOR_CENTER",
-    "PRIOR_SPREAD",
-    "TYPICAL_BATCH",
-    "fit_latency",
-    "fit_latency_many",
-    "fit_memory",
-    "fit_training",
-]
+__all__ = ["fit_latency", "fit_latency_many", "fit_memory", "fit_training"]
 
-# Prior of log(L, h, m, w, d, p): times as parts of the typical latency of the samples, at a typical batch.
 PRIOR_CENTER = (-1.0, -4.5, -3.0, -3.0, -4.0, 1.1)
-PRIOR_SPREAD = (2.0, 2.0, 2.0, 2.0, 2.0, 0.5)
+"""Prior mean of log(L, h, m, w, d, p), times as parts of the typical latency of the samples."""
 
-TYPICAL_BATCH = 32.0**0.5  # the centre above is meant for batches 1..32; other ranges are scaled to it
+PRIOR_SPREAD = (2.0, 2.0, 2.0, 2.0, 2.0, 0.5)
+"""Prior standard deviations of the same."""
+
+TYPICAL_BATCH = 32.0**0.5
+"""The geometric mean of the batches 1..32 that the centre is meant for; other ranges are scaled to it."""
+
 _PER_SAMPLE = (1, 3, 4)  # h, w, d are times per sample
 _STARTS = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.7, -1.5, -1.0, 1.0, 0.0, 0.0), (-1.5, 0.0, 1.5, 0.0, 0.0, 0.0))
 _MAX_ITERATIONS = 100
@@ -99,19 +95,14 @@ def fit_latency_many(
     tasks = _tasks(check.instances_of("samples_list", samples_list, ProfileSamples), family, prior, prior_spread)
     chunks = [tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)]
     if executor is not None:
-        fitted = [
-            fits
-            for future in [executor.submit(_fit_chunk, chunk, ran_on) for chunk in chunks]
-            for fits in future.result()
-        ]
-    elif len(chunks) < 2:
-        fitted = _fit_chunk(tasks, ran_on) if tasks else []
-    else:
-        # Threads over a kernel that releases the interpreter lock, not a parallel kernel: these may be nested and
-        # forked at will, while numba's own threads survive neither.
-        with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as threads:
-            fitted = [fit for fits in threads.map(_fit_chunk, chunks, repeat(ran_on)) for fit in fits]
-    return fitted
+        futures = [executor.submit(_fit_chunk, chunk, ran_on) for chunk in chunks]
+        return [fit for future in futures for fit in future.result()]
+    if len(chunks) < 2:
+        return _fit_chunk(tasks, ran_on) if tasks else []
+    # Threads over a kernel that releases the interpreter lock, not a parallel kernel: these may be nested and forked at
+    # will, while numba's own threads survive neither.
+    with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as threads:
+        return [fit for fits in threads.map(_fit_chunk, chunks, repeat(ran_on)) for fit in fits]
 
 
 def fit_training(samples: ProfileSamples, *, batch: int | None = None, family: str = "auto") -> TrainingFit:
@@ -156,7 +147,8 @@ def _tasks(
 def _family(asked: str, samples: ProfileSamples) -> str:
     if asked != "auto":
         return asked
-    enough = len(samples.cells()) > 6 and len(set(samples.batch.tolist())) >= 3
+    batches, shares = samples.batch.tolist(), samples.sm_milli.tolist()
+    enough = len(set(zip(batches, shares, strict=True))) > 6 and len(set(batches)) >= 3
     return "bandwidth" if enough else "compute"
 
 

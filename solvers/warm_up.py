@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
@@ -24,7 +26,7 @@ def warm_up() -> SolveStats:
     Takes seconds the first time after an installation, and next to nothing later. Returns the time it took.
     """
     started = time.perf_counter()
-    search_quota(fit_latency(ProfileSamples([1, 2, 4], [500, 500, 1000], [10.0, 12.0, 9.0])), slo_ms=100.0)
+    search_quota(fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]]))), slo_ms=100.0)
     gpu = GpuType("warm-up", 1000)
     instances = (
         Instance("one", "inference", 300, 600, 100),
@@ -38,5 +40,5 @@ def warm_up() -> SolveStats:
         state.place(instance)
     state.remove("one")
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
-    replay(ArrivalTrace([1.0, 20.0]), CoScaler(params), params)
+    replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
     return SolveStats(time.perf_counter() - started, "cpu")

@@ -18,7 +18,17 @@ from dilu_core.coscaling.policy import (
     known_number,
     known_time,
 )
-from dilu_core.coscaling.rules import Fleet, Proposal, co_scaling_rule, lazy_rule, remember_delivery, remember_peaks
+from dilu_core.coscaling.rules import (
+    Fleet,
+    Peaks,
+    Proposal,
+    backlog_rps,
+    co_scaling_rule,
+    hold_peaks,
+    lazy_rule,
+    seen_delivery,
+    trusted_lean,
+)
 from dilu_core.coscaling.state import HorizontalState
 
 __all__ = ["RULES", "CoScaler", "HorizontalParams", "HorizontalState"]
@@ -63,7 +73,8 @@ class CoScaler:
         elapsed = _FIRST_PERIOD_S if state.time_s is None else now - state.time_s
         if elapsed <= 0.0:
             motion = "has not moved since the last observation" if elapsed == 0.0 else f"went back by {-elapsed:g} s"
-            return _stay(planned, ScalingReason.CLOCK, f"time_s {motion}"), replace(state, time_s=now)
+            skipped = state if elapsed == 0.0 else _skipped(state, now, state.since_change_s)
+            return _stay(planned, ScalingReason.CLOCK, f"time_s {motion}"), skipped
         if elapsed > self.params.stale_after_s:
             detail = f"{elapsed:g} s since the last observation; what was known before no longer counts"
             return _stay(planned, ScalingReason.LEARNING, detail), HorizontalState(time_s=now)
@@ -71,8 +82,8 @@ class CoScaler:
         arrivals = known_number(observation.arrivals_rps)
         since_change = None if state.since_change_s is None else state.since_change_s + elapsed
         if arrivals is None:
-            waited = replace(state, time_s=now, since_change_s=since_change)
-            return _stay(planned, ScalingReason.NO_DATA, "arrivals_rps is not known, which is not zero"), waited
+            skipped = _skipped(state, now, since_change)
+            return _stay(planned, ScalingReason.NO_DATA, "arrivals_rps is not known, which is not zero"), skipped
 
         in_flight = known_number(observation.in_flight)
         fleet = None if ready is None or starting is None else Fleet(ready, starting, arrivals, in_flight)
@@ -117,24 +128,27 @@ class CoScaler:
         spare = known_number(observation.spare_milli)
         if spare is not None and state.spare_milli is not None:
             spare = state.spare_milli + (spare - state.spare_milli) * min(1.0, elapsed / params.short_s)
-        remembered = HorizontalState(
+        delivered = state.delivered if fleet is None else seen_delivery(params, state, fleet, elapsed)
+        if params.rule == "lazy":
+            held = Peaks((state.samples_rps + new)[-kept:], (), 0)
+        else:
+            held = Peaks(state.samples_rps, state.peaks, state.peak_filled_s)
+            held = hold_peaks(params, held, new, trusted_lean(params, spare, delivered), backlog_rps(params, fleet))
+        return HorizontalState(
             time_s=now,
-            samples_rps=state.samples_rps,
+            samples_rps=held.samples_rps,
             partial_s=partial_s,
             partial_requests=partial_requests,
-            peaks=state.peaks,
-            peak_filled_s=state.peak_filled_s,
+            peaks=held.needs,
+            peak_filled_s=held.filled_s,
             known_s=min(params.window_s, state.known_s + seconds),
             quiet_s=state.quiet_s + elapsed if arrivals == 0.0 else 0.0,
             since_change_s=since_change,
             spare_milli=spare,
-            delivered=state.delivered,
+            delivered=delivered,
+            in_flight=None if fleet is None else fleet.in_flight,
+            ready=None if fleet is None else fleet.ready,
         )
-        if params.rule == "lazy":
-            return replace(remembered, samples_rps=(state.samples_rps + new)[-kept:])
-        if fleet is not None:
-            remembered = remember_delivery(params, state, remembered, fleet, elapsed)
-        return remember_peaks(params, remembered, new, fleet)
 
     def _propose(self, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None) -> Proposal:
         params = self.params
@@ -168,6 +182,11 @@ class CoScaler:
                 target, change, ScalingReason.ABOVE_MAXIMUM, f"{fleet.planned} of at most {most}", clipped_by
             )
         return ScalingDecision(target, change, proposal.reason, proposal.detail, clipped_by)
+
+
+def _skipped(state: HorizontalState, now: float, since_change_s: float | None) -> HorizontalState:
+    """`state` with the clock moved over a stretch of which nothing is known; the queue's growth in it is not known."""
+    return replace(state, time_s=now, since_change_s=since_change_s, in_flight=None)
 
 
 def _stay(planned: int | None, reason: ScalingReason, detail: str) -> ScalingDecision:

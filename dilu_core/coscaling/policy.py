@@ -15,6 +15,9 @@ from typing import Any, Protocol, TypeVar
 _BEYOND_COUNTING = 2**31
 """More instances than this is a broken sensor, not a fleet."""
 
+_BEYOND_MEASURE = 1e12
+"""No rate, queue, share or latency in our units comes near this; a counter that wrapped around does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -104,9 +107,9 @@ class Policy(Protocol[State]):
 
 
 def known_number(value: Any) -> float | None:
-    """`value` as a finite float >= 0, or `None` where a sensor could not have meant it."""
+    """`value` as a float between 0 and 10^12, or `None` where a sensor could not have meant it."""
     number = known_time(value)
-    return number if number is not None and number >= 0.0 else None
+    return number if number is not None and 0.0 <= number < _BEYOND_MEASURE else None
 
 
 def known_count(value: Any) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 from dilu_core.coscaling.params import HorizontalParams
@@ -57,64 +56,66 @@ def lazy_rule(params: HorizontalParams, state: HorizontalState, fleet: Fleet, la
     return Proposal(fleet.planned, ScalingReason.STEADY, "the latest seconds have no majority for a change")
 
 
-def remember_peaks(
-    params: HorizontalParams, state: HorizontalState, new: tuple[float, ...], fleet: Fleet | None
-) -> HorizontalState:
-    """`state` with the need of each `new` second (its mean rate) entered into the held peaks.
+class Peaks(NamedTuple):
+    """The latest seconds, and the held peaks of need with the age of the running stretch."""
+
+    samples_rps: tuple[float, ...]
+    needs: tuple[float, ...]
+    filled_s: int
+
+
+def hold_peaks(
+    params: HorizontalParams, before: Peaks, new: tuple[float, ...], lean: float, backlog_rps: float
+) -> Peaks:
+    """`before` with the need of each `new` second (its mean rate) entered.
 
     The need is (x + e) / (capacity * lean) instances, with x the mean rate of the last `short_s` seconds, e the extra
-    rate that clears the backlog, and lean what an instance is trusted to carry over its capacity.
+    rate that clears the backlog, and lean what an instance is trusted to carry over its capacity. The backlog may raise
+    it only so far that scale-in would leave it there: a turn-round at constant load helps nobody.
     """
-    if not new:
-        return state
     stretch_s = math.ceil(params.window_s / _STRETCHES)
     kept = math.ceil(params.window_s / stretch_s) + 1  # the running stretch on top of a whole window of full ones
-    per_instance = params.capacity_rps * trusted_lean(params, state)
-    extra = backlog_rps(params, fleet)
-    samples, peaks, filled = state.samples_rps, state.peaks, state.peak_filled_s
+    per_instance = params.capacity_rps * lean
+    samples, needs, filled = before
     for rate in new:
         samples = (*samples, rate)[-params.short_s :]
         need = min(sum(samples) / len(samples) / per_instance, _MOST_NEED)
-        if extra > 0.0:  # only so far that scale-in would leave them at this load: no turn at constant load
-            need = max(need, min(need + extra / per_instance, float(_ceil(need / (0.5 + 0.5 * params.scale_in_load)))))
-        if not peaks or filled >= stretch_s:
-            peaks, filled = (*peaks, need)[-kept:], 0
-        elif need > peaks[-1]:
-            peaks = (*peaks[:-1], need)
+        if backlog_rps > 0.0:
+            ceiling = _ceil(need / (0.5 + 0.5 * params.scale_in_load))
+            need = max(need, min(need + backlog_rps / per_instance, ceiling))
+        if not needs or filled >= stretch_s:
+            needs, filled = (*needs, need)[-kept:], 0
+        elif need > needs[-1]:
+            needs = (*needs[:-1], need)
         filled += 1
-    return replace(state, samples_rps=samples, peaks=peaks, peak_filled_s=filled)
+    return Peaks(samples, needs, filled)
 
 
-def trusted_lean(params: HorizontalParams, state: HorizontalState) -> float:
+def trusted_lean(params: HorizontalParams, spare_milli: float | None, delivered: float | None) -> float:
     """The load over capacity that an instance is trusted with: between 1 and limit / request, or what it delivered."""
-    if state.spare_milli is None:
-        lean = min(params.lean, params.burst)
-    else:
-        lean = min(1.0 + params.spare_trust * state.spare_milli / params.request_milli, params.burst)
-    return lean if state.delivered is None else min(lean, state.delivered)
+    lean = params.lean if spare_milli is None else 1.0 + params.spare_trust * spare_milli / params.request_milli
+    lean = min(lean, params.burst)
+    return lean if delivered is None else min(lean, delivered)
 
 
-def remember_delivery(
-    params: HorizontalParams, before: HorizontalState, state: HorizontalState, fleet: Fleet, elapsed_s: float
-) -> HorizontalState:
-    """`state` with what the ready instances served in the last `elapsed_s`, if requests waited throughout.
+def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Fleet, elapsed_s: float) -> float | None:
+    """What a ready instance serves over its capacity, as seen while requests waited; `None` if never seen.
 
-    A queue that never ran dry measures the service rate: arrivals less the growth of the queue. It is what mends a
-    capacity that was promised too high, or a burst share that is not there. Starting instances do not blur it, and
-    it counts only while the number of ready ones stands still.
+    A queue that did not run dry in the last `elapsed_s` measures the service rate: arrivals less the growth of the
+    queue. It mends a capacity that was promised too high, or a burst share that is not there. Starting instances do
+    not blur it, and it counts only while the number of ready ones stands still.
     """
-    state = replace(state, in_flight=fleet.in_flight, ready=fleet.ready)
     served_s = _in_service_s(params)
     if fleet.in_flight is None or before.in_flight is None or served_s is None:
-        return state
-    dry = 2.0 * fleet.arrivals_rps * served_s + fleet.ready  # at least what is merely being served
+        return before.delivered
+    dry = 2.0 * fleet.arrivals_rps * served_s + fleet.ready  # no more than what is merely being served
     if fleet.ready == 0 or fleet.ready != before.ready or min(before.in_flight, fleet.in_flight) <= dry:
-        return state
+        return before.delivered
     rate = fleet.arrivals_rps - (fleet.in_flight - before.in_flight) / elapsed_s
-    seen = max(_LEAST_DELIVERED, rate / (fleet.ready * params.capacity_rps))
-    if before.delivered is not None:
-        seen = before.delivered + (seen - before.delivered) * min(1.0, elapsed_s / params.short_s)
-    return replace(state, delivered=min(seen, params.burst))
+    seen = min(max(rate / (fleet.ready * params.capacity_rps), _LEAST_DELIVERED), params.burst)
+    if before.delivered is None:
+        return seen
+    return before.delivered + (seen - before.delivered) * min(1.0, elapsed_s / params.short_s)
 
 
 def backlog_rps(params: HorizontalParams, fleet: Fleet | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -125,7 +126,7 @@ def test_between_the_thresholds_the_cap_holds_and_below_it_recovers():
     rises = [i for i in range(1, 30) if caps[i] != caps[i - 1]]
     assert caps == sorted(caps)
     assert len(rises) >= 3
-    assert {later - earlier for earlier, later in zip(rises, rises[1:], strict=False)} == {5}
+    assert {later - earlier for earlier, later in pairwise(rises)} == {5}
     assert grants["train"] == 700
 
 
