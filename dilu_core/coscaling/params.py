@@ -18,7 +18,8 @@ class HorizontalParams:
     """What the horizontal policy must know about one function; all of it validated, all of it JSON-able.
 
     `capacity_rps` is what one instance serves at its request, `request_milli` and `limit_milli` its guaranteed and its
-    greatest share. `slo_ms` and `base_latency_ms` (execution without waiting) sharpen the policy where they are known.
+    greatest share. Where `slo_ms` or `base_latency_ms` (execution without waiting) is known, requests beyond
+    those that such a latency explains count as backlog.
 
     For the rule "co-scaling": `lean` (>= 1) is the load over capacity that an instance is trusted to carry by bursting
     while its spare share is not known, `spare_trust` the part of a known spare share that is counted on. The short mean

@@ -105,11 +105,10 @@ def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Flee
     queue. It mends a capacity that was promised too high, or a burst share that is not there. Starting instances do
     not blur it, and it counts only while the number of ready ones stands still.
     """
-    served_s = _in_service_s(params)
-    if fleet.in_flight is None or before.in_flight is None or served_s is None:
+    usual = _usual_in_flight(params, fleet)
+    if fleet.in_flight is None or before.in_flight is None or usual is None:
         return before.delivered
-    dry = 2.0 * fleet.arrivals_rps * served_s + fleet.ready  # no more than what is merely being served
-    if fleet.ready == 0 or fleet.ready != before.ready or min(before.in_flight, fleet.in_flight) <= dry:
+    if fleet.ready == 0 or fleet.ready != before.ready or min(before.in_flight, fleet.in_flight) <= usual:
         return before.delivered
     rate = fleet.arrivals_rps - (fleet.in_flight - before.in_flight) / elapsed_s
     seen = min(max(rate / (fleet.ready * params.capacity_rps), _LEAST_DELIVERED), params.burst)
@@ -119,17 +118,17 @@ def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Flee
 
 
 def backlog_rps(params: HorizontalParams, fleet: Fleet | None) -> float:
-    """The extra rate that clears the waiting requests in `clear_s`; 0 where they are not known."""
-    served_s = _in_service_s(params)
-    if fleet is None or fleet.in_flight is None or fleet.starting > 0 or served_s is None:
+    """The extra rate that clears the backlog in `clear_s`; 0 where it is not known or new instances are starting."""
+    if fleet is None or fleet.in_flight is None or fleet.starting > 0:
         return 0.0
-    return max(0.0, fleet.in_flight - fleet.arrivals_rps * served_s) / params.clear_s
+    usual = _usual_in_flight(params, fleet)
+    return 0.0 if usual is None else max(0.0, fleet.in_flight - usual) / params.clear_s
 
 
-def _in_service_s(params: HorizontalParams) -> float | None:
-    """How long a request stays without any fault of the queue; the SLO stands in for an unknown base latency."""
-    known_ms = params.base_latency_ms if params.base_latency_ms is not None else params.slo_ms
-    return None if known_ms is None else known_ms / 1000.0
+def _usual_in_flight(params: HorizontalParams, fleet: Fleet) -> float | None:
+    """Requests in the system while all is well: Little's law at the SLO (or the base latency), and one per instance."""
+    latency_ms = params.slo_ms if params.slo_ms is not None else params.base_latency_ms
+    return None if latency_ms is None else fleet.arrivals_rps * latency_ms / 1000.0 + fleet.ready
 
 
 def co_scaling_rule(
