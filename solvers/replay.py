@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import fail, finite, float_column, integer, read_only
+from dilu_core._checks import fail, read_only
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import Observation, Policy
 from dilu_core.kernels.cpu.replay import advance_queue
 from dilu_core.result import SolveStats, Termination, TerminationReason
+from dilu_core.solvers.replay_measures import percentiles, stretch_means, waits_s
+from dilu_core.solvers.replay_setup import clock, initial_count, most_share, rate_table
 from dilu_core.traces import ArrivalTrace
 from dilu_core.units import FULL_GPU_MILLI
 
-_MOST_STEPS = 50_000_000  # what memory of a few GiB holds; a longer replay belongs in slices
-_FIRST_LOOK_S = 10.0  # the initial instances fit the mean load of this long a beginning
+_ROUNDING = 1e-9  # relative; a latency of exactly the SLO meets it
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,216 +102,128 @@ def replay(
     `InvalidArgumentError` for arguments that do not fit together.
     """
     started = time.perf_counter()
-    step_s, steps_per_control = _clock(trace, step_s, control_s)
+    _check(trace, policy, params)
+    step_s, per_control = clock(trace, step_s, control_s)
     arrivals = trace.resampled(step_s).rates_rps * step_s
-    rates = _rate_table(rate_rps, params)
-    most_milli = _most_milli(spare_milli, trace, params, arrivals.size, step_s)
-    instances = _initial(initial_instances, trace, params)
+    rates = rate_table(rate_rps, params)
+    most_milli = most_share(spare_milli, trace, params, arrivals.size, step_s)
+    fleet = _Fleet(initial_count(initial_instances, trace, params), math.ceil(params.cold_start_s / step_s - 1e-9))
 
-    steps = arrivals.size
-    periods = math.ceil(steps / steps_per_control)
-    backlog_after, used_milli = np.zeros(steps), np.zeros(steps)
-    ready_steps = np.zeros(steps, dtype=np.int64)
-    counted, ready_at_end = np.zeros(periods, dtype=np.int64), np.zeros(periods, dtype=np.int64)
-    starting: deque[int] = deque()  # the step at which each serves, oldest first
-    cold_steps = math.ceil(params.cold_start_s / step_s - 1e-9)
+    edges = np.arange(0, arrivals.size, per_control)
+    backlog_after, used_milli = np.zeros(arrivals.size), np.zeros(arrivals.size)
+    ready, ready_at_end, instances = (np.zeros(n, dtype=np.int64) for n in (arrivals.size, edges.size, edges.size))
     base_s = (params.base_latency_ms or 0.0) / 1000.0
-    state = policy.initial_state()
-    ready, backlog, cold_starts, flips, direction = instances, 0.0, 0, 0, 0
-
-    for period in range(periods):
-        first, stop = period * steps_per_control, min(steps, (period + 1) * steps_per_control)
-        while starting and starting[0] <= first:
-            starting.popleft()
-            ready += 1
+    state, backlog = policy.initial_state(), 0.0
+    for period, first in enumerate(edges.tolist()):
+        stop = min(arrivals.size, first + per_control)
+        fleet.start(first)
         if period:
-            before = slice(first - steps_per_control, first)
-            arrived = float(arrivals[before].sum())
-            capable = float(rates[most_milli[first - 1]]) * ready * control_s
+            past = slice(first - per_control, first)
+            arrived = float(arrivals[past].sum())
+            served_most = float(rates[most_milli[first - 1]]) * fleet.ready * control_s
             observation = Observation(
                 time_s=first * step_s,
                 arrivals_rps=arrived / control_s,
-                ready=ready,
-                starting=len(starting),
-                in_flight=backlog + min(arrived, capable) / control_s * base_s,
-                spare_milli=float(most_milli[before].mean()) - params.request_milli,
+                ready=fleet.ready,
+                starting=len(fleet.starting),
+                in_flight=backlog + min(arrived, served_most) / control_s * base_s,
+                spare_milli=float(most_milli[past].mean()) - params.request_milli,
             )
             decision, state = policy.decide(state, observation)
-            change = max(decision.change, -(ready + len(starting)))
-            for _ in range(change):
-                starting.append(first + cold_steps)
-            for _ in range(-change):
-                if starting:
-                    starting.pop()
-                else:
-                    ready -= 1
-            cold_starts += max(0, change)
-            if change:
-                flips += direction * change < 0
-                direction = 1 if change > 0 else -1
-            while starting and starting[0] <= first:
-                starting.popleft()
-                ready += 1
-        counted[period] = ready + len(starting)
-        at = first
-        while at < stop:  # a start within the period divides it
-            end = min(stop, starting[0]) if starting else stop
+            fleet.change(decision.change, first)
+        instances[period] = fleet.ready + len(fleet.starting)
+        while first < stop:  # an instance that becomes ready within the period divides it
+            end = min(stop, fleet.starting[0]) if fleet.starting else stop
             backlog = advance_queue(
-                arrivals, most_milli, rates, step_s, ready, at, end, backlog, backlog_after, used_milli
+                arrivals, most_milli, rates, step_s, fleet.ready, first, end, backlog, backlog_after, used_milli
             )
-            ready_steps[at:end] = ready
-            at = end
-            while starting and starting[0] <= at < stop:
-                starting.popleft()
-                ready += 1
-        ready_at_end[period] = ready
+            ready[first:end] = ready_at_end[period] = fleet.ready
+            first = end
+            fleet.start(first)
 
-    edges = np.arange(0, steps, steps_per_control)
-    span_s = np.diff(np.append(edges, steps)) * step_s
-    reserved = float((counted * span_s).sum()) * params.request_milli / FULL_GPU_MILLI
+    span_s = np.diff(np.append(edges, arrivals.size)) * step_s
+    reserved = float((instances * span_s).sum()) * params.request_milli / FULL_GPU_MILLI
     beyond = np.maximum(used_milli - params.request_milli, 0.0)
-    borrowed = float((beyond * ready_steps).sum()) * step_s / FULL_GPU_MILLI
-    latency_ms = _latencies(arrivals, backlog_after, step_s) * 1000.0 + base_s * 1000.0
-    total = float(arrivals.sum())
-    p50, p95, p99 = _percentiles(latency_ms, arrivals, (0.50, 0.95, 0.99))
-    violation_rate = math.nan
-    if params.slo_ms is not None and total > 0.0:
-        violation_rate = float(arrivals[latency_ms > params.slo_ms * (1.0 + 1e-9)].sum()) / total
-
+    borrowed = float((beyond * ready).sum()) * step_s / FULL_GPU_MILLI
+    latency_ms = (waits_s(arrivals, backlog_after, step_s) + base_s) * 1000.0
+    p50, p95, p99 = percentiles(latency_ms, arrivals, (0.50, 0.95, 0.99))
+    requests = float(arrivals.sum())
     came = np.add.reduceat(arrivals, edges)
-    waiting = backlog_after[np.append(edges[1:], steps) - 1]
+    waiting = backlog_after[np.append(edges[1:], arrivals.size) - 1]
     timeline = ReplayTimeline(
         time_s=read_only(edges * step_s),
         arrivals=read_only(came),
         served=read_only(came - np.diff(waiting, prepend=0.0)),
-        instances=read_only(counted),
+        instances=read_only(instances),
         ready=read_only(ready_at_end),
         backlog=read_only(waiting),
-        used_milli=read_only(_mean(used_milli * ready_steps, ready_steps, edges)),
-        latency_ms=read_only(_mean(latency_ms * arrivals, arrivals, edges, empty=math.nan)),
+        used_milli=read_only(stretch_means(used_milli * ready, ready, edges)),
+        latency_ms=read_only(stretch_means(latency_ms * arrivals, arrivals, edges, empty=math.nan)),
     )
     return ReplayResult(
         gpu_seconds=reserved + borrowed,
         reserved_gpu_seconds=reserved,
         borrowed_gpu_seconds=borrowed,
-        violation_rate=violation_rate,
+        violation_rate=_late(latency_ms, arrivals, params.slo_ms),
         latency_p50_ms=p50,
         latency_p95_ms=p95,
         latency_p99_ms=p99,
-        cold_starts=cold_starts,
-        direction_flips=flips,
-        peak_instances=int(counted.max()),
-        requests=total,
+        cold_starts=fleet.launched,
+        direction_flips=fleet.flips,
+        peak_instances=int(instances.max()),
+        requests=requests,
         backlog_left=backlog,
         timeline=timeline,
         termination=Termination(TerminationReason.FEASIBLE, detail=f"replayed {trace.duration_s:g} s"),
-        stats=SolveStats(time.perf_counter() - started, counts={"decisions": periods - 1, "steps": steps}),
+        stats=SolveStats(
+            time.perf_counter() - started, counts={"decisions": edges.size - 1, "steps": int(arrivals.size)}
+        ),
     )
 
 
-def _clock(trace: ArrivalTrace, step_s: float, control_s: float) -> tuple[float, int]:
-    """The step, and the steps in a control period."""
-    step_s = finite("step_s", step_s, above=0.0)
-    control_s = finite("control_s", control_s, above=0.0)
-    per_control = round(control_s / step_s)
-    if per_control < 1 or abs(per_control * step_s - control_s) > 1e-9 * control_s:
-        fail("control_s", f"is {control_s}; expected a whole number of steps of step_s, {step_s}.")
-    if trace.duration_s / step_s > _MOST_STEPS:
-        fail(
-            "step_s", f"is {step_s}; {trace.duration_s:g} s would take more than {_MOST_STEPS} steps. Slice the trace."
-        )
-    return step_s, per_control
+class _Fleet:
+    """Instances of one function: how many are ready, and the steps at which the starting ones will be."""
+
+    def __init__(self, ready: int, cold_steps: int) -> None:
+        self.ready = ready
+        self.starting: deque[int] = deque()  # oldest first
+        self.cold_steps = cold_steps
+        self.launched = self.flips = 0
+        self._last_change = 0
+
+    def start(self, step: int) -> None:
+        """Those whose cold start is over by `step` are ready."""
+        while self.starting and self.starting[0] <= step:
+            self.starting.popleft()
+            self.ready += 1
+
+    def change(self, by: int, step: int) -> None:
+        """Launch `by` instances, or give up -`by`: starting ones first, the youngest of them first."""
+        by = max(by, -(self.ready + len(self.starting)))
+        self.flips += by * self._last_change < 0
+        self._last_change = by or self._last_change
+        if by > 0:
+            self.starting.extend([step + self.cold_steps] * by)
+            self.launched += by
+        for _ in range(min(-by, len(self.starting))):
+            self.starting.pop()
+            by += 1
+        self.ready += min(by, 0)
+        self.start(step)
 
 
-def _rate_table(rate_rps: Callable[[int], float] | ArrayLike | None, params: HorizontalParams) -> NDArray[np.float64]:
-    """What one instance serves at every share from 0 to its limit, `(limit + 1,)`."""
-    shares = params.limit_milli + 1
-    if rate_rps is None:
-        return np.arange(shares, dtype=np.float64) * (params.capacity_rps / params.request_milli)
-    if callable(rate_rps):
-        rate_rps = [0.0] + [rate_rps(share) for share in range(1, shares)]
-    table = float_column("rate_rps", rate_rps)
-    if table.size != shares:
-        fail("rate_rps", f"has {table.size} entries; expected {shares}, for every share from 0 to limit_milli.")
-    steps = np.diff(table)
-    if not np.isfinite(table).all() or table[0] != 0.0 or (steps < 0.0).any():
-        fail("rate_rps", "must start with 0 at share 0, be finite and never fall as the share grows.")
-    return table
+def _late(latency_ms: NDArray[np.float64], weights: NDArray[np.float64], slo_ms: float | None) -> float:
+    """The part of requests above the SLO; NaN where there is no SLO or no request."""
+    total = float(weights.sum())
+    if slo_ms is None or total == 0.0:
+        return math.nan
+    return float(weights[latency_ms > slo_ms * (1.0 + _ROUNDING)].sum()) / total
 
 
-def _most_milli(
-    spare_milli: float | ArrayLike | None, trace: ArrivalTrace, params: HorizontalParams, steps: int, step_s: float
-) -> NDArray[np.int64]:
-    """The greatest share each instance may use, per step."""
-    room = params.limit_milli - params.request_milli
-    if spare_milli is None:
-        return np.full(steps, params.limit_milli, dtype=np.int64)
-    spare = float_column("spare_milli", np.atleast_1d(np.asarray(spare_milli, dtype=np.float64)))
-    bad = ~np.isfinite(spare) | (spare < 0.0)
-    if bad.any():
-        i = int(np.argmax(bad))
-        fail(f"spare_milli[{i}]", f"is {spare[i]}; expected a finite share of at least 0.")
-    if spare.size not in (1, trace.rates_rps.size):
-        fail("spare_milli", f"has {spare.size} values; expected one, or one per period ({trace.rates_rps.size}).")
-    whole = params.request_milli + np.minimum(np.floor(spare), room).astype(np.int64)
-    if whole.size == 1:
-        return np.full(steps, whole[0], dtype=np.int64)
-    period = np.floor((np.arange(steps) + 0.5) * step_s / trace.period_s).astype(np.int64)
-    return np.ascontiguousarray(whole[np.minimum(period, whole.size - 1)])
-
-
-def _initial(initial_instances: int | None, trace: ArrivalTrace, params: HorizontalParams) -> int:
-    if initial_instances is not None:
-        return integer("initial_instances", initial_instances, at_least=0)
-    periods = max(1, round(_FIRST_LOOK_S / trace.period_s))
-    needed = math.ceil(float(trace.rates_rps[:periods].mean()) / params.capacity_rps - 1e-9)
-    return min(max(needed, params.min_instances), params.max_instances)
-
-
-def _latencies(arrivals: NDArray[np.float64], backlog_after: NDArray[np.float64], step_s: float) -> NDArray[np.float64]:
-    """How long the middle request of each step waits, in seconds `(steps,)`: the inverse of the served count.
-
-    First in, first out: the request that came as number a leaves when the count of served requests reaches a.
-    """
-    came = np.concatenate(([0.0], np.cumsum(arrivals)))
-    left = came.copy()
-    left[1:] -= backlog_after
-    left = np.maximum.accumulate(left)  # rounding must not let it fall
-    number = 0.5 * (came[:-1] + came[1:])
-    at = np.searchsorted(left, number, side="left")  # left[at - 1] < number <= left[at]
-    inside = np.clip(at, 1, left.size - 1)
-    within = (number - left[inside - 1]) / np.maximum(left[inside] - left[inside - 1], 1e-300)
-    leaves = (inside - 1 + within) * step_s
-    last_rps = (left[-1] - left[-2]) / step_s
-    never = at >= left.size
-    if never.any():
-        leaves[never] = np.inf
-        if last_rps > 0.0:
-            leaves[never] = (left.size - 1) * step_s + (number[never] - left[-1]) / last_rps
-    wait = leaves - (np.arange(arrivals.size) + 0.5) * step_s
-    waits: NDArray[np.float64] = np.where(arrivals > 0.0, np.maximum(wait, 0.0), 0.0)
-    return waits
-
-
-def _percentiles(
-    values: NDArray[np.float64], weights: NDArray[np.float64], levels: tuple[float, ...]
-) -> tuple[float, ...]:
-    """Weighted percentiles; NaN where all weights are 0."""
-    counted = weights > 0.0
-    if not counted.any():
-        return (math.nan,) * len(levels)
-    order = np.argsort(values[counted], kind="stable")
-    ranked, mass = values[counted][order], np.cumsum(weights[counted][order])
-    at = np.searchsorted(mass, np.array(levels) * mass[-1], side="left")
-    return tuple(float(ranked[min(i, ranked.size - 1)]) for i in at)
-
-
-def _mean(
-    sums: NDArray[np.float64], weights: NDArray[Any], edges: NDArray[np.int64], *, empty: float = 0.0
-) -> NDArray[np.float64]:
-    """Weighted means of the stretches that start at `edges`."""
-    total = np.add.reduceat(weights, edges).astype(np.float64)
-    value = np.add.reduceat(sums, edges)
-    means: NDArray[np.float64] = np.full(total.shape, empty)
-    np.divide(value, total, out=means, where=total > 0.0)
-    return means
+def _check(trace: object, policy: object, params: object) -> None:
+    if not isinstance(trace, ArrivalTrace):
+        fail("trace", f"is {trace!r:.80}; expected an ArrivalTrace (see dilu_core.traces.read_trace).")
+    if not callable(getattr(policy, "decide", None)) or not callable(getattr(policy, "initial_state", None)):
+        fail("policy", f"is {policy!r:.80}; expected an object with initial_state() and decide(state, observation).")
+    if not isinstance(params, HorizontalParams):
+        fail("params", f"is {params!r:.80}; expected HorizontalParams.")

@@ -1,0 +1,76 @@
+"""What a replay is given, checked and brought into the columns that the queue kernel takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dilu_core._checks import fail, finite, float_column, integer
+from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.traces import ArrivalTrace
+
+_MOST_STEPS = 50_000_000  # what memory of a few GiB holds; a longer replay belongs in slices
+_FIRST_LOOK_S = 10.0  # the initial instances fit the mean load of this long a beginning
+
+
+def clock(trace: ArrivalTrace, step_s: float, control_s: float) -> tuple[float, int]:
+    """The step, and the steps in a control period."""
+    step_s = finite("step_s", step_s, above=0.0)
+    control_s = finite("control_s", control_s, above=0.0)
+    per_control = round(control_s / step_s)
+    if per_control < 1 or abs(per_control * step_s - control_s) > 1e-9 * control_s:
+        fail("control_s", f"is {control_s}; expected a whole number of steps of step_s, {step_s}.")
+    if trace.duration_s / step_s > _MOST_STEPS:
+        fail(
+            "step_s", f"is {step_s}; {trace.duration_s:g} s would take more than {_MOST_STEPS} steps. Slice the trace."
+        )
+    return step_s, per_control
+
+
+def rate_table(rate_rps: Callable[[int], float] | ArrayLike | None, params: HorizontalParams) -> NDArray[np.float64]:
+    """What one instance serves at every share from 0 to its limit, `(limit + 1,)`."""
+    shares = params.limit_milli + 1
+    if rate_rps is None:
+        return np.arange(shares, dtype=np.float64) * (params.capacity_rps / params.request_milli)
+    if callable(rate_rps):
+        rate_rps = [0.0] + [rate_rps(share) for share in range(1, shares)]
+    table = float_column("rate_rps", rate_rps)
+    if table.size != shares:
+        fail("rate_rps", f"has {table.size} entries; expected {shares}, for every share from 0 to limit_milli.")
+    steps = np.diff(table)
+    if not np.isfinite(table).all() or table[0] != 0.0 or (steps < 0.0).any():
+        fail("rate_rps", "must start with 0 at share 0, be finite and never fall as the share grows.")
+    return table
+
+
+def most_share(
+    spare_milli: float | ArrayLike | None, trace: ArrivalTrace, params: HorizontalParams, steps: int, step_s: float
+) -> NDArray[np.int64]:
+    """The greatest share each instance may use, per step."""
+    room = params.limit_milli - params.request_milli
+    if spare_milli is None:
+        return np.full(steps, params.limit_milli, dtype=np.int64)
+    spare = float_column("spare_milli", [spare_milli] if np.ndim(spare_milli) == 0 else spare_milli)
+    bad = ~np.isfinite(spare) | (spare < 0.0)
+    if bad.any():
+        i = int(np.argmax(bad))
+        fail(f"spare_milli[{i}]", f"is {spare[i]}; expected a finite share of at least 0.")
+    if spare.size not in (1, trace.rates_rps.size):
+        fail("spare_milli", f"has {spare.size} values; expected one, or one per period ({trace.rates_rps.size}).")
+    whole = params.request_milli + np.minimum(np.floor(spare), room).astype(np.int64)
+    if whole.size == 1:
+        return np.full(steps, whole[0], dtype=np.int64)
+    period = np.floor((np.arange(steps) + 0.5) * step_s / trace.period_s).astype(np.int64)
+    return np.ascontiguousarray(whole[np.minimum(period, whole.size - 1)])
+
+
+def initial_count(initial_instances: int | None, trace: ArrivalTrace, params: HorizontalParams) -> int:
+    """The instances ready at the start."""
+    if initial_instances is not None:
+        return integer("initial_instances", initial_instances, at_least=0)
+    periods = max(1, round(_FIRST_LOOK_S / trace.period_s))
+    needed = math.ceil(float(trace.rates_rps[:periods].mean()) / params.capacity_rps - 1e-9)
+    return min(max(needed, params.min_instances), params.max_instances)
