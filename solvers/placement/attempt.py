@@ -72,7 +72,8 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
     if current and task.max_migrations is None and task.seconds and not task.enough(built.value):
         afresh = construct(task.problem, task.wanted, stay={}, current=current, deadline=deadline)
         tried += afresh.tried
-        built = min(built, afresh, key=lambda each: each.value)
+        if all(name in afresh.ledger.by_name for name in current):  # nobody who runs is put out
+            built = min(built, afresh, key=lambda each: each.value)
     search = Search(built.ledger, task.wanted, current, task.max_migrations)
     try:
         if report:

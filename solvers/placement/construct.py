@@ -53,7 +53,7 @@ def construct(
             ledger.book(booking.instance, booking.gpus, booking.memory_mib)
         fill(ledger, [new[i] for i in order], split_last=split_last)
         tried += 1
-        found = value(ledger, len(instances), current)
+        found = value(ledger, instances, current)
         if best is None or found < best.value:
             best = Construction(ledger, found, tried)
     assert best is not None

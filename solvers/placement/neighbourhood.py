@@ -45,7 +45,7 @@ class Search:
 
     def keep(self) -> None:
         """Take the ledger as the incumbent."""
-        self.value = value(self.ledger, len(self.wanted), self.current)
+        self.value = value(self.ledger, self.wanted, self.current)
         self.best = dict(self.ledger.by_name)
 
 
@@ -168,7 +168,7 @@ def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int
     )
     _book(ledger, held if found is None else found.bookings)
     if found is not None:
-        if value(ledger, len(search.wanted), search.current) > search.value:
+        if value(ledger, search.wanted, search.current) > search.value:
             for name in found.bookings:
                 ledger.cancel(name)
             _book(ledger, held)

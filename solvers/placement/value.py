@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dilu_core.cluster import Instance
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 
 
@@ -13,7 +14,7 @@ class Value:
     """What a placement costs; less is better, an earlier field outweighs all later ones.
 
     `unplaced` instances; GPUs used; running instances moved; parts of split instances; instances with affinities of
-    which none is met.
+    which none is met (an unplaced instance meets none).
     """
 
     unplaced: int
@@ -28,15 +29,15 @@ class Value:
         return bool(self.moves or self.split_parts or self.affinities_missed)
 
 
-def value(ledger: Bookings, wanted: int, current: Mapping[str, Booking]) -> Value:
-    """The value of what `ledger` holds, of `wanted` instances in all, against where they run now."""
+def value(ledger: Bookings, wanted: Sequence[Instance], current: Mapping[str, Booking]) -> Value:
+    """The value of what `ledger` holds of the `wanted` instances, against where they run now."""
     bookings = ledger.by_name
     return Value(
-        wanted - len(bookings),
+        len(wanted) - len(bookings),
         ledger.gpus_used,
         sum(1 for name, now in current.items() if name in bookings and is_moved(bookings[name], now)),
         sum(len(booking.gpus) for booking in bookings.values() if booking.is_split),
-        sum(1 for booking in bookings.values() if booking.instance.affinity and not _meets_affinity(ledger, booking)),
+        sum(1 for each in wanted if each.affinity and not _meets_affinity(ledger, bookings.get(each.name))),
     )
 
 
@@ -47,7 +48,9 @@ def is_moved(booking: Booking, now: Booking) -> bool:
     )
 
 
-def _meets_affinity(ledger: Bookings, booking: Booking) -> bool:
+def _meets_affinity(ledger: Bookings, booking: Booking | None) -> bool:
+    if booking is None:
+        return False
     own = booking.instance.function
     return any(
         ledger.function_on.get(friend, {}).get(row, 0) > (friend == own)
