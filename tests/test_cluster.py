@@ -129,7 +129,9 @@ def instances(draw: st.DrawFn) -> Instance:
         draw(st.sampled_from(["inference", "llm-inference", "training"])),
         request,
         draw(st.integers(request, 1000)),
-        draw(st.one_of(st.integers(0, 10**6), st.lists(st.integers(0, 10**6), min_size=gpus, max_size=gpus).map(tuple))),
+        draw(
+            st.one_of(st.integers(0, 10**6), st.lists(st.integers(0, 10**6), min_size=gpus, max_size=gpus).map(tuple))
+        ),
         gpus=gpus,
         splittable=gpus == 1 and draw(st.booleans()),
         function=draw(st.one_of(st.just(""), names)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
 from dilu_core.errors import InvalidArgumentError, StateError
-from dilu_core.placement import PlacementProblem, verify_placement
+from dilu_core.placement import verify_placement
 from dilu_core.solvers.placement.online import ClusterState
 
 A100 = GpuType("A100", 40960)

@@ -1,4 +1,4 @@
-"""place(): equal to brute force where that is possible, valid and bounded everywhere, and with an answer to odd input."""
+"""place(): equal to brute force where possible, valid and bounded everywhere, and with an answer to odd input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serving_mix(count: int, seed: int = 0) -> tuple[Instance, ...]:
 
 @given(st.data())
 def test_small_problems_are_solved_to_the_optimum(problems: Any, brute_force: Any, data: st.DataObject) -> None:
-    """On tiny problems as many instances are placed on as few GPUs as brute force can, and the bound never exceeds it."""
+    """On tiny problems as many instances are placed, on as few GPUs, as brute force can, and the bound never exceeds it."""
     problem = data.draw(problems)
     result = place(problem)
     assert verify_placement(problem, result.placement) == ()
