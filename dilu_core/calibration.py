@@ -21,6 +21,9 @@ from dilu_core import _checks as check
 NOISE = 0.05
 """Log-latency noise of one measurement that the fit assumes, and the unit of leverage."""
 
+NOISE_BELIEF = 4.0
+"""How many samples' worth of belief stands behind NOISE where it is estimated anew from residuals."""
+
 CORNER = 0.05
 """Log residual beyond which a sample pulls linearly, no longer quadratically (soft-L1)."""
 
@@ -31,7 +34,7 @@ SPREAD_FLOOR = 0.05
 """Misfit of the model form that remains however many samples there are."""
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
-_LEVELS = (-8.83, -3.67, -2.19, -0.82, -0.14, 0.35, 0.96, 1.5, 2.04, 2.85)
+_LEVELS = (-8.13, -3.6, -2.14, -0.79, -0.14, 0.34, 0.95, 1.48, 2.03, 2.8)
 
 
 def error_quantile(quantile: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dilu_core import _checks as check
-from dilu_core.calibration import CORNER, LEVERAGE_CAP, NOISE, SPREAD_FLOOR, error_quantile
+from dilu_core.calibration import CORNER, LEVERAGE_CAP, NOISE, NOISE_BELIEF, SPREAD_FLOOR, error_quantile
 from dilu_core.fit_diagnostics import describe, outlying_rows
 from dilu_core.performance import RooflineModel, TrainingModel
 from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
@@ -24,7 +24,6 @@ FAMILIES: tuple[Family, ...] = ("compute", "bandwidth")
 
 _VERSION = 1
 _PARAMETERS = 6
-_PRIOR_DEGREES = 4.0  # how many samples' worth of belief stands behind NOISE when the scatter is estimated
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class LatencyFit:
         weighted = self.residuals**2 / np.sqrt(1.0 + (self.residuals / CORNER) ** 2)
         used = float(self.leverage(self.samples.batch, self.samples.sm_milli).sum())
         free = max(len(self.samples) - used, 0.5)
-        return math.sqrt((float(weighted.sum()) + _PRIOR_DEGREES * NOISE**2) / (free + _PRIOR_DEGREES))
+        return math.sqrt((float(weighted.sum()) + NOISE_BELIEF * NOISE**2) / (free + NOISE_BELIEF))
 
     @cached_property
     def n_cells(self) -> int:

@@ -37,6 +37,30 @@ def roofline_ms(
     return float(host + top * total ** (1.0 / sharpness))
 
 
+def roofline_least_share(
+    launch_ms: float,
+    host_ms: float,
+    fixed_ms: float,
+    compute_ms: float,
+    bandwidth_ms: float,
+    sharpness: float,
+    batch: float,
+    latency_ms: float,
+) -> float:
+    """The share at which `roofline_ms` equals `latency_ms`: the least that meets it. Infinite where none does.
+
+    With R = latency - h b: s = (m + w b) / [R^p - L^p - (d b)^p]^(1/p), which may exceed 1, or be 0 without work.
+    """
+    rest = latency_ms - host_ms * batch
+    streamed = bandwidth_ms * batch
+    if rest <= 0.0 or launch_ms >= rest or streamed >= rest:
+        return math.inf
+    left = 1.0 - (launch_ms / rest) ** sharpness - (streamed / rest) ** sharpness
+    if left <= 0.0:
+        return math.inf
+    return float((fixed_ms + compute_ms * batch) / (rest * left ** (1.0 / sharpness)))
+
+
 def roofline_log_gradient(
     launch_ms: float,
     host_ms: float,

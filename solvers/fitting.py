@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as check
-from dilu_core.calibration import CORNER, NOISE
+from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF
 from dilu_core.kernels.backend import resolve_backend
 from dilu_core.kernels.cpu.roofline_fit import BANDWIDTH, PARAMETERS, fit_rooflines
 from dilu_core.latency_fit import FAMILIES, LatencyFit, TrainingFit
@@ -189,6 +189,7 @@ def _fit_chunk(tasks: Sequence[_Task], backend: str) -> list[LatencyFit]:
         np.array(_STARTS),
         CORNER,
         NOISE,
+        NOISE_BELIEF,
         _MAX_ITERATIONS,
         _TOLERANCE,
         logs,

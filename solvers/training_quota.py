@@ -48,9 +48,7 @@ def search_training_quota(
     enough = np.flatnonzero(part >= wanted)
     stats = SolveStats(time.perf_counter() - started, counts={"evaluated": len(shares)})
     if not enough.size:
-        detail = (
-            f"the greatest share of the grid, {shares[-1]}, gives {part[-1]:.1%} of full throughput, not {wanted:.1%}"
-        )
+        detail = f"share {shares[-1]}, the grid's greatest, gives {part[-1]:.1%} of full throughput, not {wanted:.1%}"
         return QuotaSearchResult(
             None, (), len(shares), 0, Termination(TerminationReason.INFEASIBLE, None, detail), stats
         )

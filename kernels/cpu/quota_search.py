@@ -3,7 +3,7 @@
 A cell (batch b_i, share s_j) is feasible if upper = t(b, s) exp(k sigma(b, s)) <= budget, where t is the p-norm
 roofline and sigma the spread of its log error (`formulas.error_spread`). t rises in b and falls in s; the bound as a
 whole need not, but sigma lies within known ends, so t exp(k sigma) is bracketed by two monotone functions. Below the
-lower one nothing is feasible, which prunes a staircase of the grid found by bisection; above the upper one everything
+lower one nothing is feasible, which prunes a staircase of the grid found by inverting t; above the upper one everything
 is. Only cells between the two, along the edge of the staircase, need their own sigma.
 
 Efficacy b / (t s) never rises with s at fixed b, since d log t / d log s >= -1: the least feasible share of each batch
@@ -19,18 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels import formulas
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled
 
 TIE = 1e-9
 """Efficacies and throughputs closer than this, relative, are equal."""
 
 _SLACK = 1.0 + 1e-12  # the brackets give way to rounding, so that only a cell's own bound ever decides
 
-_roofline_ms = inlined(formulas.roofline_ms)
-_log_gradient = inlined(formulas.roofline_log_gradient)
-_error_spread = inlined(formulas.error_spread)
-_efficacy = inlined(formulas.efficacy)
-_throughput_rps = inlined(formulas.throughput_rps)
+_least_share = compiled(formulas.roofline_least_share)
+_roofline_ms = compiled(formulas.roofline_ms)
+_log_gradient = compiled(formulas.roofline_log_gradient)
+_error_spread = compiled(formulas.error_spread)
+_efficacy = compiled(formulas.efficacy)
+_throughput_rps = compiled(formulas.throughput_rps)
 
 
 @compiled
@@ -70,8 +71,21 @@ def least_share_within(
     greatest_ms: float,
     row: NDArray[np.uint8],
 ) -> int:
-    """Least index >= `first` whose mean latency is within `greatest_ms`, or n_shares; marks the cells seen in `row`."""
+    """Least index >= `first` whose mean latency is within `greatest_ms`, or n_shares; marks the cells seen in `row`.
+
+    The inverse of the model says where to look, and the cells on either side decide. Should rounding have misled it,
+    bisection goes on from what they said.
+    """
     low, high = first, shares.shape[0]
+    share = 1000.0 * _least_share(model[0], model[1], model[2], model[3], model[4], model[5], batch, greatest_ms)
+    guess = min(max(int(np.searchsorted(shares, share)), low), high)
+    for middle in (guess, guess - 1):
+        if low <= middle < high:
+            row[middle] = 1
+            if mean_ms(model, batch, shares[middle]) <= greatest_ms:
+                high = middle
+            else:
+                low = middle + 1
     while low < high:
         middle = (low + high) // 2
         row[middle] = 1

@@ -4,8 +4,10 @@ Each function has samples (b_i, s_i, y_i = log t_i) and the parameters q = log(L
 
     C(q) = sum_i c^2 (sqrt(1 + (r_i / c)^2) - 1) / noise^2 + 1/2 sum_k ((q_k - center_k) / spread_k)^2,
 
-r_i = log t(b_i, s_i; q) - y_i, soft-L1 with corner c. A step solves (H + lambda diag H) x = -g with the iteratively
-reweighted Gauss-Newton matrix H = sum_i v_i J_i J_i^T + diag(1 / spread^2), v_i = 1 / (noise^2 sqrt(1 + (r_i / c)^2)).
+r_i = log t(b_i, s_i; q) - y_i, soft-L1 with corner c. The noise is then estimated from the residuals and the prior
+weighed anew: what precise samples say must not be bent towards it. A step solves (H + lambda diag H) x = -g with the
+iteratively reweighted Gauss-Newton matrix H = sum_i v_i J_i J_i^T + diag(1 / spread^2),
+v_i = 1 / (noise^2 sqrt(1 + (r_i / c)^2)).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels import formulas
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled
 
 PARAMETERS = 6
 BANDWIDTH = 4  # index of log d, the one parameter a function may do without
@@ -24,7 +26,10 @@ BANDWIDTH = 4  # index of log d, the one parameter a function may do without
 _STEP_CAP = 2.0  # in logs: no parameter moves by more than a factor e^2 a step
 _REFUSALS = 12  # damping increases in a row before the point counts as a minimum
 
-_log_gradient = inlined(formulas.roofline_log_gradient)
+_LEAST_RATIO, _GREATEST_RATIO = 0.1, 3.0  # estimated over assumed noise: no profile is better than half a per cent
+
+_roofline_ms = compiled(formulas.roofline_ms)
+_log_gradient = compiled(formulas.roofline_log_gradient)
 
 
 @compiled
@@ -167,6 +172,45 @@ def minimise(
 
 
 @compiled
+def estimated_noise(
+    batch: NDArray[np.float64],
+    share: NDArray[np.float64],
+    log_latency: NDArray[np.float64],
+    with_bandwidth: bool,
+    corner: float,
+    noise: float,
+    spread: NDArray[np.float64],
+    belief: float,
+    logs: NDArray[np.float64],
+    curvature: NDArray[np.float64],
+) -> float:
+    """Noise by the robust residuals at a minimum, with `belief` samples' worth of trust in `noise`.
+
+    sigma^2 = (sum_i r_i^2 / sqrt(1 + (r_i / c)^2) + belief noise^2) / (n - n_used + belief), n_used the trace of the
+    data's part in H^-1 H: the parameters that the samples, not the prior, decided.
+    """
+    launch, host, fixed, compute = math.exp(logs[0]), math.exp(logs[1]), math.exp(logs[2]), math.exp(logs[3])
+    bandwidth = math.exp(logs[BANDWIDTH]) if with_bandwidth else 0.0
+    sharpness = math.exp(logs[5])
+    total = 0.0
+    for i in range(batch.shape[0]):
+        latency = _roofline_ms(launch, host, fixed, compute, bandwidth, sharpness, batch[i], share[i])
+        residual = math.log(latency) - log_latency[i]
+        total += residual * residual / math.sqrt(1.0 + (residual / corner) ** 2)
+    factor, column, unit = np.zeros((PARAMETERS, PARAMETERS)), np.empty(PARAMETERS), np.zeros(PARAMETERS)
+    used = 0.0
+    for k in range(PARAMETERS):
+        if k == BANDWIDTH and not with_bandwidth:
+            continue
+        unit[k] = -1.0
+        damped_step(curvature, unit, 0.0, factor, column)
+        unit[k] = 0.0
+        used += 1.0 - column[k] / (spread[k] * spread[k])
+    free = max(batch.shape[0] - used, 0.5)
+    return math.sqrt((total + belief * noise * noise) / (free + belief))
+
+
+@compiled
 def fit_rooflines(
     batch: NDArray[np.float64],
     share: NDArray[np.float64],
@@ -178,6 +222,7 @@ def fit_rooflines(
     starts: NDArray[np.float64],
     corner: float,
     noise: float,
+    belief: float,
     max_iterations: int,
     tolerance: float,
     logs: NDArray[np.float64],
@@ -189,11 +234,11 @@ def fit_rooflines(
     """Fit F functions; the samples of function f are rows `first[f]:first[f + 1]`.
 
     `centers` and `spreads` (F, 6) are the priors of the log parameters, `starts` (S, 6) offsets from the centre to
-    start from; the least C wins. Fills `logs` (F, 6), `curvatures` (F, 6, 6), symmetric, `costs`, `iterations` summed
-    over starts and `converged` (F,).
+    start from; the least C wins, and is polished with the prior spreads times noise / estimated noise. Fills `logs`
+    (F, 6), `curvatures` (F, 6, 6) in units of `noise`, symmetric, `costs`, `iterations` in all and `converged` (F,).
     """
-    trial = np.empty(PARAMETERS)
-    curvature = np.empty((PARAMETERS, PARAMETERS))
+    trial, widened = np.empty(PARAMETERS), np.empty(PARAMETERS)
+    curvature, best_curvature = np.empty((PARAMETERS, PARAMETERS)), np.empty((PARAMETERS, PARAMETERS))
     for f in range(costs.shape[0]):
         low, high = first[f], first[f + 1]
         costs[f] = np.inf
@@ -222,7 +267,39 @@ def fit_rooflines(
                 costs[f] = cost
                 converged[f] = 1 if settled else 0
                 logs[f] = trial
-                for i in range(PARAMETERS):
-                    for j in range(i + 1):
-                        curvatures[f, i, j] = curvature[i, j]
-                        curvatures[f, j, i] = curvature[i, j]
+                best_curvature[:] = curvature
+        found = estimated_noise(
+            batch[low:high],
+            share[low:high],
+            log_latency[low:high],
+            with_bandwidth[f] != 0,
+            corner,
+            noise,
+            spreads[f],
+            belief,
+            logs[f],
+            best_curvature,
+        )
+        ratio = min(max(found / noise, _LEAST_RATIO), _GREATEST_RATIO)
+        for k in range(PARAMETERS):
+            widened[k] = spreads[f, k] / ratio
+        costs[f], steps, settled = minimise(
+            batch[low:high],
+            share[low:high],
+            log_latency[low:high],
+            with_bandwidth[f] != 0,
+            corner,
+            noise,
+            centers[f],
+            widened,
+            max_iterations,
+            tolerance,
+            logs[f],
+            best_curvature,
+        )
+        iterations[f] += steps
+        converged[f] = 1 if settled else 0
+        for i in range(PARAMETERS):
+            for j in range(i + 1):
+                curvatures[f, i, j] = best_curvature[i, j]
+                curvatures[f, j, i] = best_curvature[i, j]
