@@ -15,6 +15,9 @@ from dilu_core.units import FULL_GPU_MILLI
 
 T = TypeVar("T")
 
+LARGEST = 2**53
+"""Integers are kept exact in float64 columns, and their sums within int64."""
+
 
 def fail(argument: str, message: str) -> NoReturn:
     """Raise the error that names `argument`; `message` continues the sentence."""
@@ -30,6 +33,8 @@ def integer(argument: str, value: object, *, at_least: int, at_most: int | None 
     if isinstance(number, bool) or not isinstance(number, numbers.Integral):
         fail(argument, f"is {value!r}; expected an integer {span}.")
     whole = int(number)
+    if abs(whole) > LARGEST:
+        fail(argument, f"is {value!r}, beyond what integers of this library hold ({LARGEST}).")
     if whole < at_least or (at_most is not None and whole > at_most):
         fail(argument, f"is {value!r}; expected an integer {span}.")
     return whole

@@ -19,6 +19,9 @@ InstanceKind = Literal["inference", "llm-inference", "training"]
 
 INSTANCE_KINDS: tuple[str, ...] = get_args(InstanceKind)
 
+MOST_GPUS_PER_NODE, MOST_NODES = 1024, 1_000_000
+"""Bounds that no machine and no cluster come near; a greater number is a mistake in units."""
+
 _VERSION = 1
 
 
@@ -52,7 +55,7 @@ class Node:
         check.text("name", self.name)
         if not isinstance(self.gpu_type, GpuType):
             check.fail("gpu_type", f"is {self.gpu_type!r}; expected a GpuType, such as GpuType('A100', 40960).")
-        object.__setattr__(self, "gpus", check.integer("gpus", self.gpus, at_least=1))
+        object.__setattr__(self, "gpus", check.integer("gpus", self.gpus, at_least=1, at_most=MOST_GPUS_PER_NODE))
         for field in ("cpu_milli", "memory_mib"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, check.integer(field, getattr(self, field), at_least=0))
@@ -84,7 +87,7 @@ class Cluster:
     @classmethod
     def homogeneous(cls, nodes: int, gpus_per_node: int, gpu_type: GpuType) -> Cluster:
         """`nodes` equal nodes named node-0, node-1, ... of `gpus_per_node` GPUs each."""
-        count = check.integer("nodes", nodes, at_least=0)
+        count = check.integer("nodes", nodes, at_least=0, at_most=MOST_NODES)
         check.integer("gpus_per_node", gpus_per_node, at_least=1)
         return cls(tuple(Node(f"node-{i}", gpu_type, gpus_per_node) for i in range(count)))
 
@@ -125,7 +128,7 @@ class Cluster:
             types[kind.name] = kind
         nodes = []
         for where, entry in check.entries("cluster", document, "nodes"):
-            name = check.item(where, entry, "gpu_type")
+            name = check.text(f"{where}.gpu_type", check.item(where, entry, "gpu_type"))
             if name not in types:
                 check.fail(f"{where}.gpu_type", f"is {name!r}; expected one of gpu_types: {', '.join(types)}.")
             fields = {**entry, "gpu_type": types[name]}

@@ -14,7 +14,7 @@ from dilu_core.coscaling.horizontal import HorizontalParams
 from dilu_core.cost import CostReport
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.fragmentation import FragmentationReport, fragmentation
-from dilu_core.placement import Placement, PlacementProblem
+from dilu_core.placement import Placement, PlacementProblem, verify_placement
 from dilu_core.plan_tables import summary_of
 from dilu_core.quota import QuotaConfig
 from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
@@ -57,6 +57,15 @@ class FunctionPlan:
         checks.text("name", self.name)
         checks.choice("kind", self.kind, INSTANCE_KINDS)
         checks.choice("evidence", self.evidence, EVIDENCE)
+        checks.text("detail", self.detail, empty=True)
+        for key in ("slo_ms", "budget_ms", "measured_ms", "limit_rps"):
+            if getattr(self, key) is not None:
+                checks.finite(key, getattr(self, key), above=0.0)
+        checks.finite("load_rps", self.load_rps, at_least=0.0)
+        if self.memory_mib is not None:
+            checks.integer("memory_mib", self.memory_mib, at_least=0)
+        checks.integer("gpus", self.gpus, at_least=1)
+        checks.integer("whole_gpu_gpus", self.whole_gpu_gpus, at_least=0)
         object.__setattr__(self, "instances", checks.names("instances", self.instances))
         object.__setattr__(self, "warnings", checks.names("warnings", self.warnings))
 
@@ -213,12 +222,17 @@ class Plan:
         policies = _mapping(document, "policies")
         stats = _mapping(document, "stats")
         price = document.get("price_per_gpu_hour")
+        problem = PlacementProblem.from_dict(checks.item("plan", document, "problem"))
+        placement = Placement.from_dict(checks.item("plan", document, "placement"))
+        broken = verify_placement(problem, placement)
+        if broken:
+            checks.fail("plan.placement", f"does not fit the plan's problem: {broken[0].message}")
         return cls(
             functions=tuple(
                 FunctionPlan.from_dict(entry) for _, entry in checks.entries("plan", document, "functions")
             ),
-            problem=PlacementProblem.from_dict(checks.item("plan", document, "problem")),
-            placement=Placement.from_dict(checks.item("plan", document, "placement")),
+            problem=problem,
+            placement=placement,
             unplaced={
                 name: checks.text(f"plan.unplaced[{name!r}]", why)
                 for name, why in _mapping(document, "unplaced").items()

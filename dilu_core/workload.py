@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from dilu_core import _checks as checks
-from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
+from dilu_core.cluster import MOST_NODES, Cluster, GpuType, Node, Oversubscription
 from dilu_core.errors import DiluError, FileFormatError
 from dilu_core.functions import FunctionSpec
 from dilu_core.profile_files import read_profiles
@@ -163,7 +163,7 @@ def _cluster(rows: list[dict[str, Any]], gpu_types: object) -> Cluster:
             checks.fail(
                 f"{where}.gpu_type", f"is {gpu_type!r}, which [gpu_types] does not have{_nearest(gpu_type, types)}."
             )
-        count = checks.integer(f"{where}.count", row.get("count", 1), at_least=0)
+        count = checks.integer(f"{where}.count", row.get("count", 1), at_least=0, at_most=MOST_NODES)
         values = {key: value for key, value in row.items() if key != "count"} | {"gpu_type": types[gpu_type]}
         node = checks.build(
             where, values, Node, required=("name", "gpu_type", "gpus"), optional=("cpu_milli", "memory_mib")

@@ -19,6 +19,8 @@ from dilu_core.solvers.fitting import fit_memory
 from dilu_core.solvers.placement.place import place
 
 SIZINGS = ("efficacy", "load")
+MOST_INSTANCES = 1_000_000
+"""Of one function. A load that needs more is a mistake in units, and would only fill the memory."""
 
 
 def plan(
@@ -174,6 +176,10 @@ def _function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, c
     if memory_mib is None:
         memory_mib = fit_memory(spec.samples).memory_mib(choice.config.batch)
     count, detail = _instance_count(spec, choice.config.throughput_rps, headroom)
+    if count > MOST_INSTANCES:
+        checks.fail(
+            "functions", f"holds {spec.name!r}, which would need {count} instances; expected at most {MOST_INSTANCES}."
+        )
     return FunctionPlan(
         name=spec.name,
         kind=spec.kind,

@@ -239,7 +239,9 @@ def test_bad_options_are_named(argument: str, options: dict[str, Any]) -> None:
 
 
 def test_bad_functions_are_named() -> None:
-    """Duplicate names and things that are no FunctionSpec are refused before any work."""
+    """Duplicate names, things that are no FunctionSpec and absurd loads are refused."""
+    with pytest.raises(InvalidArgumentError, match="functions holds 'f', which would need"):
+        _plan(_serving(load_rps=1e15))
     with pytest.raises(InvalidArgumentError, match=r"functions\[1\] repeats the name"):
         _plan(_serving("a"), _serving("a"))
     with pytest.raises(InvalidArgumentError, match=r"functions\[0\]"):
