@@ -110,6 +110,11 @@ def replay(
     fleet = _Fleet(initial_count(initial_instances, trace, params), math.ceil(params.cold_start_s / step_s - 1e-9))
 
     edges = np.arange(0, arrivals.size, per_control)
+    came = np.add.reduceat(arrivals, edges)
+    # what the policy will be told of each period, as plain numbers: it is called once per period
+    told_rps = (came / control_s).tolist()
+    told_spare = (np.add.reduceat(most_milli, edges) / per_control - params.request_milli).tolist()
+    told_most_rps = rates[most_milli[np.append(edges[1:], arrivals.size) - 1]].tolist()
     backlog_after, used_milli = np.zeros(arrivals.size), np.zeros(arrivals.size)
     ready, ready_at_end, instances = (np.zeros(n, dtype=np.int64) for n in (arrivals.size, edges.size, edges.size))
     base_s = (params.base_latency_ms or 0.0) / 1000.0
@@ -118,16 +123,15 @@ def replay(
         stop = min(arrivals.size, first + per_control)
         fleet.start(first)
         if period:
-            past = slice(first - per_control, first)
-            arrived = float(arrivals[past].sum())
-            served_most = float(rates[most_milli[first - 1]]) * fleet.ready * control_s
+            arrivals_rps = told_rps[period - 1]
+            served_rps = min(arrivals_rps, told_most_rps[period - 1] * fleet.ready)
             observation = Observation(
                 time_s=first * step_s,
-                arrivals_rps=arrived / control_s,
+                arrivals_rps=arrivals_rps,
                 ready=fleet.ready,
                 starting=len(fleet.starting),
-                in_flight=backlog + min(arrived, served_most) / control_s * base_s,
-                spare_milli=float(most_milli[past].mean()) - params.request_milli,
+                in_flight=backlog + served_rps * base_s,
+                spare_milli=told_spare[period - 1],
             )
             decision, state = policy.decide(state, observation)
             fleet.change(decision.change, first)
@@ -147,8 +151,6 @@ def replay(
     borrowed = float((beyond * ready).sum()) * step_s / FULL_GPU_MILLI
     latency_ms = (waits_s(arrivals, backlog_after, step_s) + base_s) * 1000.0
     p50, p95, p99 = percentiles(latency_ms, arrivals, (0.50, 0.95, 0.99))
-    requests = float(arrivals.sum())
-    came = np.add.reduceat(arrivals, edges)
     waiting = backlog_after[np.append(edges[1:], arrivals.size) - 1]
     timeline = ReplayTimeline(
         time_s=read_only(edges * step_s),
@@ -171,7 +173,7 @@ def replay(
         cold_starts=fleet.launched,
         direction_flips=fleet.flips,
         peak_instances=int(instances.max()),
-        requests=requests,
+        requests=float(arrivals.sum()),
         backlog_left=backlog,
         timeline=timeline,
         termination=Termination(TerminationReason.FEASIBLE, detail=f"replayed {trace.duration_s:g} s"),

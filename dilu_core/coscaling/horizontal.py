@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dilu_core._checks import fail
 from dilu_core.coscaling.params import RULES, HorizontalParams
 from dilu_core.coscaling.policy import (
@@ -95,8 +93,7 @@ class CoScaler:
         decision = self._bounded(fleet, self._propose(state, fleet, known_number(observation.latency_p95_ms)))
         if decision.change:
             lazy = self.params.rule == "lazy"
-            state = replace(
-                state,
+            state = state._replace(
                 since_change_s=0.0,
                 samples_rps=() if lazy else state.samples_rps,
                 delivered=state.delivered if decision.change > 0 else None,
@@ -186,7 +183,7 @@ class CoScaler:
 
 def _skipped(state: HorizontalState, now: float, since_change_s: float | None) -> HorizontalState:
     """`state` with the clock moved over a stretch of which nothing is known; the queue's growth in it is not known."""
-    return replace(state, time_s=now, since_change_s=since_change_s, in_flight=None)
+    return state._replace(time_s=now, since_change_s=since_change_s, in_flight=None)
 
 
 def _stay(planned: int | None, reason: ScalingReason, detail: str) -> ScalingDecision:

@@ -18,6 +18,9 @@ _BEYOND_COUNTING = 2**31
 _BEYOND_MEASURE = 1e12
 """No rate, queue, share or latency in our units comes near this; a counter that wrapped around does."""
 
+_NO_NUMBERS = (bool, str, bytes)
+"""Python turns these into numbers; a sensor that reports them did not mean one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -122,12 +125,10 @@ def known_count(value: Any) -> int | None:
 
 def known_time(value: Any) -> float | None:
     """`value` as a finite number of any sign, or `None`."""
-    if value.__class__ is not float:
-        if value is None or isinstance(value, bool | str | bytes):
-            return None
-        try:
-            value = float(value)
-        except (TypeError, ValueError, OverflowError):
-            return None
-    number: float = value
+    if value is None or isinstance(value, _NO_NUMBERS):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
     return number if math.isfinite(number) else None

@@ -44,12 +44,13 @@ def lazy_rule(params: HorizontalParams, state: HorizontalState, fleet: Fleet, la
     n * capacity, -1 if none is starting and at least `lazy_in` are below (r - 1) * capacity.
     """
     capacity, samples = params.capacity_rps, state.samples_rps
-    above = sum(rate > fleet.planned * capacity for rate in samples)
+    all_serve, one_fewer_serves = fleet.planned * capacity, (fleet.ready - 1) * capacity
+    above = len([rate for rate in samples if rate > all_serve])
     if above >= params.lazy_out:
         detail = f"{above} of the last {len(samples)} s exceeded {fleet.planned} x {capacity:g} rps"
         return Proposal(fleet.planned + 1, ScalingReason.LOAD, detail)
     if fleet.planned > 1 and fleet.starting == 0:
-        below = sum(rate < (fleet.ready - 1) * capacity for rate in samples)
+        below = len([rate for rate in samples if rate < one_fewer_serves])
         if below >= params.lazy_in:
             detail = f"{below} of the last {len(samples)} s were below {fleet.ready - 1} x {capacity:g} rps"
             return Proposal(fleet.planned - 1, ScalingReason.SPARE_CAPACITY, detail)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 from dilu_core._checks import fail, finite, integer
 
 _VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class HorizontalState:
+class HorizontalState(NamedTuple):
     """The memory of one function's horizontal policy.
 
     `time_s` is the clock at the last observation. Rates are kept as means over whole seconds: `samples_rps` are the
@@ -39,18 +38,17 @@ class HorizontalState:
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the state back, bit for bit."""
-        data = asdict(self)
-        data["samples_rps"], data["peaks"] = list(self.samples_rps), list(self.peaks)
-        return {"version": _VERSION, **data}
+        columns = {"samples_rps": list(self.samples_rps), "peaks": list(self.peaks)}
+        return {"version": _VERSION, **self._asdict(), **columns}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> HorizontalState:
         """The state that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         if not isinstance(data, Mapping) or data.get("version") != _VERSION:
             fail("data", f"is not a HorizontalState of version {_VERSION}: {data!r:.80}.")
-        names = {field.name for field in fields(cls)}
-        if data.keys() != names | {"version"}:
-            different = sorted(str(key) for key in data.keys() ^ (names | {"version"}))
+        expected = {"version", *cls._fields}
+        if data.keys() != expected:
+            different = sorted(str(key) for key in data.keys() ^ expected)
             fail("data", f"differs in keys {different} from what HorizontalState.to_dict wrote.")
         return cls(
             time_s=_maybe(data, "time_s", None),

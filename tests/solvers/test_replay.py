@@ -57,11 +57,11 @@ def packet_replay(trace, policy, p, spare, initial):
                 now, arrived, ready, len(ready_at) - ready, waiting + served * p.base_latency_ms / 1000, share - 300.0
             )
             decision, state = policy.decide(state, seen)
-            change = decision.change
+            change = max(decision.change, -len(ready_at))  # what does not exist cannot be removed
             for _ in range(change):
                 ready_at.append(now + p.cold_start_s)
                 launched += 1
-            for _ in range(min(-change, len(ready_at))):
+            for _ in range(-change):
                 ready_at.remove(max(ready_at))
             if change:
                 flips += (change > 0) != (last > 0) and last != 0

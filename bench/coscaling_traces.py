@@ -1,0 +1,120 @@
+"""Cost and lateness of scaling policies on arrival traces, ours beside widely used ones, in one run.
+
+    python bench/coscaling_traces.py [TRACE.txt ...]
+
+Without arguments, every trace of the measured data (DILU_DATA or ../shared/data). Each trace is scaled to a fleet: an
+instance (request 0.3, limit 0.6 of a GPU, 10 s cold start) serves an eighth of the 99.5th percentile of the 3 s mean
+load. GPU-seconds include borrowed share and stand relative to a fixed fleet for the peak second. Neighbours: two
+instances of the same function on the GPU under the same policy, with its load shifted by a third of the trace each
+("shifted"), with the same load at the same time ("in phase"), or so greedy that nothing can be borrowed ("none").
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scaling_baselines import BASELINES
+
+from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
+from dilu_core.coscaling.policy import Policy
+from dilu_core.solvers.replay import ReplayResult, replay
+from dilu_core.traces import ArrivalTrace, read_trace
+
+SHARE, LIMIT = 300, 600
+ROUNDS = 4  # neighbours' use and our own settle within a few replays
+
+MakePolicy = Callable[[HorizontalParams], Policy[Any]]
+
+
+def main() -> int:
+    """Print one line per policy and neighbourhood, and one per trace for the default policy."""
+    paths = [Path(argument) for argument in sys.argv[1:]] or recorded()
+    if not paths:
+        print("no traces: give files, or set DILU_DATA to a folder that holds traces/*.txt", file=sys.stderr)
+        return 2
+    traces = [read_trace(path) for path in paths]
+    policies: dict[str, MakePolicy] = {
+        **BASELINES,
+        "dilu lazy": lambda params: CoScaler(replace(params, rule="lazy")),
+        "co-scaling": CoScaler,
+    }
+    print(f"{len(traces)} traces, {sum(trace.duration_s for trace in traces) / 3600:.1f} h; means over traces")
+    print(f"{'policy':28s}{'neighbours':12s}{'GPU-s / peak':>13s}{'late':>9s}{'cold/h':>8s}{'turns/h':>9s}{'s':>7s}")
+    for name, make in policies.items():
+        for neighbours in ("none", "shifted", "in phase"):
+            started = time.perf_counter()
+            rows = [figures(trace, make, neighbours) for trace in traces]
+            line = f"{name:28s}{neighbours:12s}" + columns(np.mean(rows, axis=0))
+            print(f"{line}{time.perf_counter() - started:7.1f}", flush=True)
+    print("\nco-scaling beside shifted neighbours, per trace")
+    for trace in traces:
+        print(f"{trace.name:40.40s}" + columns(np.array(figures(trace, CoScaler, "shifted"))))
+    return 0
+
+
+def recorded() -> list[Path]:
+    """The recorded traces, if the measured data is here."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return sorted((Path(os.environ.get("DILU_DATA", default)) / "traces").glob("*.txt"))
+
+
+def columns(row: NDArray[np.float64]) -> str:
+    """One row of figures."""
+    cost, late, cold, turns = row
+    return f"{cost:13.3f}{late:9.2%}{cold:8.0f}{turns:9.1f}"
+
+
+def function_of(trace: ArrivalTrace) -> HorizontalParams:
+    """A function whose fleet peaks at about eight instances on this trace; LLM traces get LLM latencies."""
+    three_s = (
+        np.convolve(trace.rates_rps, np.full(3, 1.0 / 3.0), "valid") if trace.rates_rps.size > 3 else trace.rates_rps
+    )
+    capacity = max(float(np.percentile(three_s, 99.5)), 1.5 * trace.mean_rps, 1e-3) / 8.0
+    slow = "llm" in trace.name
+    return HorizontalParams(
+        capacity,
+        SHARE,
+        LIMIT,
+        slo_ms=2000.0 if slow else 300.0,
+        base_latency_ms=500.0 if slow else 100.0,
+        max_instances=max(1, math.ceil(trace.peak_rps() / capacity)),
+    )
+
+
+def figures(trace: ArrivalTrace, make: MakePolicy, neighbours: str) -> tuple[float, float, float, float]:
+    """GPU-seconds over those of the fixed fleet, part of requests late, cold starts and turn-rounds per hour."""
+    params = function_of(trace)
+    initial = params.max_instances if make is BASELINES["fixed peak"] else None
+    spare: float | NDArray[np.float64] = 0.0
+    for _ in range(1 if neighbours == "none" else ROUNDS):
+        result = replay(trace, make(params), params, spare_milli=spare, initial_instances=initial)
+        spare = spare_beside(result, neighbours)
+    fixed = params.max_instances * SHARE / 1000.0 * trace.duration_s
+    hours = trace.duration_s / 3600.0
+    return (
+        result.gpu_seconds / fixed,
+        result.violation_rate,
+        result.cold_starts / hours,
+        result.direction_flips / hours,
+    )
+
+
+def spare_beside(result: ReplayResult, neighbours: str) -> NDArray[np.float64]:
+    """What two such neighbours leave to an instance beyond its request, per second."""
+    used = result.timeline.used_milli
+    if neighbours == "shifted":
+        return np.maximum(1000.0 - SHARE - np.roll(used, used.size // 3) - np.roll(used, 2 * used.size // 3), 0.0)
+    return (1000.0 - 3.0 * np.minimum(used, SHARE)) / 3.0  # all want more at once: each has a third of what is left
+
+
+if __name__ == "__main__":
+    sys.exit(main())
