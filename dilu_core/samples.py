@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,21 @@ class ProfileSamples:
     gpu_type: str = field(default="", kw_only=True)
     dropped: int = field(default=0, kw_only=True)
     failure_codes: InitVar[Sequence[float]] = field(default=FAILURE_CODES, kw_only=True)
+
+    if TYPE_CHECKING:  # the columns are stored as arrays, and made from anything array-like
+
+        def __init__(
+            self,
+            batch: ArrayLike,
+            sm_milli: ArrayLike,
+            latency_ms: ArrayLike,
+            *,
+            memory_mib: ArrayLike | None = None,
+            function: str = "",
+            gpu_type: str = "",
+            dropped: int = 0,
+            failure_codes: Sequence[float] = FAILURE_CODES,
+        ) -> None: ...
 
     def __post_init__(self, failure_codes: Sequence[float]) -> None:
         latency = check.float_column("latency_ms", self.latency_ms)

@@ -70,17 +70,19 @@ def least_share_within(
     first: int,
     greatest_ms: float,
     row: NDArray[np.uint8],
+    looked_at: NDArray[np.int64],
 ) -> int:
-    """Least index >= `first` whose mean latency is within `greatest_ms`, or n_shares; marks the cells seen in `row`.
+    """Least index >= `first` whose mean latency is within `greatest_ms`, or n_shares.
 
     The inverse of the model says where to look, and the cells on either side decide. Should rounding have misled it,
-    bisection goes on from what they said.
+    bisection goes on from what they said. Cells looked at are marked in `row`, new ones counted in `looked_at[0]`.
     """
     low, high = first, shares.shape[0]
     share = 1000.0 * _least_share(model[0], model[1], model[2], model[3], model[4], model[5], batch, greatest_ms)
     guess = min(max(int(np.searchsorted(shares, share)), low), high)
     for middle in (guess, guess - 1):
         if low <= middle < high:
+            looked_at[0] += 1 - row[middle]
             row[middle] = 1
             if mean_ms(model, batch, shares[middle]) <= greatest_ms:
                 high = middle
@@ -88,6 +90,7 @@ def least_share_within(
                 low = middle + 1
     while low < high:
         middle = (low + high) // 2
+        looked_at[0] += 1 - row[middle]
         row[middle] = 1
         if mean_ms(model, batch, shares[middle]) <= greatest_ms:
             high = middle
@@ -114,6 +117,7 @@ def search_one(
     """Search one function; returns the number of distinct grid cells looked at. See `search_quotas` for the arrays."""
     n_batches, n_shares = batches.shape[0], shares.shape[0]
     seen = np.zeros((n_batches, n_shares), dtype=np.uint8)
+    looked_at = np.zeros(1, dtype=np.int64)
     any_blocked = blocked.shape[0] > 0
     widest = _error_spread(error[1], error[2], error[2], error[3])
     one_end, other_end = math.exp(error[0] * error[3]), math.exp(error[0] * widest)
@@ -123,7 +127,7 @@ def search_one(
     edge = np.full(n_batches, n_shares)
     start = 0
     for i in range(n_batches):
-        start = least_share_within(model, batches[i], shares, start, budget_ms / least_factor, seen[i])
+        start = least_share_within(model, batches[i], shares, start, budget_ms / least_factor, seen[i], looked_at)
         edge[i] = start
         if start == n_shares:
             break
@@ -134,6 +138,7 @@ def search_one(
         for j in range(edge[i], n_shares):
             if any_blocked and blocked[i, j]:
                 continue
+            looked_at[0] += 1 - seen[i, j]
             seen[i, j] = 1
             latency = mean_ms(model, batches[i], shares[j])
             if latency * greatest_factor > budget_ms:
@@ -164,6 +169,7 @@ def search_one(
             for i in range(reach, -1, -1):
                 if least[i] < 0 or least[i] > j or (any_blocked and blocked[i, j]):
                     continue
+                looked_at[0] += 1 - seen[i, j]
                 seen[i, j] = 1
                 latency = mean_ms(model, batches[i], shares[j])
                 throughput = _throughput_rps(batches[i], latency)
@@ -183,10 +189,10 @@ def search_one(
         saturating[i] = 1000
         if needed[i]:
             enough_ms = mean_ms(model, batches[i], 1000.0) / saturation * (1.0 + TIE)
-            j = least_share_within(model, batches[i], shares, 0, enough_ms, seen[i])
+            j = least_share_within(model, batches[i], shares, 0, enough_ms, seen[i], looked_at)
             if j < n_shares:
                 saturating[i] = int(shares[j])
-    return int(seen.sum())
+    return int(looked_at[0])
 
 
 @compiled
