@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dilu_core._checks import fail, finite, float_column, text
 from dilu_core.errors import FileFormatError
@@ -28,6 +29,10 @@ class ArrivalTrace:
     _: KW_ONLY
     period_s: float = 1.0
     name: str = ""
+
+    if TYPE_CHECKING:  # the column is stored as an array, and made from anything array-like
+
+        def __init__(self, rates_rps: ArrayLike, *, period_s: float = 1.0, name: str = "") -> None: ...
 
     def __post_init__(self) -> None:
         rates = float_column("rates_rps", self.rates_rps)
