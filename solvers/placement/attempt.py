@@ -1,7 +1,8 @@
-"""One seeded attempt at a placement: construct, then search. Attempts share nothing, so several may run at once."""
+"""One seeded attempt at a placement: construct, squeeze, search. Attempts share nothing, so several may run at once."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -12,11 +13,14 @@ from dilu_core.placement import PlacementProblem
 from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.construct import construct
-from dilu_core.solvers.placement.neighbourhood import Search, improve
+from dilu_core.solvers.placement.local_search import squeeze
+from dilu_core.solvers.placement.neighbourhood import Search, improve, is_small
 from dilu_core.solvers.placement.value import Value
 
 ATTEMPTS = 4
 """Seeds tried where an executor is given."""
+
+_SQUEEZE_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
 
 Report = Callable[[int], None]
 
@@ -33,9 +37,14 @@ class Task:
     seconds: float
     seed: int
 
+    @property
+    def fewest(self) -> int:
+        """GPUs on which a placement of everything is good enough."""
+        return math.floor(self.bound * (1 + self.gap) + 1e-9)
+
     def enough(self, found: Value) -> bool:
         """Whether the GPUs used are as few as asked for, everything being placed."""
-        return found.unplaced == 0 and found.gpus_used - self.bound <= self.gap * self.bound
+        return found.unplaced == 0 and found.gpus_used <= self.fewest
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def run_attempts(task: Task, executor: Executor | None, report: Report | None) -
 
 
 def attempt(task: Task, report: Report | None = None) -> Outcome:
-    """Construct, then search neighbourhoods; an interrupt ends the search with what it has."""
+    """Construct, squeeze by local search, then search neighbourhoods; an interrupt ends it with what it has."""
     deadline = time.perf_counter() + task.seconds
     current = _current(task.problem)
     built = construct(task.problem, task.wanted, stay=current, current=current, deadline=deadline)
@@ -75,15 +84,20 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
         if all(name in afresh.ledger.by_name for name in current):  # nobody who runs is put out
             built = min(built, afresh, key=lambda each: each.value)
     search = Search(built.ledger, task.wanted, current, task.max_migrations)
+    steps = 0
     try:
         if report:
             report(search.value.gpus_used)
+        if not current and task.seconds and not is_small(search) and not task.enough(search.value):
+            pause = deadline - (1 - _SQUEEZE_SHARE) * max(0.0, deadline - time.perf_counter())
+            steps = squeeze(search.ledger, target=task.fewest, deadline=pause, seed=task.seed)
+            search.keep()
         limit = improve(search, enough=task.enough, deadline=deadline, seed=task.seed, report=report)
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED
     if limit is None and search.value.unplaced == 0 and search.value.gpus_used > task.bound and not search.is_exact:
         limit = Limit.GAP
-    counts = {"constructions": tried, "neighbourhoods": search.neighbourhoods}
+    counts = {"constructions": tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}
     return Outcome(search.best, search.value, search.is_exact, limit, counts)
 
 

@@ -89,6 +89,11 @@ def improve(
     return None
 
 
+def is_small(search: Search) -> bool:
+    """Whether the problem is small enough to be solved as one neighbourhood."""
+    return _whole(search) is not None
+
+
 def _whole(search: Search) -> list[int] | None:
     """Nodes that suffice to hold some best placement, where they are few enough to be solved at once.
 

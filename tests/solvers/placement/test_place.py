@@ -39,7 +39,7 @@ def serving_mix(count: int, seed: int = 0) -> tuple[Instance, ...]:
 
 @given(st.data())
 def test_small_problems_are_solved_to_the_optimum(problems: Any, brute_force: Any, data: st.DataObject) -> None:
-    """On tiny problems as many instances are placed, on as few GPUs, as brute force can, and the bound never exceeds it."""
+    """On tiny problems as many are placed, on as few GPUs, as brute force can; the bound is never above that."""
     problem = data.draw(problems)
     result = place(problem)
     assert verify_placement(problem, result.placement) == ()
