@@ -94,10 +94,10 @@ def figures(trace: ArrivalTrace, make: MakePolicy, neighbours: str) -> tuple[flo
     """GPU-seconds over those of the fixed fleet, part of requests late, cold starts and turn-rounds per hour."""
     params = function_of(trace)
     initial = params.max_instances if make is BASELINES["fixed peak"] else None
-    spare: float | NDArray[np.float64] = 0.0
-    for _ in range(1 if neighbours == "none" else ROUNDS):
-        result = replay(trace, make(params), params, spare_milli=spare, initial_instances=initial)
+    result = replay(trace, make(params), params, spare_milli=0.0, initial_instances=initial)
+    for _ in range(0 if neighbours == "none" else ROUNDS):
         spare = spare_beside(result, neighbours)
+        result = replay(trace, make(params), params, spare_milli=spare, initial_instances=initial)
     fixed = params.max_instances * SHARE / 1000.0 * trace.duration_s
     hours = trace.duration_s / 3600.0
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from dilu_core.errors import FileFormatError, InvalidArgumentError
 from dilu_core.traces import ArrivalTrace, read_trace
 
+NAMELESS: Any = {"name": 3}
 rates = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
 
@@ -76,7 +78,7 @@ def test_slices_scales_and_constants():
         (lambda: ArrivalTrace([[1.0]]), "rates_rps has 2 dimensions"),
         (lambda: ArrivalTrace("abc"), "rates_rps"),
         (lambda: ArrivalTrace([1.0], period_s=0), "period_s"),
-        (lambda: ArrivalTrace([1.0], name=3), "name"),
+        (lambda: ArrivalTrace([1.0], **NAMELESS), "name"),
         (lambda: ArrivalTrace([1.0]).scaled(-1), "factor"),
         (lambda: ArrivalTrace([1.0]).slice(5), "start_s"),
         (lambda: ArrivalTrace([1.0]).peak_rps(0), "window_s"),

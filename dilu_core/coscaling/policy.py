@@ -104,7 +104,7 @@ class Policy(Protocol[State]):
         """The state before the first observation."""
         ...
 
-    def decide(self, state: State, observation: Observation) -> tuple[ScalingDecision, State]:
+    def decide(self, state: State, observation: Observation, /) -> tuple[ScalingDecision, State]:
         """The decision for `observation`, and the state to pass next time. Never raises on odd data."""
         ...
 

@@ -54,6 +54,6 @@ def advance_queue(
             most = most_milli[i]
             each_rps = backlog / (ready * step_s)
             used_milli[i] = share_for_rate(rate_rps, each_rps, most)
-            backlog = 0.0 if each_rps <= rate_rps[most] else backlog - rate_rps[most] * ready * step_s
+            backlog = 0.0 if each_rps <= rate_rps[most] else float(backlog - rate_rps[most] * ready * step_s)
         backlog_after[i] = backlog
     return backlog

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ RULES = ["co-scaling", "lazy"]
 def params(**changes):
     chosen = {"slo_ms": 200.0, "base_latency_ms": 50.0, **changes}
     return HorizontalParams(10.0, 300, 600, **chosen)
+
+
+def anything(value: Any) -> Any:
+    """`value`, hidden from type checkers that would refuse the misuse under test."""
+    return value
 
 
 class Host:
@@ -83,10 +89,9 @@ def test_scale_out_is_fast_and_in_one_step():
     host = Host(CoScaler(params()))
     for _ in range(200):
         host.step(9.0)
-    for _ in range(3):
-        decision = host.step(120.0)
+    decisions = [host.step(120.0) for _ in range(3)]
     assert host.ready + len(host.starting) == 10  # 120 / (10 * 1.2)
-    assert decision.reason is ScalingReason.STEADY
+    assert decisions[-1].reason is ScalingReason.STEADY
 
 
 def test_scale_in_waits_for_the_window_and_keeps_the_survivors_at_ease():
@@ -140,10 +145,9 @@ def test_a_capacity_promised_too_high_is_learned_from_the_queue():
 def test_latency_above_its_objective_forbids_scale_in():
     """While the p95 latency breaks the SLO no instance goes, however little the load."""
     host = Host(CoScaler(params()), ready=4)
-    for _ in range(300):
-        decision = host.step(1.0, latency_p95_ms=500.0)
-        assert decision.change == 0
-    assert "latency" in decision.detail
+    decisions = [host.step(1.0, latency_p95_ms=500.0) for _ in range(300)]
+    assert all(decision.change == 0 for decision in decisions)
+    assert "latency" in decisions[-1].detail
     assert host.step(1.0, latency_p95_ms=50.0).change < 0
 
 
@@ -254,7 +258,7 @@ def test_garbage_never_raises_never_leaves_the_bounds_and_keeps_the_state_sound(
     for observation in seen:
         decision, state = scaler.decide(state, observation)
         if decision.change:
-            assert 0 <= decision.instances <= 30
+            assert decision.instances in range(31)
         text = json.dumps(state.to_dict(), allow_nan=False)
         assert HorizontalState.from_dict(json.loads(text)) == state
         assert len(text) < 2500
@@ -374,7 +378,7 @@ def test_bad_parameters_are_refused_by_name(changes, named):
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "peaks": 3}), "peaks"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "peaks": ["x"]}), "peaks"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "time_s": "now"}), "time_s"),
-        (lambda: CoScaler({"capacity_rps": 1}), "params"),
+        (lambda: CoScaler(anything({"capacity_rps": 1})), "params"),
     ],
 )
 def test_corrupt_records_are_refused_by_name(make, named):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -22,16 +23,16 @@ def test_only_the_last_stage_acts():
     for stage in STAGES:
         staged = StagedPolicy(SCALER, stage)
         decision, state = staged.decide(staged.initial_state(), BUSY)
-        assert decision.audit is not None
-        assert decision.audit["stage"] == stage
-        json.dumps(decision.audit)
+        audit: Any = decision.audit
+        assert audit["stage"] == stage
+        json.dumps(audit)
         if stage == "observe":
             assert (decision.instances, decision.change) == (2, 0)
             assert decision.reason is ScalingReason.OBSERVE_ONLY
-            assert decision.audit["proposed"] is None
+            assert audit["proposed"] is None
             assert state == SCALER.initial_state()
         else:
-            assert decision.audit["proposed"]["change"] == bare.change
+            assert audit["proposed"]["change"] == bare.change
             assert state == bare_state
         if stage == "shadow":
             assert (decision.instances, decision.change) == (2, 0)
@@ -64,6 +65,7 @@ def test_a_failing_policy_changes_nothing(answer, stage):
     decision, after = staged.decide(state, BUSY)
     assert decision.change == 0
     assert decision.reason is ScalingReason.POLICY_FAILED
+    assert decision.audit is not None
     assert decision.audit["error"]
     assert after is state
 
@@ -74,13 +76,15 @@ def test_what_the_sensors_leave_out_is_reported():
     odd = Observation(float("nan"), -1.0, ready=None, starting=0, in_flight=2)  # type: ignore[arg-type]
     decision, _ = staged.decide(staged.initial_state(), odd)
     assert decision.instances is None
+    assert decision.audit is not None
     assert decision.audit["unknown"] == ["time_s", "arrivals_rps", "ready", "spare_milli", "latency_p95_ms"]
 
 
 def test_misuse_is_refused_by_name():
     """A stage that does not exist and a policy that is none are named."""
+    not_a_policy: Any = object()
     with pytest.raises(InvalidArgumentError, match="stage is 'go'"):
         StagedPolicy(SCALER, "go")
     with pytest.raises(InvalidArgumentError, match="policy is"):
-        StagedPolicy(object())
+        StagedPolicy(not_a_policy)
     assert "enforce" in repr(StagedPolicy(SCALER, "enforce"))

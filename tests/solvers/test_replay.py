@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,8 +325,9 @@ def test_what_is_no_trace_policy_or_parameters_is_named():
     for arguments, named in [(([1.0], Script(), params()), "trace"), ((trace, 3, params()), "policy is 3")]:
         with pytest.raises(InvalidArgumentError, match=named):
             replay(*arguments)
+    no_params: Any = {}
     with pytest.raises(InvalidArgumentError, match="params"):
-        replay(trace, Script(), {})
+        replay(trace, Script(), no_params)
 
 
 def test_the_defaults_beat_a_fixed_fleet_on_recorded_traces(data_dir):
