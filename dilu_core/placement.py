@@ -44,8 +44,9 @@ class PlacementProblem:
         kept = self.current.restricted(instance.name for instance in self.instances)
         broken = violations(self.cluster, self.instances, self.oversubscription, kept)
         if broken:
-            more = f" ({len(broken)} violations in all)" if len(broken) > 1 else ""
-            check.fail("current", f"is not valid on this cluster: {broken[0].message}{more}")
+            first, *others = broken
+            more = f" (and {len(others)} more violations)" if others else ""
+            check.fail("current", f"is not valid on this cluster: {first.message}{more}")
         object.__setattr__(self, "current", kept)
 
     def to_dict(self) -> dict[str, Any]:

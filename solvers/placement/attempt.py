@@ -49,11 +49,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best placement of an attempt, whether it is proven best, what cut the attempt short, and counts of work."""
+    """The best placement of an attempt, whether it is proven best, what cut the attempt short, and counts of work.
+
+    `proves_gpus` is stronger than `is_exact`: best among all placements, not only within a budget of migrations.
+    """
 
     bookings: Mapping[str, Booking]
     value: Value
     is_exact: bool
+    proves_gpus: bool
     limit: Limit | None
     counts: Mapping[str, int]
 
@@ -98,7 +102,10 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
     if limit is None and search.value.unplaced == 0 and search.value.gpus_used > task.bound and not search.is_exact:
         limit = Limit.GAP
     counts = {"constructions": tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}
-    return Outcome(search.best, search.value, search.is_exact, limit, counts)
+    rationed = bool(current) and task.max_migrations is not None
+    if search.is_exact and rationed and not task.enough(search.value):
+        limit = Limit.MIGRATIONS
+    return Outcome(search.best, search.value, search.is_exact, search.is_exact and not rationed, limit, counts)
 
 
 def _current(problem: PlacementProblem) -> dict[str, Booking]:

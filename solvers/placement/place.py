@@ -99,7 +99,7 @@ def place(
     if homeless:
         placed = [booking.instance for booking in ledger.by_name.values()]
         bound = lower_bound(problem.cluster, problem.oversubscription, placed)
-    elif outcome.is_exact and ledger.gpus_used > bound.value:
+    elif outcome.proves_gpus and ledger.gpus_used > bound.value:
         bound = Bound(ledger.gpus_used, "exhaustive search")
     return PlacementResult(
         ledger.placement(),
@@ -119,14 +119,14 @@ def _reporter(progress: Progress | None, bound: Bound, started: float) -> Report
 
 def _termination(outcome: Outcome, gpus: int, bound: Bound, hopeless: int, homeless: int) -> Termination:
     """What is known: infeasible where some instance fits nowhere, optimal where the bound or exhaustion proves it."""
-    proven = outcome.is_exact or (homeless == 0 and gpus == bound.value)
+    proven = outcome.proves_gpus or (homeless == 0 and gpus == bound.value)
     known = f"fewest possible by {bound.proof}" if gpus == bound.value else f"bound {bound.value} by {bound.proof}"
     detail = f"{len(outcome.bookings)} instances on {gpus} GPUs, {known}"
     if homeless:
-        detail += f"; {homeless} found no place" + (", which is proven the fewest" if outcome.is_exact else "")
+        detail += f"; {homeless} found no place" + (", which is proven the fewest" if outcome.proves_gpus else "")
     if hopeless:
         detail += f"; {hopeless} would fit nowhere even alone"
         return Termination(TerminationReason.INFEASIBLE, outcome.limit, detail)
-    if homeless and outcome.is_exact:
+    if homeless and outcome.proves_gpus:
         return Termination(TerminationReason.INFEASIBLE, outcome.limit, detail)
     return Termination(TerminationReason.OPTIMAL if proven else TerminationReason.FEASIBLE, outcome.limit, detail)

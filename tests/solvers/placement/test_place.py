@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Node
 from dilu_core.errors import InvalidArgumentError
-from dilu_core.placement import Placement, PlacementProblem, verify_placement
+from dilu_core.placement import Placement, PlacementProblem, Slot, verify_placement
 from dilu_core.result import Limit, TerminationReason
 from dilu_core.solvers.placement import neighbourhood
 from dilu_core.solvers.placement.online import ClusterState
@@ -224,3 +224,25 @@ def test_unicode_names_and_any_kind_of_current_survive() -> None:
     assert set(first.placement) == {"函数-1", "ф"}
     again = place(PlacementProblem(cluster, instances, current=Placement(dict(first.placement))))
     assert again.placement == first.placement
+
+
+def test_a_budget_of_migrations_is_not_taken_for_a_proof() -> None:
+    """Two instances that run apart stay so without migrations; the bound stays 1 and the budget is named as limit."""
+    cluster = Cluster.homogeneous(1, 2, A100)
+    pair = tuple(Instance(name, "inference", 300, 500, 4096) for name in "ab")
+    apart = Placement({"a": [Slot("node-0", 0, 4096)], "b": [Slot("node-0", 1, 4096)]})
+    problem = PlacementProblem(cluster, pair, current=apart)
+    stuck = place(problem, max_migrations=0)
+    assert (stuck.gpus_used, stuck.lower_bound, stuck.placement) == (2, 1, apart)
+    assert stuck.termination.limit is Limit.MIGRATIONS
+    assert stuck.termination.reason is TerminationReason.FEASIBLE
+    free = place(problem)
+    assert (free.gpus_used, len(free.placement.moved_from(apart))) == (1, 1)
+
+
+def test_running_instances_move_only_to_free_gpus() -> None:
+    """A placement on as few GPUs as any is left alone, although other placements are as good."""
+    cluster = Cluster.homogeneous(2, 2, A100)
+    pair = tuple(Instance(name, "inference", 300, 500, 4096) for name in "ab")
+    here = Placement({name: [Slot("node-1", 1, 4096)] for name in "ab"})
+    assert place(PlacementProblem(cluster, pair, current=here)).placement == here
