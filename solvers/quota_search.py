@@ -151,8 +151,9 @@ def _search_rooflines(
         models[position], covariances[position], errors[position] = _roofline_rows(query.model, quantile)
     any_blocked = any(query.blocked for query in queries)
     blocked = np.zeros((count, n_batches, n_shares) if any_blocked else (0, 0, 0), dtype=np.uint8)
-    for position, query in enumerate(queries):
-        mark_cells(blocked[position] if any_blocked else blocked, grid, query.blocked)
+    if any_blocked:
+        for mask, query in zip(blocked, queries, strict=True):
+            mark_cells(mask, grid, query.blocked)
     best = np.empty((count, 2), dtype=np.int64)
     fronts, saturating = np.empty((count, n_shares), np.int64), np.empty((count, n_batches), np.int64)
     evaluated = np.empty(count, dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_drop_failed_keeps_exactly_the_good_rows(
         (([[1]], [[100]], [[1.0]]), "latency_ms"),
     ],
 )
-def test_bad_columns_are_refused_by_name(columns: tuple[list[object], ...], argument: str) -> None:
+def test_bad_columns_are_refused_by_name(columns: tuple[Any, Any, Any], argument: str) -> None:
     """The error names the column and, where one element is at fault, its row."""
     with pytest.raises(InvalidArgumentError) as caught:
         ProfileSamples(*columns)

@@ -150,11 +150,12 @@ def search_one(
             break
     best[0], best[1] = -1, -1
     for i in range(n_batches):
-        if least[i] < 0 or (best[0] >= 0 and least[i] >= best[1]):
+        j = int(least[i])
+        if j < 0 or (best[0] >= 0 and j >= best[1]):
             continue
-        latency = mean_ms(model, batches[i], shares[least[i]])
-        if _efficacy(batches[i], latency, shares[least[i]]) >= greatest_efficacy * (1.0 - TIE):
-            best[0], best[1] = i, least[i]
+        latency = mean_ms(model, batches[i], shares[j])
+        if _efficacy(batches[i], latency, shares[j]) >= greatest_efficacy * (1.0 - TIE):
+            best[0], best[1] = i, j
 
     front[:] = -1
     needed = np.zeros(n_batches, dtype=np.uint8)
@@ -181,9 +182,10 @@ def search_one(
                         continue
                 front[j] = i
                 at_share = max(at_share, throughput)
-            if front[j] >= 0:
-                needed[front[j]] = 1
-                top = _throughput_rps(batches[front[j]], mean_ms(model, batches[front[j]], shares[j]))
+            chosen = int(front[j])
+            if chosen >= 0:
+                needed[chosen] = 1
+                top = _throughput_rps(batches[chosen], mean_ms(model, batches[chosen], shares[j]))
 
     for i in range(n_batches):
         saturating[i] = 1000

@@ -137,7 +137,7 @@ def minimise(
     )
     damping = 1e-2
     for iteration in range(1, max_iterations + 1):
-        gain = -1.0
+        gain, tried_cost = -1.0, cost
         for _ in range(_REFUSALS):
             if damped_step(curvature, gradient, damping, factor, step):
                 for k in range(PARAMETERS):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from dilu_core.kernels import formulas
 
-logs = st.tuples(*[st.floats(-6.0, 6.0)] * 5, st.floats(-0.7, 2.5))
+time_logs = st.floats(-6.0, 6.0)
+logs = st.tuples(time_logs, time_logs, time_logs, time_logs, time_logs, st.floats(-0.7, 2.5))
+Six = tuple[float, float, float, float, float, float]
 batches = st.integers(1, 4096)
 shares = st.integers(1, 1000).map(lambda milli: milli / 1000)
 
@@ -24,7 +26,7 @@ def test_roofline_at_hand_computed_points() -> None:
 
 
 @given(logs, batches, shares)
-def test_roofline_is_the_formula_it_states(logs: tuple[float, ...], batch: int, share: float) -> None:
+def test_roofline_is_the_formula_it_states(logs: Six, batch: int, share: float) -> None:
     """The scaled evaluation equals the plain power sum where that does not overflow."""
     launch, host, fixed, compute, bandwidth, sharpness = map(math.exp, logs)
     terms = (launch, (fixed + compute * batch) / share, bandwidth * batch)
@@ -42,7 +44,7 @@ def test_extreme_times_neither_overflow_nor_vanish(exponent: float, sharpness: f
 
 
 @given(logs, batches, shares)
-def test_gradient_agrees_with_finite_differences(logs: tuple[float, ...], batch: int, share: float) -> None:
+def test_gradient_agrees_with_finite_differences(logs: Six, batch: int, share: float) -> None:
     """Every derivative by a log parameter is the central difference of log t."""
 
     def log_t(values: list[float]) -> float:
@@ -61,9 +63,10 @@ def test_gradient_agrees_with_finite_differences(logs: tuple[float, ...], batch:
 
 
 @given(logs, batches, shares)
-def test_least_share_inverts_the_roofline(logs: tuple[float, ...], batch: int, share: float) -> None:
+def test_least_share_inverts_the_roofline(logs: Six, batch: int, share: float) -> None:
     """At the share it names the latency is the one asked for; where it names none, no share suffices."""
-    values = tuple(map(math.exp, logs))
+    launch, host, fixed, compute, bandwidth, sharpness = map(math.exp, logs)
+    values = (launch, host, fixed, compute, bandwidth, sharpness)
     latency = formulas.roofline_ms(*values, batch, share)
     found = formulas.roofline_least_share(*values, batch, latency)
     floor = formulas.roofline_ms(*values, batch, 1e9)
@@ -82,9 +85,10 @@ def test_gradient_of_absent_terms_is_zero() -> None:
 
 
 @given(logs, batches, shares)
-def test_slopes_stay_between_none_and_proportional(logs: tuple[float, ...], batch: int, share: float) -> None:
+def test_slopes_stay_between_none_and_proportional(logs: Six, batch: int, share: float) -> None:
     """Doubling the batch multiplies latency by 1 to 2; halving the share likewise."""
-    values = tuple(map(math.exp, logs))
+    launch, host, fixed, compute, bandwidth, sharpness = map(math.exp, logs)
+    values = (launch, host, fixed, compute, bandwidth, sharpness)
     at = formulas.roofline_ms(*values, batch, share)
     assert at * (1 - 1e-12) <= formulas.roofline_ms(*values, 2 * batch, share) <= 2 * at * (1 + 1e-12)
     assert at * (1 - 1e-12) <= formulas.roofline_ms(*values, batch, share / 2) <= 2 * at * (1 + 1e-12)

@@ -28,6 +28,19 @@ def test_bisection_finds_the_least_share(model: np.ndarray, batch: float, first:
     assert row.sum() == looked_at[0] <= 5
 
 
+@given(st.floats(1e-9, 1e-3), st.floats(2.0, 12.0), st.integers(1, 1000), st.floats(-3e-16, 3e-16))
+def test_bisection_goes_on_where_rounding_misleads_the_inverse(
+    fixed: float, sharpness: float, share: int, nudge: float
+) -> None:
+    """So near the launch floor that the inverse has no digits left, the answer is still that of a walk."""
+    model, shares = np.array([10.0, 0.0, fixed, 0.0, 0.0, sharpness]), np.arange(1.0, 1001.0)
+    greatest_ms = mean_ms(model, 1.0, float(share)) * (1.0 + nudge)
+    row, looked_at = np.zeros(len(shares), dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    found = least_share_within(model, 1.0, shares, 0, greatest_ms, row, looked_at)
+    walked = [j for j, s in enumerate(shares.tolist()) if mean_ms(model, 1.0, s) <= greatest_ms]
+    assert found == min(walked, default=len(shares))
+
+
 @given(models, st.integers(0, 10**6), st.floats(-5, 5), st.floats(0.01, 0.3))
 def test_bound_lies_within_the_bracket_that_prunes(model: np.ndarray, seed: int, level: float, scatter: float) -> None:
     """exp(k sigma) of any point is between its values at no and at full leverage."""
@@ -126,4 +139,4 @@ def test_a_large_grid_is_mostly_pruned() -> None:
     )
     assert best[0, 0] >= 0
     assert evaluated[0] < 320
-    assert mean_ms(model[0], batches[best[0, 0]], shares[best[0, 1]]) == pytest.approx(40.0, rel=0.05)
+    assert mean_ms(model[0], float(batches[best[0, 0]]), float(shares[best[0, 1]])) == pytest.approx(40.0, rel=0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ CENTER = np.array([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1])
 SPREAD = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 0.5])
 STARTS = np.zeros((1, 6))
 
-Columns = tuple[NDArray[np.float64], ...]
+Columns = tuple[NDArray[Any], ...]
 
 
 def problem(seed: int, count: int) -> Columns:
@@ -57,9 +59,7 @@ def test_step_solves_the_damped_system(seed: int, damping: float) -> None:
     assert not damped_step(matrix - 100.0 * np.eye(6), gradient, 0.0, factor, step)
 
 
-def run(
-    parts: list[tuple[NDArray[np.float64], ...]], limit: int = 60, belief: float = 1e12
-) -> tuple[NDArray[np.float64], ...]:
+def run(parts: list[Columns], limit: int = 60, belief: float = 1e12) -> Columns:
     count = len(parts)
     first = np.cumsum([0] + [len(part[0]) for part in parts])
     logs, curvatures, costs = np.empty((count, 6)), np.empty((count, 6, 6)), np.empty(count)
