@@ -43,7 +43,7 @@ def rate_table(rate_rps: Callable[[int], float] | ArrayLike | None, params: Hori
     steps = np.diff(table)
     if not np.isfinite(table).all() or table[0] != 0.0 or (steps < 0.0).any():
         fail("rate_rps", "must start with 0 at share 0, be finite and never fall as the share grows.")
-    return table
+    return table.copy()  # writable like every other table, or the kernel would be compiled a second time
 
 
 def most_share(

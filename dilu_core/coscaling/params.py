@@ -49,7 +49,7 @@ class HorizontalParams:
     short_s: int = 2
     clear_s: float = 10.0
     window_s: int = 120
-    scale_in_load: float = 0.9
+    scale_in_load: float = 0.8
     scale_in_cooldown_s: float = 30.0
     lazy_samples: int = 40
     lazy_out: int = 20
