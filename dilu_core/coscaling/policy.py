@@ -129,6 +129,6 @@ def known_time(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # an object of the host's own may fail in any way; it told us nothing
         return None
     return number if math.isfinite(number) else None

@@ -223,6 +223,31 @@ def test_what_is_not_known_moves_nothing(rule, unknown, value):
         assert unknown in decision.detail
 
 
+class BrokenSensor:
+    """A reading that cannot be read."""
+
+    def __float__(self):
+        raise RuntimeError("sensor")
+
+
+def test_a_reading_that_fails_to_be_read_is_not_known():
+    """Even an object that raises when it is read moves nothing, and raises nothing."""
+    scaler, broken = CoScaler(params()), anything(BrokenSensor())
+    decision, _ = scaler.decide(scaler.initial_state(), Observation(1.0, broken, broken, 0, broken, broken, broken))
+    assert (decision.change, decision.reason) == (0, ScalingReason.NO_DATA)
+
+
+def test_absurd_parameters_and_readings_stay_finite():
+    """At the edges of floating point, targets keep to the bounds and the state stays JSON-able."""
+    tiny = HorizontalParams(1e-300, 1, 1000, slo_ms=1e-9, min_instances=0, stale_after_s=1e308, window_s=86_400)
+    scaler = CoScaler(tiny)
+    state = scaler.initial_state()
+    for now, rate, ready in [(0.0, 9e11, 0), (1e-320, 9e11, 0), (1e300, 9e11, 1), (1e308, 0.0, 1), (-1e308, 0.0, 1)]:
+        decision, state = scaler.decide(state, Observation(now, rate, ready, 0, in_flight=9e11, spare_milli=9e11))
+        assert decision.instances in range(101)
+        json.dumps(state.to_dict(), allow_nan=False)
+
+
 def test_silence_is_not_idleness():
     """Ten minutes without data after a busy time remove nothing: the window counts known seconds only."""
     host = Host(CoScaler(params(min_instances=0)), ready=8)
