@@ -14,6 +14,7 @@ from dilu_core.samples import ProfileSamples
 
 _RISE = 0.10  # a latency that grows by more than this with more share, or falls so with a greater batch, is odd
 _SAME = 0.05  # latencies this close count as equal
+_UNSTEADY = 1.3  # greatest over least repeat of a cell from which its measurements contradict each other
 _FAR = 0.15  # log residual from which a sample may be an outlier
 _PLATEAU_MILLI = 500  # a plateau is worth a word if at least half a GPU buys nothing
 
@@ -37,6 +38,7 @@ def describe(
         _dropped(samples),
         _outliers(samples, model, outliers),
         *_repeated(merged),
+        _unsteady(samples),
         _rising_with_share(merged),
         _plateau(merged, model),
         _rounded(samples),
@@ -114,6 +116,18 @@ def _repeated(merged: ProfileSamples) -> list[str]:
 def _growth(smaller: dict[int, float], greater: dict[int, float]) -> NDArray[np.float64]:
     """Log ratio of the latencies at each share that both batches have, given log latency by share."""
     return np.array([greater[share] - smaller[share] for share in smaller.keys() & greater.keys()])
+
+
+def _unsteady(samples: ProfileSamples) -> str:
+    repeats = [rows for rows in samples.rows_by_cell() if len(rows) > 1]
+    spans = [float(samples.latency_ms[rows].max() / samples.latency_ms[rows].min()) for rows in repeats]
+    if not spans or max(spans) < _UNSTEADY:
+        return ""
+    row = repeats[int(np.argmax(spans))][0]
+    return (
+        f"Repeated measurements of one cell differ by up to a factor of {max(spans):.3g} (batch {samples.batch[row]}, "
+        f"share {samples.sm_milli[row]}): something else ran on the GPU, or runs were cold."
+    )
 
 
 def _rising_with_share(merged: ProfileSamples) -> str:

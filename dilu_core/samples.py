@@ -131,16 +131,16 @@ class ProfileSamples:
 
     def merged(self) -> ProfileSamples:
         """One row per distinct (batch, share) cell, ascending: median latency, greatest memory."""
-        cells, cell_of = self._cell_index()
-        members = [cell_of == cell for cell in range(len(cells))]
+        groups = self.rows_by_cell()
+        first = np.array([rows[0] for rows in groups])
         memory = None
         if self.memory_mib is not None:
-            memory = [np.fmax.reduce(self.memory_mib[rows]) for rows in members]
+            memory = np.array([np.fmax.reduce(self.memory_mib[rows]) for rows in groups])
         return ProfileSamples(
-            cells[:, 0],
-            cells[:, 1],
-            np.array([np.median(self.latency_ms[rows]) for rows in members]),
-            memory_mib=None if memory is None else np.array(memory),
+            self.batch[first],
+            self.sm_milli[first],
+            np.array([np.median(self.latency_ms[rows]) for rows in groups]),
+            memory_mib=memory,
             function=self.function,
             gpu_type=self.gpu_type,
             dropped=self.dropped,
@@ -149,7 +149,14 @@ class ProfileSamples:
 
     def cells(self) -> NDArray[np.int64]:
         """The distinct measured (batch, sm_milli) pairs, ascending, as `(n_cells, 2)`."""
-        return self._cell_index()[0]
+        first = [rows[0] for rows in self.rows_by_cell()]
+        return np.stack([self.batch[first], self.sm_milli[first]], axis=1)
+
+    def rows_by_cell(self) -> list[NDArray[np.intp]]:
+        """The rows of each distinct (batch, share) cell, cells ascending."""
+        order = np.lexsort((self.sm_milli, self.batch))
+        changes = (np.diff(self.batch[order]) != 0) | (np.diff(self.sm_milli[order]) != 0)
+        return np.split(order, np.flatnonzero(changes) + 1)
 
     def select(self, rows: Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]) -> ProfileSamples:
         """The rows picked by indices or a mask, in that order."""
@@ -217,11 +224,6 @@ class ProfileSamples:
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
             object.__setattr__(self, name, value)
-
-    def _cell_index(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-        pairs = np.stack([self.batch, self.sm_milli], axis=1)
-        cells, cell_of = np.unique(pairs, axis=0, return_inverse=True)
-        return cells, cell_of.ravel()
 
 
 def failed_latencies(latency_ms: NDArray[np.float64], codes: Sequence[float] = FAILURE_CODES) -> NDArray[np.bool_]:

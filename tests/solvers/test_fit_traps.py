@@ -51,6 +51,12 @@ def test_coded_failures_are_refused_or_dropped(code: float) -> None:
     np.testing.assert_allclose(fit_latency(samples).latency_ms(BATCH, SHARE), TRUE.latency_ms(BATCH, SHARE), rtol=0.01)
 
 
+def test_repeats_that_contradict_each_other_are_named() -> None:
+    """A cell measured at 10 ms and at 14 ms was not measured under one condition; 2 % apart is noise."""
+    assert warned(ProfileSamples([1, 1, 2], [100, 100, 100], [10.0, 14.0, 15.0]), "factor of 1.4 (batch 1, share 100)")
+    assert not warned(ProfileSamples([1, 1, 2], [100, 100, 100], [10.0, 10.2, 15.0]), "Repeated measurements")
+
+
 def test_a_batch_that_repeats_another_is_named() -> None:
     """A profiler that ran out of inputs reports batch 16 again for batch 32."""
     latency = TRUE.latency_ms(np.minimum(BATCH, 16), SHARE) * (1 + 0.002 * (BATCH == 32))
