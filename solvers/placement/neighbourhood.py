@@ -20,10 +20,11 @@ from dilu_core.solvers.placement.cpsat import Assignment, assign
 from dilu_core.solvers.placement.value import Value, is_moved, value
 
 _NODES = 8
-_PAIRS = 4_000  # pairs of instance and GPU that CP-SAT handles well in its time
+_PAIRS = 1_200  # pairs of instance and GPU that CP-SAT handles well in its time
+_WHOLE_PAIRS = 2_000  # likewise for a problem solved as one
 _HOMELESS = 8  # instances without a place that join a neighbourhood
 _STALLED = 60  # neighbourhoods in a row without gain, after which more of them are not worth it
-_DETERMINISTIC_S = 0.5
+_DETERMINISTIC_S = 0.3
 _DETERMINISTIC_WHOLE_S = 5.0
 
 
@@ -67,11 +68,12 @@ def improve(
             return None
         left = deadline - time.perf_counter()
         if left > 0:
-            search.is_exact = _solve(search, whole, True, left, seed)
+            search.is_exact = _solve(search, whole, True, 0.6 * left, seed)
             search.neighbourhoods += 1
-        if search.is_exact or enough(search.value):
+        if search.is_exact:
             return None
-        return Limit.TIME if time.perf_counter() >= deadline else Limit.ITERATIONS
+        if len(whole) <= _NODES:  # a part of it would be all of it again
+            return None if enough(search.value) else _limit_of(deadline)
     random = np.random.default_rng(seed)
     stalled = 0
     while not enough(search.value):
@@ -87,6 +89,10 @@ def improve(
         if report:
             report(search.value.gpus_used)
     return None
+
+
+def _limit_of(deadline: float) -> Limit:
+    return Limit.TIME if time.perf_counter() >= deadline else Limit.ITERATIONS
 
 
 def is_small(search: Search) -> bool:
@@ -113,7 +119,7 @@ def _whole(search: Search) -> list[int] | None:
                     continue
             nodes.append(n)
     gpus = sum(ledger.cluster.nodes[n].gpus for n in nodes)
-    return nodes if gpus * len(search.wanted) <= _PAIRS else None
+    return nodes if gpus * len(search.wanted) <= _WHOLE_PAIRS else None
 
 
 def _draw(search: Search, random: Generator) -> list[int]:

@@ -70,7 +70,8 @@ def place(
     construction. With `problem.current`, running instances stay placed, and at most `max_migrations` of them get other
     slots (`None`: as many as it takes to use fewer GPUs, but no more). An instance without a place is named in
     `unplaced` with the reason. An interrupt (Ctrl-C) returns the incumbent. With `executor`, several seeds are searched
-    at once and the best is taken. Raises `InvalidArgumentError` for arguments out of range.
+    at once and the best is taken; `progress` is not called then. Raises `InvalidArgumentError` for arguments out of
+    range.
     """
     started = time.perf_counter()
     if not isinstance(problem, PlacementProblem):
