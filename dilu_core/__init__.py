@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
+    from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
     from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
     from dilu_core.coscaling.staged import StagedPolicy
-    from dilu_core.coscaling.vertical import GpuObservation, VerticalParams, VerticalScaler
+    from dilu_core.coscaling.state import HorizontalState
+    from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
     from dilu_core.cost import CostReport
     from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
     from dilu_core.fragmentation import FragmentationReport, fragmentation
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     from dilu_core.solvers.memory_fit import fit_memory
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
+    from dilu_core.solvers.placement.replan import MigrationPlan, Move
     from dilu_core.solvers.planner import plan
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
-    from dilu_core.solvers.replay import ReplayResult, replay
+    from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
     from dilu_core.solvers.warm_up import warm_up
     from dilu_core.traces import ArrivalTrace, read_trace
     from dilu_core.verification import Violation, ViolationCode
@@ -57,9 +60,12 @@ __all__ = [
     "FragmentationReport",
     "FunctionPlan",
     "FunctionSpec",
+    "GpuInstance",
     "GpuObservation",
     "GpuType",
+    "Grants",
     "HorizontalParams",
+    "HorizontalState",
     "Instance",
     "InvalidArgumentError",
     "LatencyFit",
@@ -67,6 +73,8 @@ __all__ = [
     "Limit",
     "LimitRule",
     "MemoryModel",
+    "MigrationPlan",
+    "Move",
     "Node",
     "Observation",
     "Oversubscription",
@@ -82,6 +90,7 @@ __all__ = [
     "QuotaGrid",
     "QuotaSearchResult",
     "ReplayResult",
+    "ReplayTimeline",
     "RooflineModel",
     "ScalingDecision",
     "ScalingReason",
@@ -93,8 +102,10 @@ __all__ = [
     "TerminationReason",
     "TrainingFit",
     "TrainingModel",
+    "VerticalMode",
     "VerticalParams",
     "VerticalScaler",
+    "VerticalState",
     "Violation",
     "ViolationCode",
     "Workload",
@@ -125,6 +136,10 @@ _NAMES_OF = {
         "Node",
         "Oversubscription",
     ),
+    "dilu_core.coscaling.gpu": (
+        "GpuInstance",
+        "GpuObservation",
+    ),
     "dilu_core.coscaling.horizontal": ("CoScaler",),
     "dilu_core.coscaling.params": ("HorizontalParams",),
     "dilu_core.coscaling.policy": (
@@ -134,10 +149,13 @@ _NAMES_OF = {
         "ScalingReason",
     ),
     "dilu_core.coscaling.staged": ("StagedPolicy",),
+    "dilu_core.coscaling.state": ("HorizontalState",),
     "dilu_core.coscaling.vertical": (
-        "GpuObservation",
+        "Grants",
+        "VerticalMode",
         "VerticalParams",
         "VerticalScaler",
+        "VerticalState",
     ),
     "dilu_core.cost": ("CostReport",),
     "dilu_core.errors": (
@@ -204,6 +222,10 @@ _NAMES_OF = {
         "PlacementResult",
         "place",
     ),
+    "dilu_core.solvers.placement.replan": (
+        "MigrationPlan",
+        "Move",
+    ),
     "dilu_core.solvers.planner": ("plan",),
     "dilu_core.solvers.quota_search": (
         "search_quota",
@@ -212,6 +234,7 @@ _NAMES_OF = {
     ),
     "dilu_core.solvers.replay": (
         "ReplayResult",
+        "ReplayTimeline",
         "replay",
     ),
     "dilu_core.solvers.warm_up": ("warm_up",),

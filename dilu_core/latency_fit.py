@@ -117,8 +117,7 @@ class LatencyFit:
         """Rows of `samples` that lie far off the fitted surface."""
         return outlying_rows(self.residuals)
 
-    @cached_property
-    def warnings(self) -> tuple[str, ...]:
+    def diagnostics(self) -> tuple[str, ...]:
         """Plain sentences on what is odd in the samples, or not pinned down by them."""
         return describe(self.samples, self.model, self.outliers)
 
@@ -174,8 +173,7 @@ class TrainingFit:
         """Throughput over share."""
         return TrainingModel(self.step.model, self.batch)
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
+    def diagnostics(self) -> tuple[str, ...]:
         """What is odd in the samples; that they hold few batches is no fault if this one is among them."""
         measured = bool((self.step.samples.batch == self.batch).any())
         return describe(self.step.samples, self.step.model, self.step.outliers, fixed_batch=measured)

@@ -61,7 +61,7 @@ def configure(
     samples = trusted.merged()
     grid = function.grid or default_grid(samples, step_milli)
     fit = fit_latency(trusted)
-    warnings += fit.warnings  # of what is left, so nothing is said twice
+    warnings += fit.diagnostics()  # of what is left, so nothing is said twice
     blocked = cells_over(samples, grid, budget_ms)
     rule = LimitRule(request_factor=limit_factor)
 
@@ -102,7 +102,7 @@ def _configure_training(function: FunctionSpec, step_milli: int) -> Configuratio
     found = search_training_quota(fit, fraction=function.throughput_fraction, grid=grid)
     config = found.best
     if config is None:
-        return Configuration(None, found.termination.detail, warnings=fit.warnings)
+        return Configuration(None, found.termination.detail, warnings=fit.diagnostics())
     measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
     return Configuration(
         config=config,
@@ -111,7 +111,7 @@ def _configure_training(function: FunctionSpec, step_milli: int) -> Configuratio
         whole_gpu_rps=float(fit.model.throughput_sps(FULL_GPU_MILLI)),
         measured_ms=measured_ms,
         evidence=evidence,
-        warnings=fit.warnings,
+        warnings=fit.diagnostics(),
     )
 
 

@@ -152,3 +152,29 @@ def test_packaging_lists_every_package() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     assert sorted(listed) == sorted(packages)
+
+
+def test_checkers_and_run_time_see_the_same_names() -> None:
+    """The imports for type checkers, `__all__` and the lazy table agree name by name and module by module."""
+    import dilu_core
+
+    tree = ast.parse((ROOT / "dilu_core" / "__init__.py").read_text(encoding="utf-8"))
+    (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
+    for_checkers = {
+        alias.name: node.module for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    at_run_time = {name: module for module, names in dilu_core._NAMES_OF.items() for name in names}
+    assert for_checkers == at_run_time
+    assert sorted(at_run_time) == sorted(dilu_core.__all__)
+
+
+def test_a_submodule_never_hides_the_function_of_its_name() -> None:
+    """`dilu_core.fragmentation` stays the function, whichever is imported first."""
+    code = (
+        "import dilu_core.fragmentation\n"
+        "from dilu_core import fragmentation\n"
+        "from dilu_core.fragmentation import FragmentationReport\n"
+        "print(callable(fragmentation), callable(dilu_core.fragmentation))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "True"]

@@ -18,12 +18,12 @@ BATCH, SHARE = (axis.ravel() for axis in np.meshgrid([1, 2, 4, 8, 16, 32], [100,
 
 
 def warned(samples: ProfileSamples, words: str) -> bool:
-    return any(words in warning for warning in fit_latency(samples).warnings)
+    return any(words in warning for warning in fit_latency(samples).diagnostics())
 
 
 def test_clean_samples_raise_no_warning() -> None:
     """A table without faults is met without a word."""
-    assert fit_latency(ProfileSamples(BATCH, SHARE, TRUE.latency_ms(BATCH, SHARE))).warnings == ()
+    assert fit_latency(ProfileSamples(BATCH, SHARE, TRUE.latency_ms(BATCH, SHARE))).diagnostics() == ()
 
 
 def test_neighbours_that_rise_with_share_are_named_and_not_followed() -> None:

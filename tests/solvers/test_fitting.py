@@ -106,7 +106,7 @@ def test_thin_designs_still_meet_their_samples(cells: list[tuple[int, int]]) -> 
     np.testing.assert_allclose(fit.latency_ms(samples.batch, samples.sm_milli), samples.latency_ms, rtol=0.05)
     assert_sane(fit)
     assert not fit.identified
-    assert any("measure at least" in warning for warning in fit.warnings)
+    assert any("measure at least" in warning for warning in fit.diagnostics())
 
 
 def test_constant_latency_is_a_launch_bound_function() -> None:
@@ -114,7 +114,7 @@ def test_constant_latency_is_a_launch_bound_function() -> None:
     batch, share = np.array(GRID).T
     fit = fit_latency(ProfileSamples(batch, share, np.full(len(GRID), 12.0)))
     np.testing.assert_allclose(fit.latency_ms(batch, share), 12.0, rtol=0.02)
-    assert any("more share buys nothing" in warning for warning in fit.warnings)
+    assert any("more share buys nothing" in warning for warning in fit.diagnostics())
 
 
 @pytest.mark.parametrize("row", [0, 7, 13, 29])
@@ -129,7 +129,7 @@ def test_one_sample_far_off_hardly_moves_the_fit(row: int) -> None:
     assert shift.max() < 0.08
     assert np.quantile(shift, 0.8) < 0.02
     assert fit.outliers == (row,)
-    assert any(f"latency_ms[{row}]" in warning for warning in fit.warnings)
+    assert any(f"latency_ms[{row}]" in warning for warning in fit.diagnostics())
 
 
 @settings(max_examples=20)
@@ -232,7 +232,7 @@ def test_fits_survive_json_and_pickle() -> None:
     for again in (LatencyFit.from_dict(json.loads(json.dumps(fit.to_dict()))), pickle.loads(pickle.dumps(fit))):
         assert again == fit
         np.testing.assert_array_equal(again.upper_ms(4, [100, 500]), fit.upper_ms(4, [100, 500]))
-        assert again.warnings == fit.warnings
+        assert again.diagnostics() == fit.diagnostics()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_training_throughput_from_one_batch() -> None:
     share = np.array([150, 300, 550, 850])
     truth = 1000 * 64 / TRUE.latency_ms(64, share)
     np.testing.assert_allclose(fit.model.throughput_sps(share), truth, rtol=0.03)
-    assert not any("batch size" in warning for warning in fit.warnings)
+    assert not any("batch size" in warning for warning in fit.diagnostics())
     assert TrainingFit.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit
 
 
