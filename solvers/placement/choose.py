@@ -6,7 +6,8 @@
 
 Best fit leaves the least priced rest: the free request, limit and memory, each as a share of the GPU's capacity, at
 0.5, 0.3 and 0.2. Dilu (Lv et al., ASPLOS 2025, doi 10.1145/3669940.3707251) prices 0.6 of the request and 0.4 of the
-memory; counting the limit, which is what most often fills up, needs up to 1.3 % fewer GPUs on mixes of all kinds.
+memory. Counting the limit too needed 1.3 % fewer GPUs on average on generated serving mixes, 0.1-0.5 % fewer on mixes
+with training gangs. The weights were picked on those mixes and on the recorded logs, so expect less elsewhere.
 Before fit comes preference: GPUs that hold a function named in `affinity`, then workload affinity from the same source:
 an instance of a function that already shares a GPU with some gang goes to the other GPUs of that gang, so that the
 gang's workers slow down together.
