@@ -49,7 +49,7 @@ def anneal(
     """
     width = members.shape[1]
     for _ in range(steps):
-        if homeless_count == 0:
+        if homeless_count == 0 or bins == 0:
             break
         if draw(random) < 0.5:
             at = int(draw(random) * homeless_count)

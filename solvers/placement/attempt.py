@@ -81,10 +81,10 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
     deadline = time.perf_counter() + task.seconds
     current = _current(task.problem)
     built = construct(task.problem, task.wanted, stay=current, current=current, deadline=deadline)
-    tried = built.tried
+    tried, cut = built.tried, built.was_cut
     if current and task.max_migrations is None and task.seconds and not task.enough(built.value):
         afresh = construct(task.problem, task.wanted, stay={}, current=current, deadline=deadline)
-        tried += afresh.tried
+        tried, cut = tried + afresh.tried, cut or afresh.was_cut
         if all(name in afresh.ledger.by_name for name in current):  # nobody who runs is put out
             built = min(built, afresh, key=lambda each: each.value)
     search = Search(built.ledger, task.wanted, current, task.max_migrations)
@@ -94,11 +94,13 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
             report(search.value.gpus_used)
         if not current and task.seconds and not is_small(search) and not task.enough(search.value):
             pause = deadline - (1 - _SQUEEZE_SHARE) * max(0.0, deadline - time.perf_counter())
-            steps = squeeze(search.ledger, target=task.fewest, deadline=pause, seed=task.seed)
+            steps, search.was_cut = squeeze(search.ledger, target=task.fewest, deadline=pause, seed=task.seed)
             search.keep()
         limit = improve(search, enough=task.enough, deadline=deadline, seed=task.seed, report=report)
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED
+    if limit in (None, Limit.ITERATIONS) and (cut or search.was_cut):
+        limit = Limit.TIME  # another run may get further in the same time: only this says that the answer may differ
     if limit is None and search.value.unplaced == 0 and search.value.gpus_used > task.bound and not search.is_exact:
         limit = Limit.GAP
     counts = {"constructions": tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}

@@ -23,11 +23,12 @@ from dilu_core.solvers.placement.value import Value, value
 
 @dataclass(frozen=True)
 class Construction:
-    """A ledger with all that found a place, its value, and how many recipes were tried."""
+    """A ledger with all that found a place, its value, how many recipes were tried, and whether time cut them short."""
 
     ledger: Bookings
     value: Value
     tried: int
+    was_cut: bool = False
 
 
 def construct(
@@ -44,9 +45,10 @@ def construct(
     """
     best: Construction | None = None
     new = [instance for instance in instances if instance.name not in stay]
-    tried = 0
+    tried, cut = 0, False
     for order, split_last in _recipes(problem, new):
         if best is not None and time.perf_counter() >= deadline:
+            cut = True
             break
         ledger = Bookings(problem.cluster, problem.oversubscription)
         for booking in stay.values():
@@ -57,7 +59,7 @@ def construct(
         if best is None or found < best.value:
             best = Construction(ledger, found, tried)
     assert best is not None
-    return Construction(best.ledger, best.value, tried)
+    return Construction(best.ledger, best.value, tried, cut)
 
 
 def fill(ledger: Bookings, instances: Sequence[Instance], *, split_last: bool = False) -> None:

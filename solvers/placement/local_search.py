@@ -37,11 +37,14 @@ class _Bins:
         return _Bins(self.rows.copy(), self.members.copy(), self.count.copy(), self.free.copy(), self.fixed.copy())
 
 
-def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> int:
-    """Empty GPUs of `ledger` until `target` are left, one proves too hard, or the deadline; returns steps made."""
+def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> tuple[int, bool]:
+    """Empty GPUs of `ledger` until `target` are left, one proves too hard, or the deadline.
+
+    Returns the steps made, and whether the deadline cut them short (else they depend on ledger and seed alone).
+    """
     movable = [booking for booking in ledger.by_name.values() if _is_free(ledger, booking)]
     if len(movable) < 2:
-        return 0
+        return 0, False
     demand = np.array([(b.instance.request_milli, b.limit_milli, b.memory_mib[0]) for b in movable], np.int64)
     share = demand / np.maximum(ledger.capacity.max(axis=0), 1)
     size = share @ share.mean(axis=0)
@@ -49,14 +52,14 @@ def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> int
     best = bins = _bins(ledger, movable)
     random = np.array([seed % 2147483646 + 1], np.int64)
     homeless = np.zeros(len(movable), np.int64)
-    steps = 0
-    while bins.rows.size > target and time.perf_counter() < deadline:
+    steps, late = 0, time.perf_counter() >= deadline
+    while bins.rows.size > max(target, 1) and not late:
         trial = best.copy()
         waiting = _give_up_one(trial, size, homeless)
         if waiting < 0:
             break
         budget = _STEPS_PER_INSTANCE * len(movable)
-        while waiting and budget > 0 and time.perf_counter() < deadline:
+        while waiting and budget > 0 and not late:
             chunk = min(_CHUNK, budget)
             waiting = anneal(
                 demand, size, trial.members, trial.count, trial.free, trial.rows.size, homeless, waiting, chunk,
@@ -64,11 +67,12 @@ def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> int
             )  # fmt: skip
             budget -= chunk
             steps += chunk
+            late = time.perf_counter() >= deadline
         if waiting:
             break
         best = bins = trial
     _write_back(ledger, movable, best)
-    return steps
+    return steps, late and best.rows.size > target
 
 
 def _is_free(ledger: Bookings, booking: Booking) -> bool:

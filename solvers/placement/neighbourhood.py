@@ -30,7 +30,10 @@ _DETERMINISTIC_WHOLE_S = 5.0
 
 @dataclass
 class Search:
-    """The incumbent: a working `ledger`, and `best`, its last good state (whole even if the work is interrupted)."""
+    """The incumbent: a working `ledger`, and `best`, its last good state (whole even if the work is interrupted).
+
+    `was_cut` says that a clock, not a count of work, ended some step on the way here.
+    """
 
     ledger: Bookings
     wanted: Sequence[Instance]
@@ -40,6 +43,7 @@ class Search:
     best: dict[str, Booking] = field(init=False)
     neighbourhoods: int = 0
     is_exact: bool = False
+    was_cut: bool = False
 
     def __post_init__(self) -> None:
         self.keep()
@@ -68,7 +72,9 @@ def improve(
             return None
         left = deadline - time.perf_counter()
         if left > 0:
+            started = time.perf_counter()
             search.is_exact = _solve(search, whole, True, 0.6 * left, seed)
+            search.was_cut |= not search.is_exact and time.perf_counter() - started >= 0.6 * left
             search.neighbourhoods += 1
         if search.is_exact:
             return None

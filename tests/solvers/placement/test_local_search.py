@@ -7,9 +7,11 @@ import time
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
 from dilu_core.placement import PlacementProblem, verify_placement
+from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.construct import construct, fill
 from dilu_core.solvers.placement.local_search import squeeze
+from dilu_core.solvers.placement.place import place
 
 CLUSTER = Cluster.homogeneous(20, 4, GpuType("A100", 40960))
 
@@ -37,8 +39,9 @@ def test_squeezing_keeps_everything_and_uses_fewer_gpus() -> None:
     ledger = Bookings(CLUSTER, Oversubscription())
     fill(ledger, instances)
     before, tied = ledger.gpus_used, {name: ledger.by_name[name] for name in ("gang", "a", "b", "picky")}
-    steps = squeeze(ledger, target=0, deadline=time.perf_counter() + 60, seed=1)
+    steps, late = squeeze(ledger, target=0, deadline=time.perf_counter() + 60, seed=1)
     assert steps > 0
+    assert not late
     assert ledger.gpus_used < before
     assert verify_placement(problem, ledger.placement(), require_all=True) == ()
     assert {name: ledger.by_name[name] for name in tied} == tied
@@ -55,6 +58,22 @@ def test_squeezing_is_repeatable_and_stops_at_its_target() -> None:
     ledger = Bookings(CLUSTER, Oversubscription())
     fill(ledger, crowd())
     used = ledger.gpus_used
-    assert squeeze(ledger, target=used, deadline=time.perf_counter() + 60, seed=0) == 0
-    squeeze(ledger, target=0, deadline=0.0, seed=0)
+    assert squeeze(ledger, target=used, deadline=time.perf_counter() + 60, seed=0) == (0, False)
+    assert squeeze(ledger, target=0, deadline=0.0, seed=0) == (0, True)
     assert ledger.gpus_used == used
+
+
+def test_the_last_gpu_is_never_given_up() -> None:
+    """With everything on one GPU there is nothing to empty, whatever the target."""
+    ledger = Bookings(CLUSTER, Oversubscription())
+    fill(ledger, [Instance(name, "inference", 100, 100, 1) for name in ("a", "b")])
+    assert squeeze(ledger, target=0, deadline=time.perf_counter() + 60, seed=0) == (0, False)
+    assert ledger.gpus_used == 1
+
+
+def test_a_search_cut_by_the_clock_says_so() -> None:
+    """Where time, not work, ends the search, the termination names that limit, as the answer may differ next time."""
+    result = place(PlacementProblem(CLUSTER, crowd()), time_limit_s=0.0)
+    assert result.termination.limit in (None, Limit.TIME)
+    if result.gpus_used > result.lower_bound:
+        assert result.termination.limit is Limit.TIME
