@@ -63,7 +63,10 @@ def finite(
         wanted += f" and at most {at_most:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.number):
         fail(argument, f"is {value!r}; expected {wanted}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     bad = (
         not math.isfinite(number)
         or (above is not None and number <= above)
@@ -128,10 +131,13 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def float_column(argument: str, values: object) -> NDArray[np.float64]:
-    """`values` as a read-only one-dimensional float64 array; text and nested lists are refused."""
+    """`values` as a read-only one-dimensional float64 array; only real numbers pass, and masked ones become NaN."""
     try:
-        column = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
+        raw = values.filled(np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        if raw.size and raw.dtype.kind not in "iufO":
+            raise TypeError
+        column = np.array(raw, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
         fail(argument, f"is not a column of numbers: {values!r:.120}.")
     if column.ndim != 1:
         fail(argument, f"has {column.ndim} dimensions; expected one column.")
@@ -142,7 +148,7 @@ def float_column(argument: str, values: object) -> NDArray[np.float64]:
 def int_column(argument: str, values: object, *, at_least: int, at_most: int | None = None) -> NDArray[np.int64]:
     """`values` as a read-only one-dimensional int64 array within bounds; the message names the first bad element."""
     raw = float_column(argument, values)
-    bad = ~np.isfinite(raw) | (raw != np.floor(raw)) | (raw < at_least)
+    bad = ~np.isfinite(raw) | (raw != np.floor(raw)) | (raw < at_least) | (raw > LARGEST)
     if at_most is not None:
         bad |= raw > at_most
     if bad.any():

@@ -165,7 +165,10 @@ def _header(where: str, fields: list[str], line: int) -> list[str]:
 def _row(where: str, line: int, fields: dict[str, str]) -> _Row:
     if not fields["function"]:
         _bad(where, line, "function is empty")
+    latency_ms = _number(where, line, "latency_ms", fields["latency_ms"])
     memory = _number(where, line, "memory_mib", fields.get("memory_mib", ""))
+    if failed_latencies(np.array([latency_ms]))[0]:
+        memory = math.nan  # a run that failed, perhaps for lack of memory, says nothing of it
     if not math.isnan(memory) and not (math.isfinite(memory) and memory > 0):
         _bad(where, line, f"memory_mib is {fields['memory_mib']!r}; expected a positive number or nothing")
     return _Row(
@@ -173,7 +176,7 @@ def _row(where: str, line: int, fields: dict[str, str]) -> _Row:
         function=fields["function"],
         batch=_whole(where, line, "batch", fields["batch"], None),
         sm_milli=_whole(where, line, "sm_milli", fields["sm_milli"], FULL_GPU_MILLI),
-        latency_ms=_number(where, line, "latency_ms", fields["latency_ms"]),
+        latency_ms=latency_ms,
         memory_mib=memory,
         note=fields.get("note", ""),
         gpu_type=fields.get("gpu_type", ""),
@@ -192,7 +195,7 @@ def _number(where: str, line: int, name: str, text: str) -> float:
 
 def _whole(where: str, line: int, name: str, text: str, greatest: int | None) -> int:
     value = _number(where, line, name, text)
-    if not value.is_integer() or value < 1 or (greatest is not None and value > greatest):
+    if not value.is_integer() or not 1 <= value <= (greatest or check.LARGEST):
         span = "of at least 1" if greatest is None else f"between 1 and {greatest} (milli-GPU)"
         _bad(where, line, f"{name} is {text!r}; expected a whole number {span}")
     return int(value)

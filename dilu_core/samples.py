@@ -80,7 +80,7 @@ class ProfileSamples:
             check.fail(
                 f"latency_ms[{row}]",
                 f"is {float(latency[row])}; latencies must be positive"
-                + (" and 9999 is a failure code" if latency[row] > 0 else "")
+                + (f" and {float(latency[row]):g} is a failure code" if latency[row] > 0 else "")
                 + ". Drop failed measurements before fitting (see ProfileSamples.drop_failed).",
             )
         object.__setattr__(self, "batch", check.int_column("batch", self.batch, at_least=1))
@@ -159,8 +159,14 @@ class ProfileSamples:
         return np.split(order, np.flatnonzero(changes) + 1)
 
     def select(self, rows: Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]) -> ProfileSamples:
-        """The rows picked by indices or a mask, in that order."""
-        rows = np.asarray(rows)
+        """The rows picked by indices or a mask, in that order.
+
+        Raises `InvalidArgumentError` for a mask of another length, an index out of range, or if no row is picked.
+        """
+        try:
+            rows = np.arange(len(self))[np.asarray(rows, dtype=None if np.size(rows) else np.int64)]
+        except IndexError as error:
+            check.fail("rows", f"do not pick from {len(self)} rows: {error}.")
         return ProfileSamples(
             self.batch[rows],
             self.sm_milli[rows],

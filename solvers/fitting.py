@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF
-from dilu_core.kernels.backend import resolve_backend
 from dilu_core.kernels.cpu.roofline_fit import BANDWIDTH, PARAMETERS, fit_rooflines
 from dilu_core.latency_fit import FAMILIES, LatencyFit, TrainingFit
 from dilu_core.performance import RooflineModel
 from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.backends import resolved
 from dilu_core.solvers.memory_fit import fit_memory
 
 __all__ = ["fit_latency", "fit_latency_many", "fit_memory", "fit_training"]
@@ -91,7 +91,7 @@ def fit_latency_many(
     each; without, threads of this process share the work. Raises `InvalidArgumentError` as `fit_latency` does, and for
     an unknown `backend`; `BackendUnavailableError` for one that cannot run here.
     """
-    ran_on = _resolved(backend)
+    ran_on = resolved(backend)
     tasks = _tasks(check.instances_of("samples_list", samples_list, ProfileSamples), family, prior, prior_spread)
     chunks = [tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)]
     if executor is not None:
@@ -224,10 +224,3 @@ def _termination(converged: bool) -> Termination:
         return Termination(TerminationReason.CONVERGED)
     detail = f"the best start still moved after {_MAX_ITERATIONS} iterations"
     return Termination(TerminationReason.FEASIBLE, Limit.ITERATIONS, detail)
-
-
-def _resolved(backend: str) -> str:
-    try:
-        return resolve_backend(backend)
-    except ValueError as error:
-        check.fail("backend", f"cannot be resolved: {error}")

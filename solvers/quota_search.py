@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.calibration import LEVERAGE_CAP, NOISE, SPREAD_FLOOR, error_quantile
-from dilu_core.kernels.backend import resolve_backend
 from dilu_core.kernels.cpu.quota_search import search_quotas
 from dilu_core.latency_fit import LatencyFit
 from dilu_core.performance import LatencyModel, RooflineModel
 from dilu_core.quota import LimitRule, QuotaGrid, QuotaSearchResult
 from dilu_core.result import SolveStats
+from dilu_core.solvers.backends import resolved
 from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE, Query, mark_cells, quota_result
 from dilu_core.solvers.quota_every_cell import search_every_cell
 from dilu_core.solvers.training_quota import search_training_quota
@@ -113,7 +113,7 @@ def search_quota_many(
     if quantile is not None and not 0.0 < check.finite("quantile", quantile) < 1.0:
         check.fail("quantile", f"is {quantile!r}; expected a probability strictly between 0 and 1, or None.")
     fraction = check.finite("exec_fraction", exec_fraction, above=0, at_most=1)
-    ran_on = _resolved(backend)
+    ran_on = resolved(backend)
     slos = np.broadcast_to(_slo_column(slo_ms), len(models)) if np.ndim(slo_ms) == 0 else _slo_column(slo_ms)
     if len(slos) != len(models):
         check.fail("slo_ms", f"has {len(slos)} values for {len(models)} fits; expected one, or one per fit.")
@@ -236,10 +236,3 @@ def _cells(blocked: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
             )
         )
     return tuple(found)
-
-
-def _resolved(backend: str) -> str:
-    try:
-        return resolve_backend(backend)
-    except ValueError as error:
-        check.fail("backend", f"cannot be resolved: {error}")

@@ -14,10 +14,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from dilu_core import _checks as check
-from dilu_core.kernels.backend import resolve_backend
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.slots import Placement
+from dilu_core.solvers.backends import resolved
 from dilu_core.solvers.placement.attempt import Outcome, Report, Task, run_attempts
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.bounds import Bound, lower_bound
@@ -81,7 +81,7 @@ def place(
     seed = check.integer("seed", seed, at_least=0)
     if max_migrations is not None:
         max_migrations = check.integer("max_migrations", max_migrations, at_least=0)
-    ran_on = resolve_backend(backend)
+    ran_on = resolved(backend)
 
     never = {each.name: why_never(problem.cluster, problem.oversubscription, each) for each in problem.instances}
     hopeless = {name: reason for name, reason in never.items() if reason is not None}
