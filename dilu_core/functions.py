@@ -43,7 +43,8 @@ class FunctionSpec:
     affinity, anti_affinity, gpu_types
         Functions to sit beside (soft), functions never to share a GPU with (hard), GPU types allowed (`None`: all).
     grid
-        Batches and shares to choose from; `None` takes the measured batches and shares in steps of the plan.
+        Batches (for training one, that of a step) and shares to choose from; `None` takes the measured batches and
+        shares in steps of the plan.
 
     Raises
     ------
@@ -75,6 +76,8 @@ class FunctionSpec:
         checks.choice("kind", self.kind, INSTANCE_KINDS)
         if not isinstance(self.samples, ProfileSamples):
             checks.fail("samples", f"is {self.samples!r:.80}; expected ProfileSamples (see read_profiles).")
+        if self.grid is not None and not isinstance(self.grid, QuotaGrid):
+            checks.fail("grid", f"is {self.grid!r:.80}; expected a QuotaGrid or None.")
         checks.flag("splittable", self.splittable)
         if self.is_training:
             self._check_training()
@@ -95,10 +98,15 @@ class FunctionSpec:
         put(self, "cold_start_s", checks.finite("cold_start_s", self.cold_start_s, at_least=0.0))
         put(self, "affinity", checks.names("affinity", self.affinity))
         put(self, "anti_affinity", checks.names("anti_affinity", self.anti_affinity))
+        self._check_counts()
         if self.gpu_types is not None:
             put(self, "gpu_types", checks.names("gpu_types", self.gpu_types))
-        if self.grid is not None and not isinstance(self.grid, QuotaGrid):
-            checks.fail("grid", f"is {self.grid!r:.80}; expected a QuotaGrid or None.")
+
+    def _check_counts(self) -> None:
+        least, most, asked = self.min_instances, self.max_instances, self.instances
+        if asked is not None and not (least <= asked and (most is None or asked <= most)):
+            span = f"at least {least}" if most is None else f"within {least} and {most}"
+            checks.fail("instances", f"is {asked}; expected {span}, its own min_instances and max_instances.")
 
     @property
     def is_training(self) -> bool:
@@ -116,6 +124,10 @@ class FunctionSpec:
         fraction = checks.finite("throughput_fraction", self.throughput_fraction, above=0.0, at_most=1.0)
         object.__setattr__(self, "throughput_fraction", fraction)
         object.__setattr__(self, "gpus", checks.integer("gpus", self.gpus, at_least=1))
+        if self.grid is not None and len(self.grid.batches) != 1:
+            checks.fail(
+                "grid", f"has {len(self.grid.batches)} batches; a training function has one, that of its steps."
+            )
 
     def _check_inference(self) -> None:
         if self.slo_ms is None:

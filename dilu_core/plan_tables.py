@@ -97,7 +97,8 @@ def _result_lines(plan: Plan) -> list[str]:
     ]
     if plan.whole_gpu_gpus:
         saving = plan.cost(0.0).saving_fraction
-        lines.append(f"  whole GPUs     {plan.whole_gpu_gpus} with one instance per GPU: {saving:.0%} fewer here")
+        verdict = f"{saving:.0%} fewer here" if saving >= 0 else f"{-saving:.0%} more here"
+        lines.append(f"  whole GPUs     {plan.whole_gpu_gpus} with one instance per GPU: {verdict}")
     free = plan.fragmentation.cluster
     lines.append(
         f"  fragmentation  free on active GPUs: {free.request_milli.fragmentation:.1%} of SM request,"
@@ -110,6 +111,11 @@ def _result_lines(plan: Plan) -> list[str]:
             f" with whole GPUs ({cost.price_per_gpu_hour:g} per GPU-hour)"
         )
     lines += [f"  not planned    {each.name}: {each.detail}" for each in plan.functions if each.config is None]
+    lines += [
+        f"  not carried    {each.name}: {each.detail}"
+        for each in plan.functions
+        if each.config is not None and not each.carries_load
+    ]
     lines += [f"  not placed     {name}: {why}" for name, why in plan.unplaced.items()]
     lines += [f"  note           {each.name}: {warning}" for each in plan.functions for warning in each.warnings]
     lines.append("  latencies in ms per batch (per step for training), at the request; table: the profile's own value")

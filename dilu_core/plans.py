@@ -74,6 +74,13 @@ class FunctionPlan:
         """Throughput of all its instances at their requests."""
         return 0.0 if self.config is None else self.config.throughput_rps * len(self.instances)
 
+    @property
+    def carries_load(self) -> bool:
+        """Whether its instances, once placed, carry the load at their requests; for training, whether there are any."""
+        if self.kind == "training":
+            return bool(self.instances)
+        return self.capacity_rps >= self.load_rps * (1.0 - 1e-9)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         scalars = {key: getattr(self, key) for key in _FUNCTION_KEYS}
@@ -161,8 +168,8 @@ class Plan:
 
     @property
     def complete(self) -> bool:
-        """Whether every function has a configuration and every instance a place."""
-        return not self.unplaced and all(each.config is not None for each in self.functions)
+        """Whether every function has a configuration that carries its load, and every instance a place."""
+        return not self.unplaced and all(each.config is not None and each.carries_load for each in self.functions)
 
     @cached_property
     def fragmentation(self) -> FragmentationReport:

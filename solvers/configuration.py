@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dilu_core.cluster import Oversubscription
 from dilu_core.fit_diagnostics import repeated_batches
 from dilu_core.functions import FunctionSpec
 from dilu_core.plans import Evidence
@@ -25,24 +26,26 @@ from dilu_core.units import FULL_GPU_MILLI
 
 @dataclass(frozen=True)
 class Configuration:
-    """A function's chosen configuration, the rate at its limit, and the best rate of a whole GPU.
+    """A function's chosen configuration and the rate at its limit, per instance.
 
-    `config` is `None` where nothing is feasible; `detail` then says why. Rates are per instance: requests per second,
-    for training samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how.
+    `config` is `None` where nothing is feasible; `detail` then says why. Rates are requests per second, for training
+    samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how. `whole_gpu` is the
+    configuration of greatest throughput on a whole GPU (inference only; `None` where that is not feasible).
     """
 
     config: QuotaConfig | None
     detail: str
     budget_ms: float | None = None
     limit_rps: float | None = None
-    whole_gpu_rps: float | None = None
     measured_ms: float | None = None
     evidence: Evidence = "model"
     warnings: tuple[str, ...] = ()
+    whole_gpu: Configuration | None = None
 
 
 def configure(
     function: FunctionSpec,
+    caps: Oversubscription,
     *,
     quantile: float | None,
     exec_fraction: float,
@@ -51,15 +54,15 @@ def configure(
     step_milli: int,
     limit_factor: float | None,
 ) -> Configuration:
-    """The configuration of `function`; see `dilu_core.plan` for the arguments."""
-    if function.is_training:
-        return _configure_training(function, step_milli)
-    slo_ms = function.slo_ms
-    assert slo_ms is not None  # FunctionSpec holds this for every kind of inference
-    budget_ms = exec_fraction * slo_ms
+    """The configuration of `function` for GPUs under `caps`; see `dilu_core.plan` for the other arguments."""
     trusted, warnings = without_repeats(function.samples)
     samples = trusted.merged()
     grid = function.grid or default_grid(samples, step_milli)
+    if function.is_training:
+        return _configure_training(function, trusted, samples, grid, warnings)
+    slo_ms = function.slo_ms
+    assert slo_ms is not None  # FunctionSpec holds this for every kind of inference
+    budget_ms = exec_fraction * slo_ms
     fit = fit_latency(trusted)
     warnings += fit.diagnostics()  # of what is left, so nothing is said twice
     blocked = cells_over(samples, grid, budget_ms)
@@ -76,51 +79,49 @@ def configure(
             blocked=blocked,
         )
 
+    def described(config: QuotaConfig, whole_gpu: Configuration | None) -> Configuration:
+        at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
+        measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
+        rate = 1000.0 * config.batch / at_limit_ms
+        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings, whole_gpu)
+
     found = search(grid)
     if found.best is None:
         return Configuration(None, found.termination.detail, budget_ms, warnings=warnings)
     whole = search(QuotaGrid(grid.batches, (FULL_GPU_MILLI,))).best
-    config = found.best if sizing == "efficacy" else _least_share(found.pareto, function.load_rps * (1.0 + headroom))
-    at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
-    measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
-    return Configuration(
-        config=config,
-        detail=found.termination.detail,
-        budget_ms=budget_ms,
-        limit_rps=1000.0 * config.batch / at_limit_ms,
-        whole_gpu_rps=None if whole is None else whole.throughput_rps,
-        measured_ms=measured_ms,
-        evidence=evidence,
-        warnings=warnings,
-    )
+    load_rps = function.load_rps * (1.0 + headroom)
+    config = found.best if sizing == "efficacy" else _least_share(found.pareto, load_rps, caps)
+    return described(config, None if whole is None else described(whole, None))
 
 
-def _configure_training(function: FunctionSpec, step_milli: int) -> Configuration:
-    samples = function.samples.merged()
-    grid = function.grid or default_grid(samples, step_milli)
-    fit = fit_training(function.samples)
+def _configure_training(
+    function: FunctionSpec,
+    trusted: ProfileSamples,
+    samples: ProfileSamples,
+    grid: QuotaGrid,
+    warnings: tuple[str, ...],
+) -> Configuration:
+    fit = fit_training(trusted, batch=None if function.grid is None else function.grid.batches[0])
     found = search_training_quota(fit, fraction=function.throughput_fraction, grid=grid)
     config = found.best
+    warnings += fit.diagnostics()
     if config is None:
-        return Configuration(None, found.termination.detail, warnings=fit.diagnostics())
+        return Configuration(None, found.termination.detail, warnings=warnings)
     measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
-    return Configuration(
-        config=config,
-        detail=found.termination.detail,
-        limit_rps=float(fit.model.throughput_sps(config.limit_milli)),
-        whole_gpu_rps=float(fit.model.throughput_sps(FULL_GPU_MILLI)),
-        measured_ms=measured_ms,
-        evidence=evidence,
-        warnings=fit.diagnostics(),
-    )
+    rate = float(fit.model.throughput_sps(config.limit_milli))
+    return Configuration(config, "", None, rate, measured_ms, evidence, warnings)
 
 
-def _least_share(pareto: Sequence[QuotaConfig], load_rps: float) -> QuotaConfig:
-    """The configuration that carries `load_rps` with the least share in all (ties: efficacy, fewer instances)."""
+def _least_share(pareto: Sequence[QuotaConfig], load_rps: float, caps: Oversubscription) -> QuotaConfig:
+    """The configuration that carries `load_rps` with the least of a GPU in all (ties: efficacy, fewer instances).
+
+    An instance takes of a GPU what it takes of the scarcer cap, on requests or on limits.
+    """
 
     def total_share(config: QuotaConfig) -> tuple[int, float, int]:
         count = instances_for(load_rps, config.throughput_rps)
-        return count * config.request_milli, -config.efficacy, count
+        share = max(config.request_milli * caps.limit_milli, config.limit_milli * caps.request_milli)
+        return count * share, -config.efficacy, count
 
     return min(pareto, key=total_share)
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from dilu_core import _checks as checks
-from dilu_core.cluster import Cluster, Instance, Oversubscription
-from dilu_core.coscaling.horizontal import HorizontalParams
+from dilu_core.cluster import Cluster, Oversubscription
 from dilu_core.functions import FunctionSpec
 from dilu_core.placement import Placement, PlacementProblem
 from dilu_core.plans import FunctionPlan, Plan
 from dilu_core.result import SolveStats
-from dilu_core.solvers.configuration import Configuration, configure, instances_for
-from dilu_core.solvers.fitting import fit_memory
-from dilu_core.solvers.placement.place import place
+from dilu_core.solvers.backends import resolved
+from dilu_core.solvers.configuration import Configuration, configure
+from dilu_core.solvers.function_plans import function_plan, gpus_alone, instances_of, policy_of
+from dilu_core.solvers.placement.place import PlacementResult, place
 
 SIZINGS = ("efficacy", "load")
-MOST_INSTANCES = 1_000_000
-"""Of one function. A load that needs more is a mistake in units, and would only fill the memory."""
 
 
 def plan(
@@ -74,20 +72,29 @@ def plan(
     price_per_gpu_hour
         Kept for the summary.
 
-    An SLO that nothing meets, a load of zero or a cluster that is too small are results: see `FunctionPlan.detail`,
-    `Plan.unplaced` and `Plan.complete`. Raises `InvalidArgumentError`, naming the argument, for misuse.
+    Where such instances would take more GPUs than a whole GPU for each (large requests may leave no room for each
+    other's limits), functions get whole GPUs instead. An SLO that nothing meets, no load or a cluster that is too
+    small are results: see `FunctionPlan.detail`, `Plan.unplaced` and `Plan.complete`. Raises `InvalidArgumentError`,
+    naming the argument, for misuse.
     """
     started = time.perf_counter()
     specs = checks.instances_of("functions", functions, FunctionSpec)
     checks.distinct("functions", [spec.name for spec in specs])
     _check_options(cluster, quantile, exec_fraction, sizing, headroom, sm_step_milli, limit_factor)
-    if oversubscription is None:
-        oversubscription = Oversubscription()
+    limit_s = checks.finite("time_limit_s", time_limit_s, at_least=0.0)
+    price = price_per_gpu_hour
+    if price is not None:
+        price = checks.finite("price_per_gpu_hour", price, at_least=0.0)
+    caps = Oversubscription() if oversubscription is None else oversubscription
+    if not isinstance(caps, Oversubscription):
+        checks.fail("oversubscription", f"is {caps!r:.80}; expected an Oversubscription.")
+    ran_on = resolved(backend)
 
     # 1. Samples -> model -> the configuration of each function that keeps its latency budget.
     choices = [
         configure(
             spec,
+            caps,
             quantile=quantile,
             exec_fraction=exec_fraction,
             sizing=sizing,
@@ -99,33 +106,41 @@ def plan(
     ]
 
     # 2. Configuration and load -> how many instances, and what each of them books.
-    planned = [_function_plan(spec, choice, headroom, cluster) for spec, choice in zip(specs, choices, strict=True)]
-    instances = [
-        instance for spec, each in zip(specs, planned, strict=True) for instance in _instances(spec, each, cluster)
-    ]
-
     # 3. Instances -> GPUs, with a proven lower bound.
-    problem = PlacementProblem(cluster, tuple(instances), oversubscription, current)
-    placed = place(
-        problem,
-        time_limit_s=time_limit_s,
-        gap=gap,
-        seed=seed,
-        max_migrations=max_migrations,
-        backend=backend,
-        executor=executor,
-        progress=progress,
-    )
+    def attempt(tried: Sequence[Configuration]) -> _Attempt:
+        planned = [function_plan(spec, each, headroom, cluster) for spec, each in zip(specs, tried, strict=True)]
+        instances = [
+            instance
+            for spec, each in zip(specs, planned, strict=True)
+            for instance in instances_of(spec, each, cluster)
+        ]
+        problem = PlacementProblem(cluster, tuple(instances), caps, current)
+        placed = place(
+            problem,
+            time_limit_s=max(0.0, limit_s - (time.perf_counter() - started)),
+            gap=gap,
+            seed=seed,
+            max_migrations=max_migrations,
+            backend=ran_on,
+            executor=executor,
+            progress=progress,
+        )
+        return _Attempt(planned, problem, placed)
+
+    best = attempt(choices)
+    if best.loses_to_whole_gpus:
+        best = min((best, *map(attempt, _with_whole_gpus(best.functions, choices, cluster, caps))), key=_Attempt.rank)
 
     # 4. What the run-time policy of each function must know.
     policies = {
-        spec.name: _policy(spec, each)
-        for spec, each in zip(specs, planned, strict=True)
+        spec.name: policy_of(spec, each, cluster)
+        for spec, each in zip(specs, best.functions, strict=True)
         if each.config is not None and not spec.is_training
     }
+    placed = best.placed
     return Plan(
-        functions=tuple(planned),
-        problem=problem,
+        functions=tuple(best.functions),
+        problem=best.problem,
         placement=placed.placement,
         unplaced=dict(placed.unplaced),
         lower_bound=placed.lower_bound,
@@ -133,9 +148,43 @@ def plan(
         gap=placed.gap,
         policies=policies,
         termination=placed.termination,
-        stats=SolveStats(time.perf_counter() - started, placed.stats.backend, placed.stats.counts),
-        price_per_gpu_hour=price_per_gpu_hour,
+        stats=SolveStats(time.perf_counter() - started, ran_on, placed.stats.counts),
+        price_per_gpu_hour=price,
     )
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One set of configurations, and how its instances could be placed."""
+
+    functions: list[FunctionPlan]
+    problem: PlacementProblem
+    placed: PlacementResult
+
+    def rank(self) -> tuple[int, int]:
+        """Fewest instances left out, then fewest GPUs."""
+        return len(self.placed.unplaced), self.placed.gpus_used
+
+    @property
+    def loses_to_whole_gpus(self) -> bool:
+        """Whether one instance per GPU would do better: large requests may leave no room for each other's limits."""
+        return self.rank() > (0, sum(each.whole_gpu_gpus for each in self.functions))
+
+
+def _with_whole_gpus(
+    functions: Sequence[FunctionPlan], choices: Sequence[Configuration], cluster: Cluster, caps: Oversubscription
+) -> list[list[Configuration]]:
+    """Choices to try instead: whole GPUs for those functions that alone do better with them, and for all."""
+    alone = [gpus_alone(each, cluster, caps) > each.whole_gpu_gpus for each in functions]
+    masks = [alone] if all(alone) or not any(alone) else [alone, [True] * len(alone)]
+    return [
+        [
+            choice.whole_gpu if wanted and choice.whole_gpu is not None else choice
+            for wanted, choice in zip(mask, choices, strict=True)
+        ]
+        for mask in masks
+        if any(choice.whole_gpu is not None for wanted, choice in zip(mask, choices, strict=True) if wanted)
+    ]
 
 
 def _check_options(
@@ -153,112 +202,7 @@ def _check_options(
         checks.finite("quantile", quantile, above=0.0, at_most=1.0 - 1e-9)
     checks.finite("exec_fraction", exec_fraction, above=0.0, at_most=1.0)
     checks.choice("sizing", sizing, SIZINGS)
-    checks.finite("headroom", headroom, at_least=0.0)
+    checks.finite("headroom", headroom, at_least=0.0, at_most=1000.0)
     checks.share_milli("sm_step_milli", sm_step_milli)
     if limit_factor is not None:
-        checks.finite("limit_factor", limit_factor, at_least=1.0)
-
-
-def _function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cluster: Cluster) -> FunctionPlan:
-    if choice.config is None:
-        return FunctionPlan(
-            name=spec.name,
-            kind=spec.kind,
-            config=None,
-            detail=choice.detail,
-            slo_ms=spec.slo_ms,
-            budget_ms=choice.budget_ms,
-            load_rps=spec.load_rps,
-            gpus=spec.gpus,
-            warnings=choice.warnings,
-        )
-    memory_mib = spec.memory_mib
-    if memory_mib is None:
-        memory_mib = fit_memory(spec.samples).memory_mib(choice.config.batch)
-    count, detail = _instance_count(spec, choice.config.throughput_rps, headroom)
-    if count > MOST_INSTANCES:
-        checks.fail(
-            "functions", f"holds {spec.name!r}, which would need {count} instances; expected at most {MOST_INSTANCES}."
-        )
-    return FunctionPlan(
-        name=spec.name,
-        kind=spec.kind,
-        config=choice.config,
-        detail=detail,
-        slo_ms=spec.slo_ms,
-        budget_ms=choice.budget_ms,
-        measured_ms=choice.measured_ms,
-        evidence=choice.evidence,
-        limit_rps=choice.limit_rps,
-        load_rps=spec.load_rps,
-        memory_mib=memory_mib,
-        gpus=spec.gpus,
-        instances=tuple(f"{spec.name}#{i}" for i in range(count)),
-        whole_gpu_gpus=_whole_gpu_gpus(spec, choice, count, headroom, memory_mib, cluster),
-        warnings=choice.warnings,
-    )
-
-
-def _instance_count(spec: FunctionSpec, capacity_rps: float, headroom: float) -> tuple[int, str]:
-    if spec.instances is not None:
-        return spec.instances, "instances as asked for"
-    if spec.is_training:
-        return 1, "one job"
-    wanted = max(instances_for(spec.load_rps * (1.0 + headroom), capacity_rps), spec.min_instances)
-    if spec.max_instances is not None and wanted > spec.max_instances:
-        carried = spec.max_instances * capacity_rps
-        return spec.max_instances, f"max_instances carries {carried:.1f} of {spec.load_rps:g} requests/s"
-    return wanted, "no load: started on demand" if wanted == 0 else "carries the load at its request"
-
-
-def _whole_gpu_gpus(
-    spec: FunctionSpec, choice: Configuration, count: int, headroom: float, memory_mib: int, cluster: Cluster
-) -> int:
-    """GPUs for the same work with a whole GPU per instance, more where one GPU's memory does not hold it."""
-    per_instance = spec.gpus
-    if spec.splittable and cluster.gpu_types:
-        per_instance = max(1, math.ceil(memory_mib / max(kind.memory_mib for kind in cluster.gpu_types)))
-    if spec.instances is None and not spec.is_training and choice.whole_gpu_rps is not None:
-        needed = instances_for(spec.load_rps * (1.0 + headroom), choice.whole_gpu_rps)
-        count = min(count, max(needed, spec.min_instances))
-    return count * per_instance
-
-
-def _instances(spec: FunctionSpec, planned: FunctionPlan, cluster: Cluster) -> list[Instance]:
-    if planned.config is None:
-        return []
-    gpu_types = spec.gpu_types
-    measured_on = spec.samples.gpu_type
-    if gpu_types is None and measured_on in {kind.name for kind in cluster.gpu_types}:
-        gpu_types = (measured_on,)  # the profile holds for this type of the cluster and says nothing of the others
-    return [
-        Instance(
-            name,
-            spec.kind,
-            planned.config.request_milli,
-            planned.config.limit_milli,
-            planned.memory_mib or 0,
-            gpus=spec.gpus,
-            splittable=spec.splittable,
-            function=spec.name,
-            affinity=spec.affinity,
-            anti_affinity=spec.anti_affinity,
-            gpu_types=gpu_types,
-        )
-        for name in planned.instances
-    ]
-
-
-def _policy(spec: FunctionSpec, planned: FunctionPlan) -> HorizontalParams:
-    assert planned.config is not None
-    count = len(planned.instances)
-    return HorizontalParams(
-        planned.config.throughput_rps,
-        planned.config.request_milli,
-        planned.config.limit_milli,
-        slo_ms=spec.slo_ms,
-        base_latency_ms=planned.config.latency_ms,
-        cold_start_s=spec.cold_start_s,
-        min_instances=spec.min_instances,
-        max_instances=spec.max_instances if spec.max_instances is not None else max(1, 2 * count, spec.min_instances),
-    )
+        checks.finite("limit_factor", limit_factor, at_least=1.0, at_most=1000.0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.functions import FunctionSpec
+from dilu_core.quota import QuotaGrid
 from dilu_core.samples import ProfileSamples
 
 SAMPLES = ProfileSamples([1, 2, 4], [500, 500, 500], [10.0, 12.0, 16.0])
@@ -45,6 +46,10 @@ def _spec(**changes: Any) -> FunctionSpec:
         ("affinity", {"affinity": "bert"}),
         ("gpu_types", {"gpu_types": ("A100", "A100")}),
         ("grid", {"grid": [1, 2]}),
+        ("grid", {"kind": "training", "slo_ms": None, "grid": QuotaGrid((1, 2), (1000,))}),
+        ("instances", {"instances": 5, "max_instances": 2}),
+        ("instances", {"instances": 1, "min_instances": 2}),
+        ("slo_ms", {"slo_ms": 10**400}),
         ("slo_ms", {"kind": "training"}),
         ("load_rps", {"kind": "training", "slo_ms": None, "load_rps": 5}),
         ("splittable", {"kind": "training", "slo_ms": None, "splittable": True}),

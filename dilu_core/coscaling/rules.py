@@ -10,6 +10,7 @@ from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.coscaling.state import HorizontalState
 
 _STRETCHES = 12  # the peak window is remembered as the peaks of this many stretches, so the state stays small
+_STANDING = 0.02  # a queue that changes by less than this part of the arrivals stands still
 _LEAST_DELIVERED = 0.1  # of the capacity; below that something is broken that instances do not mend
 _MOST_NEED = 1e9  # instances; keeps the arithmetic finite whatever a sensor reports
 _NOISE = 1e-9  # relative; a load of exactly n instances must need n, not n + 1
@@ -45,12 +46,12 @@ def lazy_rule(params: HorizontalParams, state: HorizontalState, fleet: Fleet, la
     """
     capacity, samples = params.capacity_rps, state.samples_rps
     all_serve, one_fewer_serves = fleet.planned * capacity, (fleet.ready - 1) * capacity
-    above = len([rate for rate in samples if rate > all_serve])
+    above = len([rate for rate in samples if rate > all_serve * (1.0 + _NOISE)])
     if above >= params.lazy_out:
         detail = f"{above} of the last {len(samples)} s exceeded {fleet.planned} x {capacity:g} rps"
         return Proposal(fleet.planned + 1, ScalingReason.LOAD, detail)
     if fleet.planned > 1 and fleet.starting == 0:
-        below = len([rate for rate in samples if rate < one_fewer_serves])
+        below = len([rate for rate in samples if rate < one_fewer_serves * (1.0 - _NOISE)])
         if below >= params.lazy_in:
             detail = f"{below} of the last {len(samples)} s were below {fleet.ready - 1} x {capacity:g} rps"
             return Proposal(fleet.planned - 1, ScalingReason.SPARE_CAPACITY, detail)
@@ -111,7 +112,10 @@ def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Flee
         return before.delivered
     if fleet.ready == 0 or fleet.ready != before.ready or min(before.in_flight, fleet.in_flight) <= usual:
         return before.delivered
-    rate = fleet.arrivals_rps - (fleet.in_flight - before.in_flight) / elapsed_s
+    growth = (fleet.in_flight - before.in_flight) / elapsed_s
+    if abs(growth) <= _STANDING * fleet.arrivals_rps:
+        return before.delivered  # what stands still may be slow service as well as a queue: no evidence of a rate
+    rate = fleet.arrivals_rps - growth
     seen = min(max(rate / (fleet.ready * params.capacity_rps), _LEAST_DELIVERED), params.burst)
     if before.delivered is None:
         return seen

@@ -190,7 +190,7 @@ def best_split(
         room = 0
         for g in range(start, stop):  # the cheap look that spares most nodes the careful one
             if preference[g] >= 0 and free[g, 0] >= request and free[g, 1] >= request and (may_open or held[g] > 0):
-                room += free[g, 2]
+                room += min(free[g, 2], memory - 1)
         if room < memory:
             continue
         found = 0
@@ -213,15 +213,15 @@ def best_split(
             if pick < 0:
                 break
             picked[found] = pick
-            total += free[pick, 2]
+            total += min(free[pick, 2], memory - 1)
             opened += 1 if held[pick] == 0 else 0
             found += 1
         if total < memory:
             continue
         k = found - 1
         while k >= 0:  # an opened GPU may have made an earlier, smaller one needless
-            if total - free[picked[k], 2] >= memory and held[picked[k]] > 0:
-                total -= free[picked[k], 2]
+            if total - min(free[picked[k], 2], memory - 1) >= memory and held[picked[k]] > 0:
+                total -= min(free[picked[k], 2], memory - 1)
                 found -= 1
                 for j in range(k, found):
                     picked[j] = picked[j + 1]

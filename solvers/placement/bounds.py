@@ -117,7 +117,9 @@ def _better(best: Bound, found: int, proof: str) -> Bound:
 def _items(instances: Sequence[Instance]) -> tuple[Ints, Ints, Ints, int]:
     """Request, limit and memory of every item (n_items,), and the memory of all instances together."""
     rows = [
-        (each.request_milli, each.request_milli if each.splittable else each.limit_milli, 1 if each.splittable else mib)
+        (each.request_milli, each.request_milli, min(1, mib))
+        if each.splittable
+        else (each.request_milli, each.limit_milli, mib)
         for each in instances
         for mib in each.memory_per_gpu_mib
     ]

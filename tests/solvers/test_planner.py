@@ -130,11 +130,45 @@ def test_repeated_batches_are_not_believed() -> None:
     assert any("Batch 16 repeats" in warning for warning in each.warnings)
 
 
+def test_training_does_not_believe_repeated_batches() -> None:
+    """The batch of a training step never has rows that copy a smaller one; a grid of one batch chooses another."""
+    samples = _samples()
+    copied = samples.latency_ms.copy()
+    copied[samples.batch == 16] = copied[samples.batch == 8]
+    spoilt = ProfileSamples(samples.batch, samples.sm_milli, copied)
+    each = _plan(_training(samples=spoilt)).functions[0]
+    assert each.config is not None
+    assert each.config.batch == 8
+    assert any("Batch 16 repeats" in warning for warning in each.warnings)
+    grid = QuotaGrid((4,), tuple(range(100, 1001, 100)))
+    assert _plan(_training(samples=samples, grid=grid)).quotas["t"].batch == 4
+
+
+def test_a_profile_from_elsewhere_is_remarked() -> None:
+    """A profile of a GPU type that the cluster lacks is used, with a warning."""
+    each = _plan(_serving(samples=_samples(gpu_type="V100"))).functions[0]
+    assert any("Profiled on V100" in warning for warning in each.warnings)
+
+
 def test_limits_follow_the_factor() -> None:
     """No limit exceeds its factor times the request, and without a factor the limit is where throughput saturates."""
-    tight, free = (_plan(_serving(), limit_factor=factor).quotas["f"] for factor in (1.0, None))
+    tight, free = (_plan(_serving(load_rps=50.0), limit_factor=factor).quotas["f"] for factor in (1.0, None))
     assert tight.limit_milli == tight.request_milli
     assert free.limit_milli >= 2 * free.request_milli
+
+
+@pytest.mark.parametrize("load", [400.0, 900.0, 1300.0, 1600.0, 2500.0])
+@pytest.mark.parametrize("sizing", ["efficacy", "load"])
+def test_sharing_never_loses_to_whole_gpus(load: float, sizing: str) -> None:
+    """Requests of half a GPU whose limits leave no room for each other are given whole GPUs where that takes fewer."""
+    batch, share = (axis.ravel() for axis in np.meshgrid([1, 2, 4, 8, 16, 32], [100, 300, 500, 1000], indexing="ij"))
+    model = RooflineModel(5.0, 0.1, 1.0, 2.0, 0.2, 3.0)
+    samples = ProfileSamples(batch, share, model.latency_ms(batch, share))
+    big = _serving("big", samples=samples, slo_ms=200.0, load_rps=load, memory_mib=1000)
+    made = _plan(big, _serving("small", load_rps=20.0), sizing=sizing)
+    _assert_sound(made)
+    assert made.complete
+    assert made.gpus_used <= made.whole_gpu_gpus
 
 
 def test_an_impossible_slo_is_a_result() -> None:
@@ -154,7 +188,7 @@ def test_no_load_means_no_instance_but_a_policy() -> None:
     assert made.functions[0].instances == ()
     assert (made.gpus_used, made.lower_bound, made.gap) == (0, 0, 0.0)
     assert made.policies["f"].min_instances == 0
-    assert made.policies["f"].max_instances >= 1
+    assert made.policies["f"].max_instances >= CLUSTER.gpus
     _assert_sound(made)
 
 
@@ -173,7 +207,11 @@ def test_bounds_on_instances() -> None:
     assert len(_plan(_serving(instances=2)).functions[0].instances) == 2
     capped = _plan(_serving(load_rps=5000.0, max_instances=2)).functions[0]
     assert len(capped.instances) == 2
-    assert "max_instances" in capped.detail
+    assert "carry" in capped.detail
+    assert not _plan(_serving(load_rps=5000.0, max_instances=2)).complete
+    asked = _plan(_serving(load_rps=5000.0, instances=1))
+    assert not asked.complete
+    assert "not carried    f: 1 instances carry" in asked.summary()
     assert len(_plan(_training(instances=3)).functions[0].instances) == 3
 
 
@@ -229,6 +267,11 @@ def test_current_placement_is_kept_within_the_migrations_allowed() -> None:
         ("cluster", {"cluster": "all of them"}),
         ("time_limit_s", {"time_limit_s": -1.0}),
         ("oversubscription", {"oversubscription": 1.5}),
+        ("price_per_gpu_hour", {"price_per_gpu_hour": float("nan")}),
+        ("price_per_gpu_hour", {"price_per_gpu_hour": -1}),
+        ("backend", {"backend": "tpu"}),
+        ("headroom", {"headroom": 1e308}),
+        ("limit_factor", {"limit_factor": 1e308}),
     ],
 )
 def test_bad_options_are_named(argument: str, options: dict[str, Any]) -> None:
