@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from dilu_core.errors import DiluError
+from dilu_core import _checks as checks
+from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError
 from dilu_core.plans import Plan
-from dilu_core.workload import read_workload
+from dilu_core.workload import PLAN_OPTIONS, read_workload
 
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 1
@@ -26,11 +30,14 @@ EXAMPLE_NOTICE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status: 0 done, 1 incomplete with --require-complete, 2 bad input."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         if options.plot:
-            from dilu_core.plotting import require_matplotlib
+            from dilu_core.plotting import check_picture
 
-            require_matplotlib()
+            check_picture(options.plot)
         if options.example:
             print(EXAMPLE_NOTICE)
             with as_file(files("dilu_core.example")) as folder:
@@ -39,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = _plan(options.workload, options)
         print(made.summary())
         _write(made, options)
-    except (DiluError, OSError, ImportError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (DiluError, BackendUnavailableError, OSError, ImportError) as error:
         print(f"dilu_core: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return EXIT_INCOMPLETE if options.require_complete and not made.complete else 0
@@ -64,12 +76,14 @@ def _plan(path: Path, options: argparse.Namespace) -> Plan:
     from dilu_core.solvers.planner import plan
 
     workload = read_workload(path)
-    settings: dict[str, Any] = dict(workload.options)
+    settings: dict[str, Any] = {"time_limit_s": 10.0, **workload.options}
     if options.time_limit is not None:
         settings["time_limit_s"] = options.time_limit
     if options.seed is not None:
         settings["seed"] = options.seed
-    with _progress(settings.get("time_limit_s", 10.0)) as report:
+    with _naming(path):
+        limit_s = checks.finite("time_limit_s", settings["time_limit_s"], at_least=0.0)
+    with _progress(limit_s) as report, _naming(path):
         return plan(
             workload.functions,
             workload.cluster,
@@ -78,6 +92,16 @@ def _plan(path: Path, options: argparse.Namespace) -> Plan:
             progress=report,
             **settings,
         )
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of planning name the file whose options or functions they are about."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        where = f"plan.{error.argument}" if error.argument in PLAN_OPTIONS else error.argument
+        raise FileFormatError(str(path), f"{where} {error.message}") from error
 
 
 @contextmanager

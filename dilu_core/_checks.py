@@ -61,7 +61,7 @@ def finite(
         wanted += f" of at least {at_least:g}"
     if at_most is not None:
         wanted += f" and at most {at_most:g}"
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.number):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.integer | np.floating):
         fail(argument, f"is {value!r}; expected {wanted}.")
     try:
         number = float(value)
@@ -96,11 +96,18 @@ def choice(argument: str, value: object, choices: Sequence[str]) -> str:
 
 def names(argument: str, value: object) -> tuple[str, ...]:
     """`value` as a tuple of distinct names. A bare string is refused: it would be read letter by letter."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        fail(argument, f"is {value!r}; expected a sequence of names.")
-    found = tuple(text(f"{argument}[{i}]", item) for i, item in enumerate(value))
+    found = tuple(text(f"{argument}[{i}]", item) for i, item in enumerate(_listed(argument, value, "names")))
     distinct(argument, found)
     return found
+
+
+def _listed(argument: str, value: object, what: str) -> tuple[Any, ...]:
+    if not isinstance(value, str | bytes) and isinstance(value, Iterable):
+        try:
+            return tuple(value)
+        except TypeError:  # an array without dimensions claims to be iterable
+            pass
+    fail(argument, f"is {value!r:.120}; expected a sequence of {what}.")
 
 
 def distinct(argument: str, items: Sequence[str]) -> None:
@@ -114,9 +121,7 @@ def distinct(argument: str, items: Sequence[str]) -> None:
 
 def instances_of(argument: str, value: object, kind: type[T]) -> tuple[T, ...]:
     """`value` as a tuple of `kind` objects."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        fail(argument, f"is {value!r}; expected a sequence of {kind.__name__}.")
-    found = tuple(value)
+    found = _listed(argument, value, kind.__name__)
     for i, item in enumerate(found):
         if not isinstance(item, kind):
             fail(f"{argument}[{i}]", f"is {item!r}; expected a {kind.__name__}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from dilu_core import _checks as checks
 from dilu_core.cluster import INSTANCE_KINDS, InstanceKind
 from dilu_core.quota import QuotaGrid
@@ -85,7 +87,7 @@ class FunctionSpec:
             self._check_inference()
         if self.memory_mib is not None:
             put(self, "memory_mib", checks.integer("memory_mib", self.memory_mib, at_least=0))
-        elif self.samples.memory_mib is None:
+        elif self.samples.memory_mib is None or np.isnan(self.samples.memory_mib).all():
             checks.fail(
                 "memory_mib", f"of {self.name!r} is missing, and its samples have no memory column to fit it from."
             )
@@ -132,7 +134,9 @@ class FunctionSpec:
     def _check_inference(self) -> None:
         if self.slo_ms is None:
             checks.fail("slo_ms", f"of {self.kind} function {self.name!r} is missing; expected milliseconds.")
-        object.__setattr__(self, "slo_ms", checks.finite("slo_ms", self.slo_ms, above=0.0))
+        put = object.__setattr__
+        put(self, "slo_ms", checks.finite("slo_ms", self.slo_ms, above=0.0))
         object.__setattr__(self, "load_rps", checks.finite("load_rps", self.load_rps, at_least=0.0))
+        put(self, "gpus", checks.integer("gpus", self.gpus, at_least=1))
         if self.gpus != 1:
             checks.fail("gpus", f"is {self.gpus!r} for {self.kind} function {self.name!r}; only training takes a gang.")

@@ -180,7 +180,10 @@ class MemoryModel:
     def memory_mib(self, batch: int) -> int:
         """Memory in MiB at this batch, rounded up; at least 1."""
         samples = check.integer("batch", batch, at_least=1)
-        return max(1, demand_units(self.base_mib + self.per_sample_mib * samples))
+        wanted = self.base_mib + self.per_sample_mib * samples
+        if wanted > check.LARGEST:
+            check.fail("batch", f"is {samples}, at which the model asks for {wanted:g} MiB; that is no GPU's memory.")
+        return max(1, demand_units(wanted))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
@@ -198,7 +201,7 @@ def operating_points(batch: ArrayLike, sm_milli: ArrayLike) -> tuple[NDArray[np.
     try:
         samples = np.asarray(batch, dtype=np.float64)
         shares = np.asarray(sm_milli, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         check.fail("batch", "or sm_milli is not numeric; expected numbers or arrays of numbers.")
     if not np.all((samples > 0) & np.isfinite(samples)):
         check.fail("batch", "holds a value that is not positive and finite.")

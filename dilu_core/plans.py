@@ -195,7 +195,7 @@ class Plan:
             checks.fail("text", f"is {type(text).__name__}; expected JSON text.")
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidArgumentError("text", f"is not valid JSON: {error}") from error
         return cls.from_dict(data)
 
@@ -227,14 +227,10 @@ class Plan:
         """The plan `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
         document = checks.document("plan", data, version=_VERSION)
         policies = _mapping(document, "policies")
-        stats = _mapping(document, "stats")
         price = document.get("price_per_gpu_hour")
         problem = PlacementProblem.from_dict(checks.item("plan", document, "problem"))
         placement = Placement.from_dict(checks.item("plan", document, "placement"))
-        broken = verify_placement(problem, placement)
-        if broken:
-            checks.fail("plan.placement", f"does not fit the plan's problem: {broken[0].message}")
-        return cls(
+        made = cls(
             functions=tuple(
                 FunctionPlan.from_dict(entry) for _, entry in checks.entries("plan", document, "functions")
             ),
@@ -249,9 +245,31 @@ class Plan:
             gap=checks.finite("plan.gap", checks.item("plan", document, "gap"), at_least=0.0),
             policies={name: HorizontalParams.from_dict(entry) for name, entry in policies.items()},
             termination=_termination(_mapping(document, "termination")),
-            stats=checks.build("plan.stats", stats, SolveStats, required=("seconds", "backend", "counts")),
+            stats=_stats(_mapping(document, "stats")),
             price_per_gpu_hour=None if price is None else checks.finite("plan.price_per_gpu_hour", price, at_least=0.0),
         )
+        made._check_parts()
+        return made
+
+    def _check_parts(self) -> None:
+        """Refuse parts that do not belong together, as a damaged document has them."""
+        broken = verify_placement(self.problem, self.placement)
+        if broken:
+            checks.fail("plan.placement", f"does not fit the plan's problem: {broken[0].message}")
+        checks.distinct("plan.functions", [each.name for each in self.functions])
+        booked = [instance.name for instance in self.problem.instances]
+        if booked != [name for each in self.functions for name in each.instances]:
+            checks.fail("plan.functions", "and plan.problem do not have the same instances.")
+        if sorted(booked) != sorted((*self.placement.names, *self.unplaced)):
+            checks.fail("plan.placement", "and plan.unplaced do not make up the instances of plan.problem.")
+        served = {each.name for each in self.functions if each.config is not None and each.kind != "training"}
+        if self.policies.keys() != served:
+            checks.fail("plan.policies", f"has {sorted(self.policies)}; expected {sorted(served)}.")
+        if self.lower_bound > self.gpus_used or (self.gpus_used > 0 and self.lower_bound == 0):
+            checks.fail("plan.lower_bound", f"is {self.lower_bound} for {self.gpus_used} GPUs used.")
+        gap = (self.gpus_used - self.lower_bound) / self.lower_bound if self.lower_bound else 0.0
+        if abs(self.gap - gap) > 1e-9:
+            checks.fail("plan.gap", f"is {self.gap}; expected {gap}, which follows from GPUs and bound.")
 
 
 def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -259,6 +277,18 @@ def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         checks.fail(f"plan.{key}", f"is {found!r:.80}; expected a mapping.")
     return found
+
+
+def _stats(entry: Mapping[str, Any]) -> SolveStats:
+    where = "plan.stats"
+    counts = checks.item(where, entry, "counts")
+    if not isinstance(counts, Mapping):
+        checks.fail(f"{where}.counts", f"is {counts!r:.80}; expected a mapping.")
+    return SolveStats(
+        checks.finite(f"{where}.seconds", checks.item(where, entry, "seconds"), at_least=0.0),
+        checks.text(f"{where}.backend", checks.item(where, entry, "backend")),
+        {name: checks.integer(f"{where}.counts[{name!r}]", count, at_least=0) for name, count in counts.items()},
+    )
 
 
 def _termination(entry: Mapping[str, Any]) -> Termination:

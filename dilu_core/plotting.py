@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from os import PathLike
+import warnings
+from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dilu_core.errors import DiluError
+from dilu_core.errors import DiluError, InvalidArgumentError
 from dilu_core.gpu_bookings import gpu_bookings
+from dilu_core.placement import PlacementProblem
 from dilu_core.units import FULL_GPU_MILLI
 
 if TYPE_CHECKING:
     from dilu_core.plans import Plan
 
+_FORMATS = (".png", ".svg", ".pdf")
 _BAR = 0.36  # height of a bar; a GPU has two of them in a row of height 1
 _MOST_LABELLED = 40  # GPUs beyond which names would only smear
 _LEAST_LABELLED = 8  # per cent of a GPU that a name needs to be read
@@ -31,13 +35,25 @@ def require_matplotlib() -> None:
         ) from error
 
 
+def check_picture(path: str | PathLike[str]) -> None:
+    """Raise, before any work, where a picture could not be drawn or `path` does not end in a known format."""
+    require_matplotlib()
+    ending = Path(path).suffix.lower()
+    if ending not in _FORMATS:
+        raise InvalidArgumentError("plot", f"is {fspath(path)!r}; expected a name that ends in {', '.join(_FORMATS)}.")
+
+
 def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
     """Each GPU as two bars: SM share (request solid, up to the limit hatched) on the left, memory on the right.
 
     Returns the matplotlib figure and writes it to `path` where one is given (PNG, SVG or PDF by its ending). The line
     at 100 % is a whole GPU's SMs, the dashed line the cap on the sum of limits.
     """
+    if not isinstance(getattr(plan, "problem", None), PlacementProblem):
+        raise InvalidArgumentError("plan", f"is {plan!r:.80}; expected a Plan.")
     require_matplotlib()
+    if path is not None:
+        check_picture(path)
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -58,7 +74,7 @@ def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
             shares.barh(row + _BAR / 2, most - wants, _BAR, left=limit + wants, alpha=0.35, hatch="////", **paint)
             memory.barh(row, takes, 2 * _BAR, left=held, **paint)
             if labelled and wants >= _LEAST_LABELLED:
-                text = {"ha": "center", "va": "center", "fontsize": 7, "color": "white"}
+                text = {"ha": "center", "va": "center", "fontsize": 7, "color": "white", "parse_math": False}
                 shares.text(request + wants / 2, row - _BAR / 2, each.name, **text)
             request, limit, held = request + wants, limit + most, held + takes
         memory.barh(row, gpu.memory_mib / 1024, 2 * _BAR, fill=False, edgecolor="0.3", linewidth=0.8)
@@ -68,7 +84,7 @@ def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
     shares.set_xlim(0, max(cap, FULL_GPU_MILLI / 10) * 1.02)
     shares.set_xlabel("SM share in % of a GPU: requests above, requests and burst to the limit (hatched) below")
     memory.set_xlabel("memory in GiB")
-    shares.set_yticks(range(len(gpus)), [f"{gpu.node}/{gpu.gpu}" for gpu in gpus])
+    shares.set_yticks(range(len(gpus)), [f"{gpu.node}/{gpu.gpu}" for gpu in gpus], parse_math=False)
     shares.set_ylim(max(len(gpus), 1) - 0.4, -0.6)
     figure.suptitle(
         f"{plan.gpus_used} GPUs used, at least {plan.lower_bound} needed; "
@@ -76,9 +92,13 @@ def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
     )
     if functions:
         handles = [Patch(color=colour[name], label=name) for name in functions]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(functions), 7), frameon=False)
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=min(len(functions), 7), frameon=False)
+        for label in legend.get_texts():
+            label.set_parse_math(False)
     if path is not None:
-        figure.savefig(path, dpi=110)
+        with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes; that is all
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(path, dpi=110)
     return figure
 
 

@@ -103,7 +103,7 @@ class LimitRule:
         """The limit over a request, given the share at which throughput saturates. Caps round down."""
         limit = min(saturating_milli, FULL_GPU_MILLI)
         if self.request_factor is not None:
-            limit = min(limit, int(self.request_factor * request_milli))
+            limit = int(min(limit, self.request_factor * request_milli))
         return max(limit, request_milli)
 
 
@@ -146,6 +146,8 @@ class QuotaGrid:
         Every measured batch and share, and between the least and the greatest of them the powers of two and the
         multiples of `step_milli`.
         """
+        if not isinstance(samples, ProfileSamples):
+            check.fail("samples", f"is {samples!r:.80}; expected ProfileSamples.")
         step = check.share_milli("step_milli", step_milli)
         low_batch, high_batch = int(samples.batch.min()), int(samples.batch.max())
         low_share, high_share = int(samples.sm_milli.min()), int(samples.sm_milli.max())

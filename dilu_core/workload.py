@@ -1,6 +1,9 @@
 """A workload file: functions with their profiles, and the cluster to plan them on, as TOML.
 
-profiles = ["profiles.csv"]                     # tables of read_profiles, relative to this file
+profiles = ["profiles.csv"]                     # tables of read_profiles, relative to this file; $NAMES of environment
+                                                # variables are replaced; one entry may also be a table:
+                                                # { path = "b.csv", note = "n_proc=1", gpu_type = "A100",
+                                                #   functions = ["only", "these"] }
 price_per_gpu_hour = 2.5                        # optional, for the cost line
 
 [plan]                                          # optional: any option of `dilu_core.plan`
@@ -31,6 +34,7 @@ memory_mib = 3000
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -73,7 +77,10 @@ def read_workload(path: str | PathLike[str]) -> Workload:
         document = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise FileFormatError(where, f"is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not only TOMLDecodeError: huge integers, deep nesting
         raise FileFormatError(where, f"is not valid TOML: {error}") from error
     try:
         return _workload(document, Path(path).parent)
@@ -110,8 +117,11 @@ def _read_tables(entries: object, folder: Path) -> dict[str, ProfileSamples]:
             else _table(where, entry, ("path", "note", "gpu_type", "functions"))
         )
         path = checks.text(f"{where}.path", checks.item(where, table, "path"))
+        if "\0" in path:
+            checks.fail(f"{where}.path", "holds a NUL character, which no file's name can.")
         try:
-            tables = read_profiles(folder / path, note=table.get("note"), gpu_type=table.get("gpu_type"))
+            file = folder / os.path.expandvars(path)
+            tables = read_profiles(file, note=table.get("note"), gpu_type=table.get("gpu_type"))
         except OSError as error:
             checks.fail(where, f"is {path!r}, which cannot be read: {error.strerror or error}.")
         if "functions" in table:

@@ -92,6 +92,8 @@ def fit_latency_many(
     an unknown `backend`; `BackendUnavailableError` for one that cannot run here.
     """
     ran_on = resolved(backend)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        check.fail("executor", f"is {executor!r:.80}; expected a concurrent.futures.Executor.")
     tasks = _tasks(check.instances_of("samples_list", samples_list, ProfileSamples), family, prior, prior_spread)
     chunks = [tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)]
     if executor is not None:
@@ -133,7 +135,7 @@ def _tasks(
     check.choice("family", family, ("auto", *FAMILIES))
     if prior is not None and not isinstance(prior, RooflineModel):
         check.fail("prior", f"is {prior!r:.80}; expected a RooflineModel or None.")
-    width = check.finite("prior_spread", prior_spread, above=0)
+    width = check.finite("prior_spread", prior_spread, at_least=1e-6, at_most=100.0)
     tasks = []
     for samples in samples_list:
         if prior is None:

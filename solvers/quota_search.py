@@ -82,7 +82,7 @@ def search_quota(
         exec_fraction=exec_fraction,
         limit_rule=limit_rule,
         backend=backend,
-        blocked=[tuple(blocked)],
+        blocked=[blocked],
         pareto=True,
     )[0]
 
@@ -104,6 +104,8 @@ def search_quota_many(
     The Pareto fronts are left empty unless asked for by `pareto`: building their configurations takes longer than the
     search. All results of one grid share the wall time in `.stats`.
     """
+    if not isinstance(fits, Iterable):
+        check.fail("fits", f"is {fits!r:.80}; expected a sequence of fits.")
     models = tuple(fits)
     rule = LimitRule() if limit_rule is None else limit_rule
     if not isinstance(rule, LimitRule):
@@ -223,6 +225,8 @@ def _slo_column(slo_ms: float | Sequence[float]) -> NDArray[np.float64]:
 
 
 def _cells(blocked: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    if not isinstance(blocked, Iterable):
+        check.fail("blocked", f"is {blocked!r:.80}; expected pairs (batch, sm_milli).")
     found = []
     for position, cell in enumerate(blocked):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,12 @@ def test_the_example_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (b"[plan", "is not valid TOML"),
         (b"\x00\xff", "UTF-8"),
         (b"[[functions]]\nname = 'a'\n", "profile is 'a'"),
-        (b"[plan]\nquantile = 2\n[gpu_types.A]\nmemory_mib = 1\n", "quantile is 2"),
+        (b"[plan]\nquantile = 2\n[gpu_types.A]\nmemory_mib = 1\n", "plan.quantile is 2"),
+        (b"[plan]\ntime_limit_s = '10'\n[gpu_types.A]\nmemory_mib = 1\n", "plan.time_limit_s is '10'"),
+        (b"[plan]\ntime_limit_s = [1]\n[gpu_types.A]\nmemory_mib = 1\n", "plan.time_limit_s is [1]"),
+        (b"a = " + b"[" * 5000, "is not valid TOML"),
+        (b"a = " + b"9" * 5000, "TOML"),
+        (b'profiles = ["a\\u0000"]', "NUL"),
         (None, "No such file"),
     ],
 )
@@ -83,6 +89,52 @@ def test_missing_matplotlib_is_one_line_before_any_work(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "dilu_core[plot]" in captured.err
+
+
+@pytest.mark.parametrize("ending", ["", ".xyz", ".png.bak"])
+def test_an_unknown_picture_format_is_refused_before_any_work(capsys: pytest.CaptureFixture[str], ending: str) -> None:
+    """A name that does not end in a known format is one line, and no plan is printed."""
+    assert command.main(["plan", "--example", "--plot", f"picture{ending}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ".png, .svg, .pdf" in captured.err
+
+
+def test_a_back_end_that_cannot_run_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DILU_BACKEND=cuda without CUDA ends with status 2 and the reason."""
+    monkeypatch.setenv("DILU_BACKEND", "cuda")
+    assert command.main(["plan", "--example"]) == 2
+    assert "CPU kernels only" in capsys.readouterr().err
+
+
+def test_any_terminal_can_show_the_plan(tmp_path: Path) -> None:
+    """Names beyond the terminal's encoding are replaced, and dollar signs are no mathematics in pictures."""
+    (tmp_path / "t.csv").write_text("function,batch,sm_milli,latency_ms,memory_mib\nf,1,500,10,100\nf,2,1000,9,100\n")
+    (tmp_path / "w.toml").write_text(
+        'profiles = "t.csv"\n[gpu_types.A]\nmemory_mib = 1000\n[[nodes]]\nname = "n"\ngpu_type = "A"\ngpus = 2\n'
+        '[[functions]]\nname = "$\\\\frac$ 語"\nprofile = "f"\nkind = "inference"\nslo_ms = 100\nload_rps = 1\n',
+        encoding="utf-8",
+    )
+    picture = str(tmp_path / "p.svg")
+    done = subprocess.run(
+        [sys.executable, "-m", "dilu_core", "plan", str(tmp_path / "w.toml"), "--plot", picture],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "frac$ ?" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    """A reader that stops early, such as `head`, ends the command quietly."""
+    line = f'"{sys.executable}" -m dilu_core plan --example | head -n 1'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr == ""
 
 
 def test_as_a_program() -> None:

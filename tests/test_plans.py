@@ -66,11 +66,19 @@ def _plan() -> Plan:
         lower_bound=2,
         bound_proof="SM request total",
         gap=0.5,
-        policies={"語": HorizontalParams(400.0, 300, 600, slo_ms=60.0)},
+        policies={"語": HorizontalParams(400.0, 300, 600, slo_ms=60.0), "llm": HorizontalParams(111.0, 200, 400)},
         termination=Termination(TerminationReason.FEASIBLE, Limit.TIME, "cut short"),
         stats=SolveStats(0.25, "cpu", {"neighbourhoods": 3}),
         price_per_gpu_hour=2.0,
     )
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(deeper for key, child in children for deeper in _paths(child, (*path, key)))]
+
+
+DOCUMENT = json.loads(_plan().to_json())
 
 
 def test_derived_figures() -> None:
@@ -125,18 +133,39 @@ def test_corrupt_text_is_refused(text: str) -> None:
         Plan.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("argument", "damage"),
+    [
+        ("plan.placement", {"placement": {"version": 1, "slots": {}}}),
+        ("plan.functions", {"functions": []}),
+        ("plan.lower_bound", {"lower_bound": 0}),
+        ("plan.lower_bound", {"lower_bound": 4}),
+        ("plan.gap", {"gap": 0.25}),
+        ("plan.policies", {"policies": {}}),
+        ("plan.placement", {"unplaced": {}}),
+        ("plan.stats.counts", {"stats": {"seconds": 1.0, "backend": "cpu", "counts": None}}),
+        ("plan.stats.seconds", {"stats": {"seconds": float("nan"), "backend": "cpu", "counts": {}}}),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(argument: str, damage: dict[str, Any]) -> None:
+    """A document whose parts are each well-formed but contradict each other names the part."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        Plan.from_dict({**DOCUMENT, **damage})
+    assert caught.value.argument == argument
+
+
+def test_endless_nesting_is_refused() -> None:
+    """JSON nested beyond recursion is an error about the text."""
+    with pytest.raises(InvalidArgumentError, match="text is not valid JSON"):
+        Plan.from_json("[" * 100_000)
+
+
 def test_not_even_text() -> None:
     """Something that is no text is refused by its type."""
     with pytest.raises(InvalidArgumentError, match="text is dict; expected JSON text"):
         Plan.from_json({})  # type: ignore[arg-type]
 
 
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(deeper for key, child in children for deeper in _paths(child, (*path, key)))]
-
-
-DOCUMENT = json.loads(_plan().to_json())
 JUNK = st.one_of(
     st.none(),
     st.booleans(),

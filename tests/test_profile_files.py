@@ -146,3 +146,16 @@ def test_the_published_tables_are_read_whole(data_dir: Path) -> None:
     assert sum(map(len, read_profiles(parva, note="n_proc=1").values())) == 420
     with pytest.raises(FileFormatError, match="n_proc"):
         read_profiles(parva)
+
+
+def test_a_failed_row_may_have_failed_memory(tmp_path: Path) -> None:
+    """A run that died for lack of memory writes -1 in both columns, and costs only its own row."""
+    text = "function,batch,sm_milli,latency_ms,memory_mib\na,1,100,-1,-1\na,1,200,5,900\n"
+    (samples,) = read_profiles(write(tmp_path, text)).values()
+    assert (len(samples), samples.dropped) == (1, 1)
+
+
+def test_absurd_batches_are_refused_by_line(tmp_path: Path) -> None:
+    """A batch beyond exact integers is named with its line."""
+    with pytest.raises(FileFormatError, match=r":2: batch is '1e300'"):
+        read_profiles(write(tmp_path, HEADER + "a,1e300,100,5\n"))

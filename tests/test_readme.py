@@ -23,6 +23,11 @@ def test_the_tour_runs() -> None:
     assert namespace["decision"].change == 0  # type: ignore[attr-defined]
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    """No placeholder is left."""
+    assert "@@" not in README
+
+
 def test_both_commands_do_their_own_set_up() -> None:
     """Each command is one line that makes its environment, installs the package, and runs."""
     for name, runs in (("example command", "-m dilu_core plan --example"), ("test command", "-m pytest")):

@@ -156,3 +156,25 @@ def test_corrupt_documents_are_refused_by_name(broken: object) -> None:
     """No KeyError or TypeError escapes from_dict."""
     with pytest.raises(InvalidArgumentError, match="samples"):
         ProfileSamples.from_dict(broken)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("column", [[1e300], [2**63], [10**400], [2**53 + 2], [True], ["1"], [1 + 2j], [[1]]])
+def test_batches_that_are_no_counts_are_refused(column: Any) -> None:
+    """Numbers beyond exact integers, text, complex numbers and booleans never turn into some other batch."""
+    with pytest.raises(InvalidArgumentError, match="batch"):
+        ProfileSamples(column, [100], [5.0])
+
+
+def test_masked_measurements_are_failed_ones() -> None:
+    """What a masked array hides is not fitted."""
+    latency = np.ma.masked_array([5.0, 6.0], mask=[False, True])
+    assert len(ProfileSamples.drop_failed([1, 2], [100, 100], latency)) == 1
+    with pytest.raises(InvalidArgumentError, match=r"latency_ms\[1\]"):
+        ProfileSamples([1, 2], [100, 100], latency)
+
+
+@pytest.mark.parametrize("rows", [[], [99], [True], [-5]])
+def test_rows_that_do_not_exist_are_named(rows: Any) -> None:
+    """Selecting nothing, or outside the samples, is an error about an argument."""
+    with pytest.raises(InvalidArgumentError):
+        ProfileSamples([1, 2], [100, 100], [5.0, 6.0]).select(rows)

@@ -112,6 +112,16 @@ def test_a_bad_table_is_named_itself(tmp_path: Path) -> None:
         read_workload(path)
 
 
+def test_variables_of_the_environment_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table's path may start with a variable; one that is not set is read as it stands, and not found."""
+    path = _write(tmp_path, GOOD.replace('"table.csv"', '"${TABLES}/table.csv"'))
+    monkeypatch.setenv("TABLES", str(tmp_path))
+    assert len(read_workload(path).functions) == 1
+    monkeypatch.delenv("TABLES")
+    with pytest.raises(FileFormatError, match=r"\$\{TABLES\}/table.csv.*cannot be read"):
+        read_workload(path)
+
+
 def test_duplicate_functions_are_refused(tmp_path: Path) -> None:
     """Two functions of one name cannot be told apart."""
     again = '[[functions]]\nname = "bért ☂"\nprofile = "bert"\nkind = "inference"\nslo_ms = 1\n'

@@ -337,15 +337,10 @@ def test_blocked_cells_are_those_the_table_shows_over() -> None:
     assert cells_over(samples, grid, 22.0) == [(1, 200), (1, 300)]
 
 
-def test_the_measured_workload(data_dir: Path, tmp_path: Path) -> None:
+def test_the_measured_workload(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five functions of the Dilu table and two training jobs: within budget by the table, fewer than whole GPUs."""
-    folder = ROOT / "bench" / "workloads"
-    text = (folder / "dilu_a100.toml").read_text(encoding="utf-8")
-    for relative, absolute in (("../../../shared/data", data_dir), ("../../dilu_core", ROOT / "dilu_core")):
-        text = text.replace(relative, absolute.as_posix())
-    path = tmp_path / "workload.toml"
-    path.write_text(text, encoding="utf-8")
-    workload = read_workload(path)
+    monkeypatch.setenv("DILU_DATA", str(data_dir.resolve()))
+    workload = read_workload(ROOT / "bench" / "workloads" / "dilu_a100.toml")
     made = plan(workload.functions, workload.cluster, **workload.options)
     _assert_sound(made)
     assert made.complete
