@@ -8,8 +8,8 @@ above any curve that is convex there, as the roofline's is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,8 +29,9 @@ class Configuration:
     """A function's chosen configuration and the rate at its limit, per instance.
 
     `config` is `None` where nothing is feasible; `detail` then says why. Rates are requests per second, for training
-    samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how. `whole_gpu` is the
-    configuration of greatest throughput on a whole GPU (inference only; `None` where that is not feasible).
+    samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how. Inference also has
+    `whole_gpu`, the configuration of greatest throughput on a whole GPU (`None` where that is not feasible), and
+    `alternatives`, other good ways to carry the load, in a fixed order (empty unless sized by load).
     """
 
     config: QuotaConfig | None
@@ -41,6 +42,7 @@ class Configuration:
     evidence: Evidence = "model"
     warnings: tuple[str, ...] = ()
     whole_gpu: Configuration | None = None
+    alternatives: tuple[Configuration, ...] = ()
 
 
 def configure(
@@ -79,19 +81,22 @@ def configure(
             blocked=blocked,
         )
 
-    def described(config: QuotaConfig, whole_gpu: Configuration | None) -> Configuration:
+    def described(config: QuotaConfig) -> Configuration:
         at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
         measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
         rate = 1000.0 * config.batch / at_limit_ms
-        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings, whole_gpu)
+        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings)
 
     found = search(grid)
     if found.best is None:
         return Configuration(None, found.termination.detail, budget_ms, warnings=warnings)
     whole = search(QuotaGrid(grid.batches, (FULL_GPU_MILLI,))).best
-    load_rps = function.load_rps * (1.0 + headroom)
-    config = found.best if sizing == "efficacy" else _least_share(found.pareto, load_rps, caps)
-    return described(config, None if whole is None else described(whole, None))
+    wanted = [found.best]
+    if sizing == "load":
+        load_rps = function.load_rps * (1.0 + headroom)
+        wanted = [_least(found.pareto, load_rps, share) for share in (_request, _scarcer_cap(caps))] + wanted
+    first, *others = (described(config) for config in wanted)
+    return replace(first, whole_gpu=None if whole is None else described(whole), alternatives=tuple(others))
 
 
 def _configure_training(
@@ -112,18 +117,23 @@ def _configure_training(
     return Configuration(config, "", None, rate, measured_ms, evidence, warnings)
 
 
-def _least_share(pareto: Sequence[QuotaConfig], load_rps: float, caps: Oversubscription) -> QuotaConfig:
-    """The configuration that carries `load_rps` with the least of a GPU in all (ties: efficacy, fewer instances).
-
-    An instance takes of a GPU what it takes of the scarcer cap, on requests or on limits.
-    """
+def _least(pareto: Sequence[QuotaConfig], load_rps: float, share_of: Callable[[QuotaConfig], int]) -> QuotaConfig:
+    """The configuration that carries `load_rps` with the least share in all (ties: efficacy, fewer instances)."""
 
     def total_share(config: QuotaConfig) -> tuple[int, float, int]:
         count = instances_for(load_rps, config.throughput_rps)
-        share = max(config.request_milli * caps.limit_milli, config.limit_milli * caps.request_milli)
-        return count * share, -config.efficacy, count
+        return count * share_of(config), -config.efficacy, count
 
     return min(pareto, key=total_share)
+
+
+def _request(config: QuotaConfig) -> int:
+    return config.request_milli
+
+
+def _scarcer_cap(caps: Oversubscription) -> Callable[[QuotaConfig], int]:
+    """What an instance takes of the scarcer of the two caps of a GPU, in units that make them comparable."""
+    return lambda config: max(config.request_milli * caps.limit_milli, config.limit_milli * caps.request_milli)
 
 
 def instances_for(load_rps: float, capacity_rps: float) -> int:

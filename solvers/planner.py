@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import Cluster, Oversubscription
@@ -54,8 +54,9 @@ def plan(
     exec_fraction
         The part of the SLO that a batch may execute; the rest is for filling the batch and waiting.
     sizing
-        "efficacy": each instance gets the configuration with the greatest throughput per share. "load": the one that
-        carries the function's load with the least share in all, which saves share on functions with little load.
+        "efficacy": each instance gets the configuration with the greatest throughput per share. "load": one that
+        carries the function's load with the least share in all, by request or by the scarcer cap, if that takes fewer
+        GPUs; it saves share on functions with little load.
     headroom
         Capacity kept above the load, as a part of it.
     sm_step_milli
@@ -107,7 +108,7 @@ def plan(
 
     # 2. Configuration and load -> how many instances, and what each of them books.
     # 3. Instances -> GPUs, with a proven lower bound.
-    def attempt(tried: Sequence[Configuration]) -> _Attempt:
+    def attempt(tried: Sequence[Configuration], seconds: float) -> _Attempt:
         planned = [function_plan(spec, each, headroom, cluster) for spec, each in zip(specs, tried, strict=True)]
         instances = [
             instance
@@ -117,19 +118,26 @@ def plan(
         problem = PlacementProblem(cluster, tuple(instances), caps, current)
         placed = place(
             problem,
-            time_limit_s=max(0.0, limit_s - (time.perf_counter() - started)),
+            time_limit_s=seconds,
             gap=gap,
             seed=seed,
             max_migrations=max_migrations,
             backend=ran_on,
             executor=executor,
-            progress=progress,
+            progress=progress if seconds else None,
         )
         return _Attempt(planned, problem, placed)
 
-    best = attempt(choices)
+    def left() -> float:
+        return max(0.0, limit_s - (time.perf_counter() - started))
+
+    ways = _ways(choices)
+    if len(ways) > 1:  # a quick look at each, the time for the best
+        choices = min(ways, key=lambda way: attempt(way, 0.0).rank())
+    best = attempt(choices, left())
     if best.loses_to_whole_gpus:
-        best = min((best, *map(attempt, _with_whole_gpus(best.functions, choices, cluster, caps))), key=_Attempt.rank)
+        others = _with_whole_gpus(best.functions, choices, cluster, caps)
+        best = min((best, *(attempt(other, left()) for other in others)), key=_Attempt.rank)
 
     # 4. What the run-time policy of each function must know.
     policies = {
@@ -169,6 +177,20 @@ class _Attempt:
     def loses_to_whole_gpus(self) -> bool:
         """Whether one instance per GPU would do better: large requests may leave no room for each other's limits."""
         return self.rank() > (0, sum(each.whole_gpu_gpus for each in self.functions))
+
+
+def _ways(choices: list[Configuration]) -> list[list[Configuration]]:
+    """The choices, and the alternatives of the same kind for every function that has them; no two ways alike."""
+    most = max((len(choice.alternatives) for choice in choices), default=0)
+    ways = [choices]
+    for k in range(most):
+        way = [
+            replace(choice.alternatives[k], whole_gpu=choice.whole_gpu) if choice.alternatives else choice
+            for choice in choices
+        ]
+        if all([each.config for each in way] != [each.config for each in other] for other in ways):
+            ways.append(way)
+    return ways
 
 
 def _with_whole_gpus(
