@@ -11,6 +11,7 @@ from dilu_core.errors import InvalidArgumentError
 from dilu_core.performance import RooflineModel
 from dilu_core.profile_files import read_profiles
 from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.fit_oracle import fit_latency_by_scipy
 from dilu_core.solvers.fitting import fit_latency
 
 TRUE = RooflineModel(8.0, 0.2, 1.5, 1.2, 0.4, 3.0)
@@ -114,9 +115,10 @@ def test_parvagpu_sevenths_and_milliseconds_fit(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("table", ["dilu_a100", "igniter_v100", "parvagpu_a100"])
 def test_eight_samples_predict_the_published_tables(data_dir: Path, table: str) -> None:
-    """From 8 cells, corners and others at random, the median error on the rest stays below 6 %, over all functions."""
+    """From 8 cells, corners and others at random, the median error on the rest stays below 4.5 %, and is no worse than
+    that of the plain objective minimised by scipy."""
     note = "n_proc=1" if table.startswith("parvagpu") else None
-    medians, covered = [], []
+    medians, by_scipy, covered = [], [], []
     for position, samples in enumerate(read_profiles(data_dir / "profiles" / f"{table}.csv", note=note).values()):
         cells = samples.merged()
         cells = cells.select(cells.batch < 32) if samples.function == "llama2" else cells
@@ -127,6 +129,9 @@ def test_eight_samples_predict_the_published_tables(data_dir: Path, table: str) 
         rest = cells.select(np.setdiff1d(np.arange(len(cells)), rows))
         fit = fit_latency(cells.select(rows))
         medians.append(np.median(np.abs(fit.latency_ms(rest.batch, rest.sm_milli) / rest.latency_ms - 1)))
+        plain, _ = fit_latency_by_scipy(cells.select(rows))
+        by_scipy.append(np.median(np.abs(plain.latency_ms(rest.batch, rest.sm_milli) / rest.latency_ms - 1)))
         covered.append((rest.latency_ms <= fit.upper_ms(rest.batch, rest.sm_milli)).mean())
-    assert np.median(medians) < 0.06
+    assert np.median(medians) < 0.045
+    assert np.median(medians) <= np.median(by_scipy) * 1.05
     assert np.mean(covered) > 0.85
