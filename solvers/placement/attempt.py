@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+from dilu_core._checks import LARGEST
 from dilu_core.cluster import Instance
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
-from dilu_core.solvers.placement.construct import construct
+from dilu_core.solvers.placement.construct import Construction, construct
 from dilu_core.solvers.placement.local_search import squeeze
 from dilu_core.solvers.placement.neighbourhood import Search, improve, is_small
 from dilu_core.solvers.placement.value import Value
@@ -40,7 +41,7 @@ class Task:
     @property
     def fewest(self) -> int:
         """GPUs on which a placement of everything is good enough."""
-        return math.floor(self.bound * (1 + self.gap) + 1e-9)
+        return math.floor(min(self.bound * (1 + self.gap) + 1e-9, LARGEST))
 
     def enough(self, found: Value) -> bool:
         """Whether the GPUs used are as few as asked for, everything being placed."""
@@ -80,34 +81,42 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
     """Construct, squeeze by local search, then search neighbourhoods; an interrupt ends it with what it has."""
     deadline = time.perf_counter() + task.seconds
     current = _current(task.problem)
-    built = construct(task.problem, task.wanted, stay=current, current=current, deadline=deadline)
-    tried, cut = built.tried, built.was_cut
-    if current and task.max_migrations is None and task.seconds and not task.enough(built.value):
-        afresh = construct(task.problem, task.wanted, stay={}, current=current, deadline=deadline)
-        tried, cut = tried + afresh.tried, cut or afresh.was_cut
-        if all(name in afresh.ledger.by_name for name in current):  # nobody who runs is put out
-            built = min(built, afresh, key=lambda each: each.value)
+    built = _build(task, current, deadline)
     search = Search(built.ledger, task.wanted, current, task.max_migrations)
-    steps = 0
+    steps, limit = 0, built.limit
     try:
         if report:
             report(search.value.gpus_used)
-        if not current and task.seconds and not is_small(search) and not task.enough(search.value):
-            pause = deadline - (1 - _SQUEEZE_SHARE) * max(0.0, deadline - time.perf_counter())
-            steps, search.was_cut = squeeze(search.ledger, target=task.fewest, deadline=pause, seed=task.seed)
-            search.keep()
-        limit = improve(search, enough=task.enough, deadline=deadline, seed=task.seed, report=report)
+        if limit is not Limit.INTERRUPTED:
+            if not current and task.seconds and not is_small(search) and not task.enough(search.value):
+                pause = deadline - (1 - _SQUEEZE_SHARE) * max(0.0, deadline - time.perf_counter())
+                steps, search.was_cut = squeeze(search.ledger, target=task.fewest, deadline=pause, seed=task.seed)
+                search.keep()
+            limit = improve(search, enough=task.enough, deadline=deadline, seed=task.seed, report=report)
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED
-    if limit in (None, Limit.ITERATIONS) and (cut or search.was_cut):
+    if limit in (None, Limit.ITERATIONS) and (built.limit is Limit.TIME or search.was_cut):
         limit = Limit.TIME  # another run may get further in the same time: only this says that the answer may differ
     if limit is None and search.value.unplaced == 0 and search.value.gpus_used > task.bound and not search.is_exact:
         limit = Limit.GAP
-    counts = {"constructions": tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}
+    counts = {"constructions": built.tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}
     rationed = bool(current) and task.max_migrations is not None
     if search.is_exact and rationed and not task.enough(search.value):
         limit = Limit.MIGRATIONS
     return Outcome(search.best, search.value, search.is_exact, search.is_exact and not rationed, limit, counts)
+
+
+def _build(task: Task, current: Mapping[str, Booking], deadline: float) -> Construction:
+    """The better of building on what runs and of building afresh, which only counts where it puts nobody out."""
+    built = construct(task.problem, task.wanted, stay=current, current=current, deadline=deadline)
+    if not current or task.max_migrations is not None or not task.seconds or task.enough(built.value):
+        return built
+    if built.limit is Limit.INTERRUPTED:
+        return built
+    afresh = construct(task.problem, task.wanted, stay={}, current=current, deadline=deadline)
+    keeps_all = all(name in afresh.ledger.by_name for name in current)
+    best = min(built, afresh, key=lambda each: each.value) if keeps_all else built
+    return replace(best, tried=built.tried + afresh.tried, limit=afresh.limit or built.limit)
 
 
 def _current(problem: PlacementProblem) -> dict[str, Booking]:

@@ -34,6 +34,7 @@ Ints = NDArray[np.int64]
 
 _FUNCTIONS_PER_FAMILY = 64
 _CLIQUE_ITEMS = 5_000  # beyond, the quadratic clique search is not worth its time
+_CAUSES = ("memory", "SM request", "SM limit", "gang", "anti-affinity")  # why two items cannot share a GPU
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,10 @@ def halves(w: Ints, capacity: int, k: int) -> Ints:
 
 
 def _clique(caps: Oversubscription, memory: int, instances: Sequence[Instance]) -> Iterator[tuple[str, int]]:
-    """Sizes of cliques grown greedily from the largest items by each resource; any clique is a bound."""
+    """Sizes of cliques grown greedily from the largest items by each measure; any clique is a bound.
+
+    A clique is named after what keeps each two of its members apart, which need not be the measure it was grown by.
+    """
     request, limit, mib, _ = _items(instances)
     owner = np.repeat(np.arange(len(instances)), [instance.gpus for instance in instances])
     number = {name: i for i, name in enumerate(sorted({each.function for each in instances}))}
@@ -179,21 +183,25 @@ def _clique(caps: Oversubscription, memory: int, instances: Sequence[Instance]) 
     for i, each in enumerate(instances):
         refuses[i, [number[name] for name in each.anti_affinity if name in number]] = True
     repels = refuses.any()
-    for name, size in (
-        ("memory", mib / memory),
-        ("SM request", request / caps.request_milli),
-        ("SM limit", limit / caps.limit_milli),
-        ("largest", np.maximum.reduce([mib / memory, request / caps.request_milli, limit / caps.limit_milli])),
-        ("anti-affinity", refuses.sum(axis=1)[owner] + 0.5 * refuses.sum(axis=0)[function]),
-    ):
+    shares = [mib / memory, request / caps.request_milli, limit / caps.limit_milli]
+    refusals = refuses.sum(axis=1)[owner] + 0.5 * refuses.sum(axis=0)[function]
+    nobody = np.zeros(request.size, np.bool_)
+    for size in (*shares, np.maximum.reduce(shares), refusals):
         members = np.empty(0, np.int64)
+        causes = list(_CAUSES)
         for i in np.argsort(-size, kind="stable").tolist():
-            apart = (request[members] + request[i] > caps.request_milli) | (
-                limit[members] + limit[i] > caps.limit_milli
+            apart = np.array(
+                [
+                    mib[members] + mib[i] > memory,
+                    request[members] + request[i] > caps.request_milli,
+                    limit[members] + limit[i] > caps.limit_milli,
+                    owner[members] == owner[i],
+                    refuses[owner[i], function[members]] | refuses[owner[members], function[i]]
+                    if repels
+                    else nobody[: members.size],
+                ]
             )
-            apart |= (mib[members] + mib[i] > memory) | (owner[members] == owner[i])
-            if repels:
-                apart |= refuses[owner[i], function[members]] | refuses[owner[members], function[i]]
-            if apart.all():
+            if apart.any(axis=0).all():
                 members = np.append(members, i)
-        yield f"{name} clique", members.size
+                causes = [cause for cause, each in zip(_CAUSES, apart, strict=True) if cause in causes and each.all()]
+        yield f"{causes[0]} clique" if causes else "clique of instances that cannot share a GPU", members.size

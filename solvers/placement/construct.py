@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.cluster import Instance
 from dilu_core.placement import PlacementProblem
+from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.value import Value, value
@@ -23,12 +24,12 @@ from dilu_core.solvers.placement.value import Value, value
 
 @dataclass(frozen=True)
 class Construction:
-    """A ledger with all that found a place, its value, how many recipes were tried, and whether time cut them short."""
+    """A ledger with all that found a place, its value, how many recipes were tried, and what cut them short, if any."""
 
     ledger: Bookings
     value: Value
     tried: int
-    was_cut: bool = False
+    limit: Limit | None = None
 
 
 def construct(
@@ -42,24 +43,37 @@ def construct(
     """The best of the one-pass placements of `instances` that can be tried before `deadline` (at least one is).
 
     Those in `stay` keep their bookings and the others are added to them; `current` is what moves are counted against.
+    An interrupt ends the work with the best placement so far, or with the part of the first that stands.
     """
     best: Construction | None = None
     new = [instance for instance in instances if instance.name not in stay]
-    tried, cut = 0, False
-    for order, split_last in _recipes(problem, new):
-        if best is not None and time.perf_counter() >= deadline:
-            cut = True
-            break
-        ledger = Bookings(problem.cluster, problem.oversubscription)
-        for booking in stay.values():
-            ledger.book(booking.instance, booking.gpus, booking.memory_mib)
-        fill(ledger, [new[i] for i in order], split_last=split_last)
-        tried += 1
-        found = value(ledger, instances, current)
-        if best is None or found < best.value:
-            best = Construction(ledger, found, tried)
-    assert best is not None
-    return Construction(best.ledger, best.value, tried, cut)
+    tried, limit = 0, None
+    ledger = _ledger(problem, {})
+    try:
+        for order, split_last in _recipes(problem, new):
+            if best is not None and time.perf_counter() >= deadline:
+                limit = Limit.TIME
+                break
+            ledger = _ledger(problem, stay)
+            fill(ledger, [new[i] for i in order], split_last=split_last)
+            tried += 1
+            found = value(ledger, instances, current)
+            if best is None or found < best.value:
+                best = Construction(ledger, found, tried)
+    except KeyboardInterrupt:
+        limit = Limit.INTERRUPTED
+    if best is None:  # the columns may be half written, but whoever is in the index was found a place first
+        ledger = _ledger(problem, {**stay, **ledger.by_name})
+        best = Construction(ledger, value(ledger, instances, current), tried)
+    return replace(best, tried=tried, limit=limit)
+
+
+def _ledger(problem: PlacementProblem, held: Mapping[str, Booking]) -> Bookings:
+    """A new ledger with these bookings."""
+    ledger = Bookings(problem.cluster, problem.oversubscription)
+    for booking in held.values():
+        ledger.book(booking.instance, booking.gpus, booking.memory_mib)
+    return ledger
 
 
 def fill(ledger: Bookings, instances: Sequence[Instance], *, split_last: bool = False) -> None:

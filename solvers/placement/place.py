@@ -66,12 +66,13 @@ def place(
 ) -> PlacementResult:
     """The best placement of `problem` found within `time_limit_s`.
 
-    Stops as soon as GPUs used are within `gap` of the bound (0: equal to it). `time_limit_s=0` gives the first
-    construction. With `problem.current`, running instances stay placed, and at most `max_migrations` of them get other
-    slots (`None`: as many as it takes to use fewer GPUs, but no more). An instance without a place is named in
-    `unplaced` with the reason. An interrupt (Ctrl-C) returns the incumbent. With `executor`, several seeds are searched
-    at once and the best is taken; `progress` is not called then. Raises `InvalidArgumentError` for arguments out of
-    range.
+    The bound and the first construction are made whatever the limit, so `time_limit_s=0` gives the first construction;
+    on large problems they may take longer than a short limit. Stops as soon as GPUs used are within `gap` of the bound
+    (0: equal to it). With `problem.current`, running instances stay placed, and at most `max_migrations` of them get
+    other slots (`None`: as many as it takes to use fewer GPUs, but no more). An instance without a place is named in
+    `unplaced` with the reason. From the first construction on, an interrupt (Ctrl-C) returns the incumbent. With
+    `executor`, several seeds are searched at once and the best is taken; `progress` is not called then, and an
+    interrupt is not caught. Raises `InvalidArgumentError` for arguments out of range.
     """
     started = time.perf_counter()
     if not isinstance(problem, PlacementProblem):
@@ -81,6 +82,10 @@ def place(
     seed = check.integer("seed", seed, at_least=0)
     if max_migrations is not None:
         max_migrations = check.integer("max_migrations", max_migrations, at_least=0)
+    if executor is not None and not callable(getattr(executor, "map", None)):
+        check.fail("executor", f"is {executor!r:.120}; expected an Executor of concurrent.futures, or None.")
+    if progress is not None and not callable(progress):
+        check.fail("progress", f"is {progress!r:.120}; expected a function of incumbent, bound and seconds, or None.")
     ran_on = resolved(backend)
 
     never = {each.name: why_never(problem.cluster, problem.oversubscription, each) for each in problem.instances}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.solvers.placement.bookings import Bookings
@@ -59,11 +60,34 @@ def why_not_now(bookings: Bookings, instance: Instance) -> str:
     }
     counts = {what: int((lacks & suitable).sum()) for what, lacks in blocked.items()}
     found = ", ".join(f"{what} on {count}" for what, count in counts.items() if count)
+    room = suitable & ~np.logical_or.reduce(list(blocked.values()))
+    if instance.gpus == 1 and room.any():
+        return f"there is room on {int(room.sum())} GPUs, but the search ended before it was placed there"
     reason = f"no place on the {int(suitable.sum())} GPUs it could run on; in its way: {found or 'nothing on any one'}"
     if instance.gpus > 1:
-        room = suitable & ~np.logical_or.reduce(list(blocked.values()))
         most = max(int(room[start:stop].sum()) for start, stop in bookings.node_ranges())
+        alike = isinstance(instance.memory_mib, int)
+        if most >= instance.gpus and alike:
+            return "there is room for it on one node, but the search ended before it was placed there"
         reason += f"; it needs {instance.gpus} GPUs of one node, and the best node has {most} with room"
+        reason += "" if alike else " for the least of its parts"
     elif instance.splittable:
-        reason += "; nor do the GPUs of any one node have the memory together"
+        reason += "; " + _why_not_split(bookings, instance, suitable & ~refused)
     return reason
+
+
+def _why_not_split(bookings: Bookings, instance: Instance, suitable: NDArray[np.bool_]) -> str:
+    """What keeps an instance from being split over GPUs of one node: too few with room, or too little memory."""
+    free, request = bookings.free, instance.request_milli
+    usable = suitable & (free[:, :2] >= request).all(axis=1) & (free[:, 2] > 0)
+    together = [
+        int(free[start:stop, 2][usable[start:stop]].sum())
+        for start, stop in bookings.node_ranges()
+        if usable[start:stop].sum() > 1
+    ]
+    most, memory = max(together, default=0), instance.total_memory_mib
+    if not together:
+        return "nor is it split, as no node has two GPUs with room for its request and a part of its memory"
+    if most >= memory > 1:
+        return "there is room to split it, but the search ended before it was"
+    return f"nor is it split, as GPUs with room for its request have at most {most} MiB together on one node"

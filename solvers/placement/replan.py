@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
+from dilu_core import _checks as check
 from dilu_core.slots import Slot
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 
 _SOURCES = 60
 _TARGETS = 150
 _DETERMINISTIC_S = 1.0
+_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Move:
     source: tuple[Slot, ...]
     target: tuple[Slot, ...]
 
+    def __post_init__(self) -> None:
+        check.text("name", self.name)
+        for field in ("source", "target"):
+            object.__setattr__(self, field, check.instances_of(field, getattr(self, field), Slot))
+
 
 @dataclass(frozen=True)
 class MigrationPlan:
@@ -43,10 +50,30 @@ class MigrationPlan:
     gpus_before: int
     gpus_after: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "moves", check.instances_of("moves", self.moves, Move))
+        for field in ("gpus_before", "gpus_after"):
+            object.__setattr__(self, field, check.integer(field, getattr(self, field), at_least=0))
+
     @property
     def gpus_freed(self) -> int:
         """GPUs that hold nothing once the moves are done."""
         return self.gpus_before - self.gpus_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able value; a slot is [node, GPU, memory in MiB]."""
+        return {
+            "version": _VERSION,
+            "moves": [
+                {"name": move.name, "source": _rows(move.source), "target": _rows(move.target)} for move in self.moves
+            ],
+            "gpus_before": self.gpus_before,
+            "gpus_after": self.gpus_after,
+        }
+
+
+def _rows(slots: tuple[Slot, ...]) -> list[list[Any]]:
+    return [[slot.node, slot.gpu, slot.memory_mib] for slot in slots]
 
 
 def plan_drain(ledger: Bookings, *, max_migrations: int, time_limit_s: float) -> MigrationPlan:
@@ -112,6 +139,7 @@ def _drain(ledger: Bookings, moved: set[str], most_moves: int, time_limit_s: flo
     solver.parameters.num_workers = 1
     solver.parameters.max_deterministic_time = _DETERMINISTIC_S
     solver.parameters.max_time_in_seconds = time_limit_s
+    solver.parameters.catch_sigint_signal = False
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return []
     return [(b, target) for target, coming in arrivals.items() for b, goes in coming if solver.boolean_value(goes)]

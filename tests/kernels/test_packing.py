@@ -89,7 +89,10 @@ def test_best_gang_finds_a_node_exactly_when_there_is_one(c: Any, r: int, limit:
 
 @given(columns(), demand, st.integers(2, 24), st.booleans())
 def test_best_split_takes_the_fewest_parts(c: Any, r: int, memory: int, may_open: bool) -> None:
-    """Parts are positive, add up, fit distinct GPUs of one node, and no choice opens fewer GPUs, or as few in fewer."""
+    """Parts are positive, add up, fit distinct GPUs of one node, and no choice opens fewer GPUs, or as few in fewer.
+
+    It may be asked although one GPU has all the memory, as where that GPU lacks the limit to take it whole.
+    """
     c["preference"] = np.minimum(c["preference"], 0)
     options = []
     for a, b in itertools.pairwise(c["node_start"].tolist()):
@@ -107,13 +110,6 @@ def test_best_split_takes_the_fewest_parts(c: Any, r: int, memory: int, may_open
         ]
     chosen, part = np.empty(4, np.int64), np.empty(4, np.int64)
     count = best_split(c["free"], c["held"], c["preference"], c["node_start"], r, memory, may_open, chosen, part)
-    whole = any(
-        c["preference"][g] == 0 and (c["free"][g, :2] >= r).all() and c["free"][g, 2] >= memory
-        and (may_open or c["held"][g] > 0)
-        for g in range(c["held"].size)
-    )  # fmt: skip
-    if whole:  # a GPU that holds it whole is the business of the other kernels
-        return
     assert (count > 0) == bool(options)
     if count:
         rows, parts = chosen[:count], part[:count]

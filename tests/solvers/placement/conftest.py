@@ -24,7 +24,7 @@ def _instances(draw: st.DrawFn, name: str) -> Instance:
     request = draw(st.sampled_from([200, 300, 400, 500, 700, 1000]))
     gpus = draw(st.integers(2, 3)) if shape == "gang" else 1
     sizes = st.integers(0, 5) if shape == "one" else st.integers(1, 4)
-    memory = draw(st.integers(1, 9)) if shape == "split" else tuple(draw(st.lists(sizes, min_size=gpus, max_size=gpus)))
+    memory = draw(st.integers(0, 9)) if shape == "split" else tuple(draw(st.lists(sizes, min_size=gpus, max_size=gpus)))
     function = draw(st.sampled_from(["", "f", "g"]))
     anti = draw(st.sampled_from([(), (), (), ("f",), ("g",)]))
     friends = draw(st.sampled_from([(), (), ("f",)]))

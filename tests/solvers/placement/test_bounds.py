@@ -56,8 +56,8 @@ def test_functions_are_dual_feasible(function: Any, capacity: int, data: st.Data
         (some(10, 500, 600, 100), 5, "SM request total"),
         (some(10, 300, 750, 100), 5, "SM limit total"),
         (some(10, 100, 100, 20480), 5, "memory total"),
-        (some(10, 100, 100, 24000), 10, "Martello-Toth L2 on memory"),
-        (some(9, 340, 400, 100), 5, "Martello-Toth L2 on SM request"),
+        (some(10, 100, 100, 24000), 10, "dual feasible function u_k on memory"),
+        (some(9, 340, 400, 100), 5, "dual feasible function u_k on SM request"),
         (some(9, 1, 1, 1, function="f", anti_affinity=("f",)), 9, "anti-affinity clique"),
         ((Instance("g", "training", 1, 1, 1, gpus=4),), 4, "largest gang"),
     ],
@@ -65,8 +65,33 @@ def test_functions_are_dual_feasible(function: Any, capacity: int, data: st.Data
 def test_known_bounds_and_their_proofs(instances: tuple[Instance, ...], value: int, proof: str) -> None:
     """Textbook cases give the bound one works out by hand, named after the right proof."""
     bound = lower_bound(CLUSTER, CAPS, instances)
-    assert bound.value == value
-    assert proof in bound.proof or bound.proof.endswith("clique") or bound.value == value
+    assert (bound.value, bound.proof) == (value, proof)
+
+
+@pytest.mark.parametrize(
+    ("instances", "proof"),
+    [
+        (some(6, 100, 100, 1000, function="f", anti_affinity=("f",)), "anti-affinity clique"),
+        (
+            (Instance("g", "training", 100, 100, 1000, gpus=2), Instance("i", "inference", 950, 950, 1000)),
+            "clique of instances that cannot share a GPU",
+        ),
+    ],
+)
+def test_cliques_are_named_by_what_keeps_their_members_apart(instances: tuple[Instance, ...], proof: str) -> None:
+    """The proof names the conflict that every pair of the clique has, or none where there is no such conflict."""
+    bound = lower_bound(CLUSTER, CAPS, instances)
+    assert bound.proof == proof
+
+
+def test_splittable_instances_without_memory_take_none() -> None:
+    """A GPU full of memory has room for a splittable instance that needs none, so the bound is one GPU."""
+    cluster = Cluster.homogeneous(1, 2, A100)
+    full = Instance("full", "inference", 100, 100, 40960)
+    empty = Instance("empty", "llm-inference", 100, 100, 0, splittable=True)
+    assert lower_bound(cluster, CAPS, (full, empty)).value == 1
+    result = place(PlacementProblem(cluster, (full, empty)))
+    assert (result.gpus_used, result.lower_bound) == (1, 1)
 
 
 def test_split_instances_count_by_their_memory_alone() -> None:

@@ -174,6 +174,30 @@ def test_rejections_say_what_stood_in_the_way(instance: Instance, words: str) ->
     assert state.to_dict() == before
 
 
+def test_why_not_split_speaks_of_gpus_with_room() -> None:
+    """Free memory on GPUs without request to spare is no memory to be split over, and is not counted as such."""
+    state = ClusterState(Cluster.homogeneous(1, 3, A100))
+    llm = Instance("llm", "llm-inference", 200, 900, 50000, splittable=True)
+    for name in ("a", "b", "c"):
+        state.place(inference(name, 900, 1000, 1000))
+    assert "no node has two GPUs with room" in state.place(llm).reason
+    for name in ("a", "b"):
+        state.remove(name)
+    for name in ("d", "e"):
+        state.place(inference(name, 800, 1000, 20960))
+    assert "at most 40000 MiB together" in state.place(llm).reason
+    assert state.gpus_used == 3
+
+
+def test_gangs_of_unlike_parts_are_refused_truly() -> None:
+    """Where every GPU has room for the least part alone, the reason says that this is what it counted."""
+    state = ClusterState(Cluster.homogeneous(1, 2, A100))
+    for name in ("a", "b"):
+        state.place(inference(name, 600, 700, 20960))
+    reason = state.place(Instance("gang", "training", 300, 300, (30000, 10000), gpus=2)).reason
+    assert "the best node has 2 with room for the least of its parts" in reason
+
+
 def test_caps_below_an_instance_are_a_reason() -> None:
     """Where a cap is below what the instance books, the rejection says so."""
     state = ClusterState(Cluster.homogeneous(1, 1, A100), oversubscription=Oversubscription(500, 600))

@@ -17,6 +17,7 @@ from dilu_core.errors import InvalidArgumentError
 from dilu_core.placement import Placement, PlacementProblem, Slot, verify_placement
 from dilu_core.result import Limit, TerminationReason
 from dilu_core.solvers.placement import neighbourhood
+from dilu_core.solvers.placement.choose import Choice, Chooser
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
 
@@ -177,6 +178,54 @@ def test_an_interrupt_returns_the_incumbent(monkeypatch: pytest.MonkeyPatch) -> 
     assert verify_placement(problem, result.placement, require_all=True) == ()
 
 
+@pytest.mark.parametrize("running", [0, 3])
+@pytest.mark.parametrize("answers", [0, 25, 60])
+def test_an_interrupt_during_construction_keeps_what_stands(
+    monkeypatch: pytest.MonkeyPatch, answers: int, running: int
+) -> None:
+    """Ctrl-C in the first pass keeps the instances placed till then and all that run; in a later pass, all of them."""
+    problem = PlacementProblem(Cluster.homogeneous(20, 4, A100), serving_mix(50))
+    state = ClusterState(problem.cluster)
+    for each in problem.instances[:running]:
+        state.place(each)
+    problem = PlacementProblem(problem.cluster, problem.instances, current=state.placement())
+    choose, asked = Chooser.choose, 0
+
+    def interrupted(chooser: Chooser, instance: Instance) -> Choice | None:
+        nonlocal asked
+        asked += 1
+        if asked > answers:
+            raise KeyboardInterrupt
+        return choose(chooser, instance)
+
+    monkeypatch.setattr(Chooser, "choose", interrupted)
+    result = place(problem)
+    assert result.termination.limit is Limit.INTERRUPTED
+    assert result.termination.reason is TerminationReason.FEASIBLE
+    assert verify_placement(problem, result.placement) == ()
+    assert len(result.placement) == min(50, running + answers)
+    assert set(state.placement()) <= set(result.placement)
+    assert all("search ended" in reason for reason in result.unplaced.values())
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**40])
+def test_any_seed_is_taken(seed: int) -> None:
+    """Seeds beyond 32 bits work where CP-SAT runs, also with an executor, which counts on from them."""
+    lonely = Instance("a", "inference", 340, 400, 13700, affinity=("nobody",))  # leaves CP-SAT something to gain
+    problem = PlacementProblem(Cluster.homogeneous(2, 2, A100), (lonely, Instance("b", "inference", 340, 400, 13700)))
+    result = place(problem, seed=seed)
+    assert result.stats.counts["neighbourhoods"] == 1
+    assert result.gpus_used == 1
+    with ThreadPoolExecutor(1) as executor:
+        assert place(problem, seed=seed - 1, executor=executor).gpus_used == 1
+
+
+def test_a_gap_beyond_all_measure_takes_the_first_construction() -> None:
+    """Any finite gap is legal; a huge one asks for nothing."""
+    problem = PlacementProblem(Cluster.homogeneous(20, 4, A100), serving_mix(30))
+    assert verify_placement(problem, place(problem, gap=1e308).placement, require_all=True) == ()
+
+
 def test_progress_is_told_incumbent_bound_and_seconds() -> None:
     """The progress callback sees the bound never above the incumbent, and time going on."""
     seen: list[tuple[int, int, float]] = []
@@ -207,6 +256,8 @@ def test_an_executor_searches_several_seeds() -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 0.5}, "seed"),
         ({"max_migrations": -1}, "max_migrations"),
+        ({"executor": 3}, "executor"),
+        ({"progress": 3}, "progress"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments: dict[str, Any], argument: str) -> None:

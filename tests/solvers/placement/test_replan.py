@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,6 +111,43 @@ def test_bad_arguments_are_refused_by_name(arguments: dict[str, Any], argument: 
     assert caught.value.argument == argument
     with pytest.raises(InvalidArgumentError, match="plan"):
         scattered().apply([])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: MigrationPlan((1,), 1, 1), "moves[0]"),  # type: ignore[arg-type]
+        (lambda: MigrationPlan((), -1, 1), "gpus_before"),
+        (lambda: MigrationPlan((), 1, 0.5), "gpus_after"),  # type: ignore[arg-type]
+        (lambda: Move("", (), ()), "name"),
+        (lambda: Move("a", (("n", 0, 1),), ()), "source[0]"),  # type: ignore[arg-type]
+        (lambda: Move("a", (), None), "target"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_plans_are_refused_by_name(make: Callable[[], object], argument: str) -> None:
+    """A plan is made of moves and a move of slots; anything else is named where the plan is made."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        make()
+    assert caught.value.argument == argument
+
+
+def test_plans_are_json_able() -> None:
+    """A plan written as JSON says who moves from where to where."""
+    plan = scattered().replan(max_migrations=1)
+    data = json.loads(json.dumps(plan.to_dict()))
+    (move,) = plan.moves
+    assert data == {
+        "version": 1,
+        "moves": [
+            {
+                "name": move.name,
+                "source": [[slot.node, slot.gpu, slot.memory_mib] for slot in move.source],
+                "target": [[slot.node, slot.gpu, slot.memory_mib] for slot in move.target],
+            }
+        ],
+        "gpus_before": 4,
+        "gpus_after": 3,
+    }
 
 
 def test_no_time_gives_an_empty_plan() -> None:
