@@ -25,6 +25,7 @@ from dilu_core.coscaling.rules import (
     hold_peaks,
     lazy_rule,
     seen_delivery,
+    shown_load,
     trusted_lean,
 )
 from dilu_core.coscaling.state import HorizontalState
@@ -126,6 +127,7 @@ class CoScaler:
         if spare is not None and state.spare_milli is not None:
             spare = state.spare_milli + (spare - state.spare_milli) * min(1.0, elapsed / params.short_s)
         delivered = state.delivered if fleet is None else seen_delivery(params, state, fleet, elapsed)
+        shown = state.shown if fleet is None else shown_load(params, state, fleet, elapsed, delivered)
         if params.rule == "lazy":
             held = Peaks((state.samples_rps + new)[-kept:], (), 0)
         else:
@@ -143,6 +145,7 @@ class CoScaler:
             since_change_s=since_change,
             spare_milli=spare,
             delivered=delivered,
+            shown=shown,
             in_flight=None if fleet is None else fleet.in_flight,
             ready=None if fleet is None else fleet.ready,
         )

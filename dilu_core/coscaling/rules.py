@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
-from dilu_core.coscaling.state import HorizontalState
+from dilu_core.coscaling.state import LEAST_DELIVERED, HorizontalState
 
 _STRETCHES = 12  # the peak window is remembered as the peaks of this many stretches, so the state stays small
 _STANDING = 0.02  # a queue that changes by less than this part of the arrivals stands still
-_LEAST_DELIVERED = 0.1  # of the capacity; below that something is broken that instances do not mend
 _MOST_NEED = 1e9  # instances; keeps the arithmetic finite whatever a sensor reports
 _NOISE = 1e-9  # relative; a load of exactly n instances must need n, not n + 1
 
@@ -116,10 +115,30 @@ def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Flee
     if abs(growth) <= _STANDING * fleet.arrivals_rps:
         return before.delivered  # what stands still may be slow service as well as a queue: no evidence of a rate
     rate = fleet.arrivals_rps - growth
-    seen = min(max(rate / (fleet.ready * params.capacity_rps), _LEAST_DELIVERED), params.burst)
+    seen = min(max(rate / (fleet.ready * params.capacity_rps), LEAST_DELIVERED), params.burst)
     if before.delivered is None:
         return seen
     return before.delivered + (seen - before.delivered) * min(1.0, elapsed_s / params.short_s)
+
+
+def shown_load(
+    params: HorizontalParams, before: HorizontalState, fleet: Fleet, elapsed_s: float, delivered: float | None
+) -> float | None:
+    """The load over capacity that a ready instance has shown to carry; `None` if nothing ever measured it.
+
+    It starts at the promise, 1, rises to any load that came in without queueing up, and is what was measured where a
+    queue measured it: where `delivered` differs from that of `before`. Scale-in trusts no more than this, because a
+    burst that is not there shows only when the instances are gone.
+    """
+    if fleet.in_flight is None or before.in_flight is None or _usual_in_flight(params, fleet) is None:
+        return before.shown
+    if fleet.ready == 0 or fleet.ready != before.ready:
+        return before.shown
+    if delivered is not None and delivered != before.delivered:
+        return delivered
+    queued_rps = max(0.0, fleet.in_flight - before.in_flight) / elapsed_s
+    carried = min((fleet.arrivals_rps - queued_rps) / (fleet.ready * params.capacity_rps), params.burst)
+    return max(1.0 if before.shown is None else before.shown, carried)
 
 
 def backlog_rps(params: HorizontalParams, fleet: Fleet | None) -> float:
@@ -131,9 +150,14 @@ def backlog_rps(params: HorizontalParams, fleet: Fleet | None) -> float:
 
 
 def _usual_in_flight(params: HorizontalParams, fleet: Fleet) -> float | None:
-    """Requests in the system while all is well: Little's law at the SLO (or the base latency), and one per instance."""
-    latency_ms = params.slo_ms if params.slo_ms is not None else params.base_latency_ms
-    return None if latency_ms is None else fleet.arrivals_rps * latency_ms / 1000.0 + fleet.ready
+    """Requests in the system while all is well, and one per instance: Little's law at the SLO or the base latency.
+
+    The greater counts: a base latency above the SLO breaks the SLO, but with no request waiting.
+    """
+    if params.slo_ms is None and params.base_latency_ms is None:
+        return None
+    latency_ms = max(params.slo_ms or 0.0, params.base_latency_ms or 0.0)
+    return fleet.arrivals_rps * latency_ms / 1000.0 + fleet.ready
 
 
 def co_scaling_rule(
@@ -142,15 +166,18 @@ def co_scaling_rule(
     """As many instances as the held peak needs, at once when more, hesitating when fewer.
 
     Out to ceil(held need). In to ceil(held need / scale_in_load) once the whole window is known, nothing starts, the
-    cool-down is over and the latency is not above its objective. Between the two counts nothing moves, which is why
-    a constant load - with jitter below 1 - scale_in_load - never changes direction.
+    cool-down is over and the latency is not above its objective; that need trusts an instance with no more than it has
+    shown to carry. Between the two counts nothing moves, which is why a constant load - with jitter below
+    1 - scale_in_load - never changes direction, wherever an instance serves its capacity at its request.
     """
     held = max(state.peaks, default=0.0)
     planned = fleet.planned
     out = _ceil(held)
     if out > planned:
         return Proposal(out, ScalingReason.LOAD, f"the load needs {held:.2f} instances")
-    survivors = max(1, _ceil(held / params.scale_in_load))
+    lean = trusted_lean(params, state.spare_milli, state.delivered)
+    proven = lean if state.shown is None else min(lean, state.shown)
+    survivors = max(1, _ceil(held * (lean / proven) / params.scale_in_load))
     if survivors >= planned:
         return Proposal(planned, ScalingReason.STEADY, f"the load of the window needs {held:.2f} instances")
     obstacle = _obstacle(params, state, fleet, latency_p95_ms)

@@ -9,6 +9,9 @@ from dilu_core._checks import fail, finite, integer
 
 _VERSION = 1
 
+LEAST_DELIVERED = 0.1
+"""Of the capacity; an instance that delivers less has something broken that more instances do not mend."""
+
 
 class HorizontalState(NamedTuple):
     """The memory of one function's horizontal policy.
@@ -19,7 +22,8 @@ class HorizontalState(NamedTuple):
     `peak_filled_s` seconds old; `known_s` counts the known seconds up to the window. `quiet_s` is how long nothing has
     arrived, `since_change_s` how long ago the policy acted last, and `spare_milli` the smoothed spare share.
     `delivered` is what a ready instance was seen to serve, over its capacity, while requests waited since the last
-    scale-in, and `in_flight` and `ready` are those of the last observation.
+    scale-in, `shown` what it has shown to carry over the whole past (`None`: nothing measured it), and `in_flight` and
+    `ready` are those of the last observation.
     """
 
     time_s: float | None = None
@@ -33,6 +37,7 @@ class HorizontalState(NamedTuple):
     since_change_s: float | None = None
     spare_milli: float | None = None
     delivered: float | None = None
+    shown: float | None = None
     in_flight: float | None = None
     ready: int | None = None
 
@@ -61,7 +66,8 @@ class HorizontalState(NamedTuple):
             quiet_s=finite("data['quiet_s']", data["quiet_s"], at_least=0.0),
             since_change_s=_maybe(data, "since_change_s", 0.0),
             spare_milli=_maybe(data, "spare_milli", 0.0),
-            delivered=_maybe(data, "delivered", 0.0),
+            delivered=_maybe(data, "delivered", LEAST_DELIVERED),
+            shown=_maybe(data, "shown", LEAST_DELIVERED),
             in_flight=_maybe(data, "in_flight", 0.0),
             ready=None if data["ready"] is None else integer("data['ready']", data["ready"], at_least=0),
         )

@@ -152,6 +152,47 @@ def test_a_capacity_promised_too_high_is_learned_from_the_queue():
     assert host.turns == 0
 
 
+@pytest.mark.parametrize("latency_s", [0.25, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("load", [9.0, 35.0, 110.0])
+def test_slow_service_without_a_queue_is_no_reason_to_run_away(latency_s, load):
+    """Requests that take longer than the SLO stand in the system for ever; the fleet stays as large as the load."""
+    host = Host(CoScaler(params(base_latency_ms=None, max_instances=1000)), ready=math.ceil(load / 10.0))
+    for _ in range(1800):
+        host.step(load, in_flight=load * latency_s)
+    assert host.turns == 0
+    assert host.ready + len(host.starting) <= math.ceil(load / 10.0 / 0.9)
+
+
+def test_a_base_latency_above_the_objective_is_not_taken_for_a_queue():
+    """Where execution alone takes 400 ms, an SLO of 200 ms is broken with nobody waiting: no instance is added."""
+    host = Host(CoScaler(params(base_latency_ms=400.0)), ready=3)
+    reasons = {host.step(30.0, in_flight=30.0 * 0.4 + 3.0, spare_milli=0.0).reason for _ in range(300)}
+    assert host.changes == []
+    assert ScalingReason.BACKLOG not in reasons
+
+
+@pytest.mark.parametrize(("capacity", "ready", "load"), [(0.7, 3, 2.1), (0.1, 4, 0.3)])
+def test_the_lazy_rule_stands_still_on_an_exact_boundary(capacity, ready, load):
+    """A load of exactly n (or n - 1) instances, one rounding off in binary, neither adds nor removes one."""
+    assert load not in (capacity * ready, capacity * (ready - 1))
+    host = Host(CoScaler(HorizontalParams(capacity, 300, 600, rule="lazy")), ready)
+    for _ in range(600):
+        host.step(load)
+    assert host.changes == []
+
+
+def test_scale_in_trusts_no_burst_that_was_never_shown():
+    """Six instances at 92 % of their promise stay six, though spare share lies idle; a burst once carried counts."""
+    host = Host(CoScaler(params()), ready=6)
+    for _ in range(600):
+        host.step(55.0, in_flight=2.75, spare_milli=300.0)
+    assert host.changes == []
+    host.step(84.0, in_flight=4.2, spare_milli=300.0)
+    for _ in range(200):
+        host.step(55.0, in_flight=2.75, spare_milli=300.0)
+    assert host.ready == math.ceil(55.0 / 14.0 / 0.8)
+
+
 def test_latency_above_its_objective_forbids_scale_in():
     """While the p95 latency breaks the SLO no instance goes, however little the load."""
     host = Host(CoScaler(params()), ready=4)
@@ -413,6 +454,8 @@ def test_bad_parameters_are_refused_by_name(changes, named):
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "peaks": 3}), "peaks"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "peaks": ["x"]}), "peaks"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "time_s": "now"}), "time_s"),
+        (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "delivered": 0}), "delivered"),
+        (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "shown": 0.0}), "shown"),
         (lambda: CoScaler(anything({"capacity_rps": 1})), "params"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
@@ -293,6 +293,37 @@ def test_an_hour_of_constant_load_in_a_closed_loop_never_turns_round(rule, load,
     result = replay(ArrivalTrace.constant(load * 10.0, duration_s=3600), CoScaler(p), p, spare_milli=spare, step_s=0.5)
     assert result.direction_flips == 0
     assert len(set(result.timeline.instances[600:].tolist())) == 1
+
+
+BURSTS = [lambda x: min(1.0, x), lambda x: min(x, 1.0 + 0.3 * (x - 1.0)), math.sqrt, lambda x: x]
+"""What an instance serves over its capacity, by its share over its request."""
+
+
+@settings(max_examples=30)
+@example(5.5, BURSTS[0], None, 400, None)
+@given(
+    st.floats(0.2, 9.0),
+    st.sampled_from(BURSTS),
+    st.sampled_from([None, 0.0, 100.0, 300.0]),
+    st.sampled_from([200, 250, 400]),
+    st.sampled_from([None, 1, 12]),
+)
+def test_constant_load_never_turns_round_whatever_a_burst_brings(load, curve, spare, limit, initial):
+    """Whether more share serves more, a little more or nothing more, scale-in leaves those whom the load needs."""
+    p = HorizontalParams(20.0, 200, limit, slo_ms=200.0, base_latency_ms=50.0)
+    rates = [20.0 * curve(share / 200.0) for share in range(limit + 1)]
+    trace = ArrivalTrace.constant(load * 20.0, duration_s=900)
+    result = replay(trace, CoScaler(p), p, rate_rps=rates, spare_milli=spare, initial_instances=initial, step_s=0.5)
+    assert result.direction_flips == 0
+
+
+def test_scale_in_does_not_count_on_a_burst_that_serves_nothing():
+    """At 92 % of the promise and a curve that saturates at the request, six instances stay and nobody waits."""
+    p = HorizontalParams(20.0, 200, 500, slo_ms=200.0, base_latency_ms=50.0)
+    flat = [20.0 * min(1.0, share / 200.0) for share in range(501)]
+    result = replay(ArrivalTrace.constant(110.0, duration_s=3600), CoScaler(p), p, rate_rps=flat)
+    assert set(result.timeline.instances.tolist()) == {6}
+    assert result.violation_rate == 0.0
 
 
 @pytest.mark.parametrize(
