@@ -6,7 +6,7 @@ on each GPU it sits on; a GPU takes instances while the sums stay within `Oversu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,8 +19,8 @@ InstanceKind = Literal["inference", "llm-inference", "training"]
 
 INSTANCE_KINDS: tuple[str, ...] = get_args(InstanceKind)
 
-MOST_GPUS_PER_NODE, MOST_NODES = 1024, 1_000_000
-"""Bounds that no machine and no cluster come near; a greater number is a mistake in units."""
+MOST_GPUS_PER_NODE, MOST_NODES, MOST_MEMORY_MIB = 1024, 1_000_000, 2**40
+"""Bounds that no machine and no cluster come near: a greater number is a mistake in units, and sums stay exact."""
 
 _VERSION = 1
 
@@ -34,7 +34,7 @@ class GpuType:
 
     def __post_init__(self) -> None:
         check.text("name", self.name)
-        object.__setattr__(self, "memory_mib", check.integer("memory_mib", self.memory_mib, at_least=1))
+        object.__setattr__(self, "memory_mib", _mib("memory_mib", self.memory_mib, at_least=1))
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ class Node:
         if not isinstance(self.gpu_type, GpuType):
             check.fail("gpu_type", f"is {self.gpu_type!r}; expected a GpuType, such as GpuType('A100', 40960).")
         object.__setattr__(self, "gpus", check.integer("gpus", self.gpus, at_least=1, at_most=MOST_GPUS_PER_NODE))
-        for field in ("cpu_milli", "memory_mib"):
-            if getattr(self, field) is not None:
-                object.__setattr__(self, field, check.integer(field, getattr(self, field), at_least=0))
+        if self.cpu_milli is not None:
+            object.__setattr__(self, "cpu_milli", check.integer("cpu_milli", self.cpu_milli, at_least=0))
+        if self.memory_mib is not None:
+            object.__setattr__(self, "memory_mib", _mib("memory_mib", self.memory_mib))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Cluster:
     def homogeneous(cls, nodes: int, gpus_per_node: int, gpu_type: GpuType) -> Cluster:
         """`nodes` equal nodes named node-0, node-1, ... of `gpus_per_node` GPUs each."""
         count = check.integer("nodes", nodes, at_least=0, at_most=MOST_NODES)
-        check.integer("gpus_per_node", gpus_per_node, at_least=1)
+        check.integer("gpus_per_node", gpus_per_node, at_least=1, at_most=MOST_GPUS_PER_NODE)
+        if not isinstance(gpu_type, GpuType):
+            check.fail("gpu_type", f"is {gpu_type!r}; expected a GpuType, such as GpuType('A100', 40960).")
         return cls(tuple(Node(f"node-{i}", gpu_type, gpus_per_node) for i in range(count)))
 
     @property
@@ -178,7 +181,7 @@ class Instance:
         set_field(self, "limit_milli", check.share_milli("limit_milli", self.limit_milli))
         if self.limit_milli < self.request_milli:
             check.fail("limit_milli", f"is {self.limit_milli}, below request_milli {self.request_milli}.")
-        set_field(self, "gpus", check.integer("gpus", self.gpus, at_least=1))
+        set_field(self, "gpus", check.integer("gpus", self.gpus, at_least=1, at_most=MOST_GPUS_PER_NODE))
         set_field(self, "memory_mib", _memory(self.memory_mib, self.gpus))
         set_field(self, "splittable", check.flag("splittable", self.splittable))
         if self.splittable and self.gpus > 1:
@@ -238,11 +241,16 @@ class Instance:
         )
 
 
+def _mib(argument: str, value: object, *, at_least: int = 0) -> int:
+    return check.integer(argument, value, at_least=at_least, at_most=MOST_MEMORY_MIB)
+
+
 def _memory(value: object, gpus: int) -> int | tuple[int, ...]:
-    """Memory as one integer where all GPUs of the gang want the same, else as one per GPU."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return check.integer("memory_mib", value, at_least=0)
-    each = tuple(check.integer(f"memory_mib[{i}]", item, at_least=0) for i, item in enumerate(value))
+    """Memory as one integer where all GPUs of the gang want the same, else as one per GPU, in the order given."""
+    unordered = isinstance(value, str | bytes | bytearray | Set | Mapping)
+    if unordered or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        return _mib("memory_mib", value)
+    each = tuple(_mib(f"memory_mib[{i}]", item) for i, item in enumerate(value))
     if len(each) != gpus:
         check.fail("memory_mib", f"has {len(each)} numbers for gpus={gpus}; expected one number, or one per GPU.")
     return each[0] if len(set(each)) == 1 else each

@@ -23,7 +23,7 @@ from typing import Any
 
 from dilu_core import _checks as check
 from dilu_core.placement import PlacementProblem, verify_placement
-from dilu_core.slots import Slot
+from dilu_core.slots import Slot, slots_by_name
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class FragmentationReport:
 
 def fragmentation(problem: PlacementProblem, placement: Mapping[str, tuple[Slot, ...]]) -> FragmentationReport:
     """The report on `placement`, which must be valid for `problem` (`InvalidArgumentError` says what is not)."""
+    placement = slots_by_name("placement", placement)
     broken = verify_placement(problem, placement)
     if broken:
         check.fail("placement", f"is not valid for this problem: {broken[0].message}")

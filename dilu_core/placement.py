@@ -8,7 +8,7 @@ from typing import Any
 
 from dilu_core import _checks as check
 from dilu_core.cluster import Cluster, Instance, Oversubscription
-from dilu_core.slots import Placement, Slot
+from dilu_core.slots import Placement, Slot, slots_by_name
 from dilu_core.verification import Violation, ViolationCode, violations
 
 __all__ = ["Placement", "PlacementProblem", "Slot", "Violation", "ViolationCode", "verify_placement"]
@@ -90,6 +90,10 @@ def verify_placement(
     Checks, per instance: it, its node and its GPUs exist; GPU types; one node; distinct GPUs; the number of slots (one
     per GPU of a gang; one, or several parts, where it may be split) and the memory of each. Per GPU: the sums of
     requests, limits and memory, and anti-affinity, where either side's word is enough. A valid placement may leave
-    instances out (`place` names them in `unplaced`), so that is a violation only with `require_all`.
+    instances out (`place` names them in `unplaced`), so that is a violation only with `require_all`. Raises
+    `InvalidArgumentError` for what is no problem or no mapping of names to slots.
     """
+    if not isinstance(problem, PlacementProblem):
+        check.fail("problem", f"is {problem!r:.120}; expected a PlacementProblem.")
+    placement = slots_by_name("placement", placement)
     return violations(problem.cluster, problem.instances, problem.oversubscription, placement, require_all=require_all)

@@ -36,6 +36,8 @@ class Placement(Mapping[str, tuple[Slot, ...]]):
 
     def __init__(self, slots: Mapping[str, Iterable[Slot]] | None = None) -> None:
         found: dict[str, tuple[Slot, ...]] = {}
+        if slots is not None and not isinstance(slots, Mapping):
+            check.fail("slots", f"is {slots!r:.120}; expected a mapping of instance names to slots.")
         for name, each in (slots or {}).items():
             check.text("slots", name)
             found[name] = check.instances_of(f"slots[{name!r}]", each, Slot)
@@ -46,7 +48,7 @@ class Placement(Mapping[str, tuple[Slot, ...]]):
 
     def slots(self, name: str) -> tuple[Slot, ...]:
         """The slots of the instance `name`; `InvalidArgumentError` where it is not placed."""
-        if name not in self._slots:
+        if check.text("name", name) not in self._slots:
             check.fail("name", f"is {name!r}, which this placement does not hold ({len(self)} instances are placed).")
         return self._slots[name]
 
@@ -58,6 +60,9 @@ class Placement(Mapping[str, tuple[Slot, ...]]):
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._slots.items()))
 
     def __repr__(self) -> str:
         return f"Placement({len(self)} instances on {self.gpus_used} GPUs)"
@@ -85,11 +90,13 @@ class Placement(Mapping[str, tuple[Slot, ...]]):
 
     def restricted(self, names: Iterable[str]) -> Placement:
         """This placement with only those instances left that are among `names`."""
-        kept = set(names)
+        kept = set(check.instances_of("names", names, str))
         return Placement({name: each for name, each in self._slots.items() if name in kept})
 
     def moved_from(self, other: Placement) -> tuple[str, ...]:
         """The instances both placements hold whose slots differ; the order of an instance's slots does not count."""
+        if not isinstance(other, Placement):
+            check.fail("other", f"is {other!r:.120}; expected a Placement.")
         return tuple(name for name in self if name in other and Counter(self[name]) != Counter(other[name]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +114,19 @@ class Placement(Mapping[str, tuple[Slot, ...]]):
 
     def __reduce__(self) -> tuple[type[Placement], tuple[dict[str, tuple[Slot, ...]]]]:
         return Placement, (self._slots,)
+
+
+def slots_by_name(argument: str, value: object) -> Mapping[str, tuple[Slot, ...]]:
+    """`value` as slots by instance name: a `Placement`, or any mapping like one."""
+    if isinstance(value, Placement):
+        return value
+    if not isinstance(value, Mapping):
+        hint = " Pass its `placement`." if hasattr(value, "placement") else ""
+        check.fail(argument, f"is {value!r:.120}; expected a Placement.{hint}")
+    return {
+        check.text(argument, name): check.instances_of(f"{argument}[{name!r}]", each, Slot)
+        for name, each in value.items()
+    }
 
 
 def _read_slots(where: str, rows: object) -> tuple[Slot, ...]:

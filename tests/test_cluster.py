@@ -7,6 +7,7 @@ import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,10 @@ def test_cluster_of_nothing_is_legal() -> None:
         (lambda: Cluster((Node("n", A100, 1), Node("m", GpuType("A100", 81920), 2))), "nodes[1].gpu_type"),
         (lambda: Cluster.homogeneous(-1, 4, A100), "nodes"),
         (lambda: Cluster.homogeneous(1, 0, A100), "gpus_per_node"),
+        (lambda: Cluster.homogeneous(1, 2000, A100), "gpus_per_node"),
+        (lambda: Cluster.homogeneous(0, 4, "A100"), "gpu_type"),  # type: ignore[arg-type]
+        (lambda: GpuType("A100", 2**40 + 1), "memory_mib"),
+        (lambda: Node("n", A100, 1, memory_mib=2**40 + 1), "memory_mib"),
         (lambda: Oversubscription(0, 1500), "request_milli"),
         (lambda: Oversubscription(1001, 1500), "request_milli"),
         (lambda: Oversubscription(1000, 999), "limit_milli"),
@@ -82,7 +87,14 @@ def test_bad_clusters_are_refused_by_name(make: Any, argument: str) -> None:
         ({"memory_mib": "1024"}, "memory_mib"),
         ({"memory_mib": [1, 2]}, "memory_mib"),
         ({"memory_mib": [1, -2], "gpus": 2}, "memory_mib[1]"),
+        ({"memory_mib": np.array(5)}, "memory_mib"),
+        ({"memory_mib": b"ab", "gpus": 2}, "memory_mib"),
+        ({"memory_mib": {1, 2}, "gpus": 2}, "memory_mib"),
+        ({"memory_mib": {1: 2, 2: 3}, "gpus": 2}, "memory_mib"),
+        ({"memory_mib": 2**40 + 1}, "memory_mib"),
+        ({"memory_mib": [1, 2**40 + 1], "gpus": 2}, "memory_mib[1]"),
         ({"gpus": 0}, "gpus"),
+        ({"gpus": 10**9}, "gpus"),
         ({"gpus": 2, "splittable": True}, "splittable"),
         ({"splittable": 1}, "splittable"),
         ({"affinity": "f"}, "affinity"),

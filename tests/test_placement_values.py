@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,3 +99,29 @@ def test_bad_problems_are_refused_by_name(arguments: dict[str, Any], argument: s
     with pytest.raises(InvalidArgumentError) as caught:
         PlacementProblem(**arguments)
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda p: Placement([("a", [Slot("n", 0, 1)])]), "slots"),  # type: ignore[arg-type]
+        (lambda p: p.slots(["a"]), "name"),
+        (lambda p: p.restricted(None), "names"),
+        (lambda p: p.restricted("a"), "names"),
+        (lambda p: p.restricted([["a"]]), "names[0]"),
+        (lambda p: p.moved_from(None), "other"),
+    ],
+)
+def test_misused_placements_name_the_argument(make: Callable[[Any], object], argument: str) -> None:
+    """What is no name, no names or no placement is refused by the argument's name."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        make(Placement({"a": [Slot("node-0", 0, 4096)]}))
+    assert caught.value.argument == argument
+
+
+def test_equal_placements_and_problems_hash_alike() -> None:
+    """Placements, and problems that hold one, can stand in sets, whatever the order their names came in."""
+    slots = {"a": [Slot("node-0", 0, 4096)], "b": [Slot("node-1", 0, 8192), Slot("node-1", 1, 8192)]}
+    one, two = Placement(slots), Placement(dict(reversed(slots.items())))
+    assert len({one, two}) == 1
+    assert len({PlacementProblem(CLUSTER, (A, B), current=each) for each in (one, two)}) == 1

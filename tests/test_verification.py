@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
+from dilu_core.errors import InvalidArgumentError
+from dilu_core.fragmentation import fragmentation
 from dilu_core.placement import Placement, PlacementProblem, Slot, ViolationCode, verify_placement
+from dilu_core.solvers.placement.place import place
 
 SMALL, LARGE = GpuType("small", 100), GpuType("large", 200)
 CLUSTER = Cluster((Node("s", SMALL, 2), Node("t", SMALL, 2), Node("l", LARGE, 2)))
@@ -104,3 +109,33 @@ def test_capacity_is_exact(request_milli: int, copies: int, cap: int) -> None:
     problem = PlacementProblem(cluster, tuple(instances), Oversubscription(cap, 100_000))
     placement = Placement({each.name: [Slot("node-0", 0, 0)] for each in instances})
     assert (verify_placement(problem, placement) == ()) == (copies * request_milli <= cap)
+
+
+@pytest.mark.parametrize(
+    ("problem", "placement", "argument"),
+    [
+        (None, Placement(), "problem"),
+        (PROBLEM, None, "placement"),
+        (PROBLEM, [("a", ())], "placement"),
+        (PROBLEM, {"a": None}, "placement['a']"),
+        (PROBLEM, {"a": ["s"]}, "placement['a'][0]"),
+        (PROBLEM, {3: ()}, "placement"),
+    ],
+)
+def test_what_is_no_placement_is_refused_by_name(problem: Any, placement: Any, argument: str) -> None:
+    """Arguments of other kinds raise an error that names them, from the verifier and from the fragmentation report."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        verify_placement(problem, placement)
+    assert caught.value.argument == argument
+    with pytest.raises(InvalidArgumentError) as caught:
+        fragmentation(problem, placement)
+    assert caught.value.argument == argument
+
+
+def test_a_result_in_place_of_its_placement_is_told_so() -> None:
+    """Who passes the whole result is told to pass its placement, and any mapping of slots will do."""
+    result = place(PROBLEM)
+    with pytest.raises(InvalidArgumentError, match="Pass its `placement`"):
+        verify_placement(PROBLEM, result)  # type: ignore[arg-type]
+    assert verify_placement(PROBLEM, result.placement) == ()
+    assert verify_placement(PROBLEM, {name: list(each) for name, each in result.placement.items()}) == ()  # type: ignore[misc]

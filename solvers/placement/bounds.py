@@ -29,10 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
+from dilu_core.units import FULL_GPU_MILLI
 
 Ints = NDArray[np.int64]
 
 _FUNCTIONS_PER_FAMILY = 64
+_ALL_LIMITS = FULL_GPU_MILLI**2  # of as many instances as requests let onto a GPU; a higher cap is none
 _CLIQUE_ITEMS = 5_000  # beyond, the quadratic clique search is not worth its time
 _CAUSES = ("memory", "SM request", "SM limit", "gang", "anti-affinity")  # why two items cannot share a GPU
 
@@ -99,7 +101,7 @@ def _component(
     same = np.ones_like(sizes)
     for name, weights, total, capacity in (
         ("SM request", request, int(request.sum()), same * caps.request_milli),
-        ("SM limit", limit, int(limit.sum()), same * caps.limit_milli),
+        ("SM limit", limit, int(limit.sum()), same * min(caps.limit_milli, _ALL_LIMITS)),
         ("memory", mib, total_mib, sizes),
     ):
         best = _better(best, _fewest(total, capacity), f"{name} total")

@@ -73,7 +73,7 @@ class ClusterState:
         return len(self._bookings.by_name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._bookings.by_name
+        return isinstance(name, str) and name in self._bookings.by_name
 
     def place(self, instance: Instance) -> PlacementDecision:
         """Give `instance` a place and book it, or say why there is none (then nothing changes).
@@ -103,7 +103,7 @@ class ClusterState:
 
     def remove(self, name: str) -> Instance:
         """Take the instance `name` off its GPUs and return it; `StateError` where it is not placed."""
-        if name not in self._bookings.by_name:
+        if check.text("name", name) not in self._bookings.by_name:
             raise StateError(f"no instance {name!r} is placed here; {len(self)} others are.")
         return self._bookings.cancel(name).instance
 

@@ -112,3 +112,12 @@ def test_mixed_types_are_bounded_by_what_they_have() -> None:
     bound = lower_bound(cluster, CAPS, tied)
     assert bound.value == 3
     assert bound.proof.startswith("sum over GPU types")
+
+
+def test_greatest_legal_numbers_stay_exact() -> None:
+    """With the most memory and the highest cap that are legal, bounds count on instead of overflowing."""
+    caps = Oversubscription(1000, 2**53)
+    cluster = Cluster.homogeneous(1100, 4, GpuType("vast", 2**40))
+    full = some(1100, 10, 1000, 2**40)
+    assert lower_bound(cluster, caps, full).value == 1100
+    assert lower_bound(cluster, caps, some(1100, 10, 1000, 1)).value == 11

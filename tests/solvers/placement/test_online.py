@@ -216,6 +216,9 @@ def test_misuse_is_an_error_that_names_it() -> None:
         state.place("a")  # type: ignore[arg-type]
     with pytest.raises(StateError, match="'b'"):
         state.remove("b")
+    with pytest.raises(InvalidArgumentError, match="name"):
+        state.remove(["a"])  # type: ignore[arg-type]
+    assert ["a"] not in state
     with pytest.raises(InvalidArgumentError, match="cluster"):
         ClusterState("cluster")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="oversubscription"):
