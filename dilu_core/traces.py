@@ -15,6 +15,9 @@ from dilu_core._checks import fail, finite, float_column, text
 from dilu_core.errors import FileFormatError
 
 _VERSION = 1
+_MOST_PERIODS = 100_000_000  # what memory of a GiB holds
+_MOST_RPS = 1e15  # beyond any service, and sums over the longest trace stay finite and accurate
+_LONGEST_S = 1e15  # of a period; the same
 _NARROW = 16  # periods; wider windows are cheaper from a running total
 
 
@@ -22,8 +25,8 @@ _NARROW = 16  # periods; wider windows are cheaper from a running total
 class ArrivalTrace:
     """Mean arrival rates of consecutive periods: `rates_rps[i]` holds from `i * period_s` to `(i + 1) * period_s`.
 
-    `rates_rps` is a read-only column `(n,)` of n >= 1 finite rates >= 0, in requests per second.
-    Raises `InvalidArgumentError` for an empty column, a negative or non-finite rate, or a period that is not above 0.
+    `rates_rps` is a read-only column `(n,)` of n >= 1 rates from 0 to 10^15, in requests per second.
+    Raises `InvalidArgumentError` for an empty column, any other rate, or a period that is not above 0.
     """
 
     rates_rps: NDArray[np.float64]
@@ -39,19 +42,22 @@ class ArrivalTrace:
         rates = float_column("rates_rps", self.rates_rps)
         if rates.size == 0:
             fail("rates_rps", "is empty; expected at least one rate.")
-        bad = ~np.isfinite(rates) | (rates < 0.0)
+        bad = ~((rates >= 0.0) & (rates <= _MOST_RPS))  # NaN is neither
         if bad.any():
             i = int(np.argmax(bad))
-            fail(f"rates_rps[{i}]", f"is {rates[i]}; expected a finite rate of at least 0. Fill gaps before replaying.")
+            fail(f"rates_rps[{i}]", f"is {rates[i]}; expected a rate between 0 and {_MOST_RPS:g}. Fill gaps first.")
         object.__setattr__(self, "rates_rps", rates)
-        object.__setattr__(self, "period_s", finite("period_s", self.period_s, above=0.0))
+        object.__setattr__(self, "period_s", finite("period_s", self.period_s, above=0.0, at_most=_LONGEST_S))
         text("name", self.name, empty=True)
 
     @classmethod
     def constant(cls, rate_rps: float, *, duration_s: float, period_s: float = 1.0, name: str = "") -> ArrivalTrace:
         """The same rate throughout; the duration is rounded to whole periods, at least one."""
         period_s = finite("period_s", period_s, above=0.0)
-        periods = max(1, round(finite("duration_s", duration_s, above=0.0) / period_s))
+        duration_s = finite("duration_s", duration_s, above=0.0)
+        if duration_s / period_s > _MOST_PERIODS:
+            fail("duration_s", f"is {duration_s}, more than {_MOST_PERIODS} periods of period_s, {period_s}.")
+        periods = max(1, round(duration_s / period_s))
         rate_rps = finite("rate_rps", rate_rps, at_least=0.0)
         return cls(np.full(periods, rate_rps), period_s=period_s, name=name)
 
@@ -87,6 +93,8 @@ class ArrivalTrace:
     def scaled(self, factor: float) -> ArrivalTrace:
         """Every rate times `factor` (finite, >= 0)."""
         factor = finite("factor", factor, at_least=0.0)
+        if float(self.rates_rps.max()) * factor > _MOST_RPS:
+            fail("factor", f"is {factor}; that takes rates of up to {self.rates_rps.max():g} beyond {_MOST_RPS:g} rps.")
         return ArrivalTrace(self.rates_rps * factor, period_s=self.period_s, name=self.name)
 
     def shifted(self, seconds: float) -> ArrivalTrace:
@@ -109,12 +117,14 @@ class ArrivalTrace:
         period_s = finite("period_s", period_s, above=0.0)
         if period_s == self.period_s:
             return self
+        if self.duration_s / period_s > _MOST_PERIODS:
+            fail("period_s", f"is {period_s}; {self.duration_s:g} s would take more than {_MOST_PERIODS} periods.")
         arrived = np.concatenate(([0.0], np.cumsum(self.rates_rps) * self.period_s))
         clock = np.arange(arrived.size) * self.period_s
         count = max(1, int(np.ceil(self.duration_s / period_s - 1e-9)))
         edges = np.arange(count + 1) * period_s
-        # interpolation may fall below the last value by one rounding; arrivals never do
-        rates = np.maximum(np.diff(np.interp(edges, clock, arrived)), 0.0) / period_s
+        # interpolation may leave the bounds by one rounding; rates never do
+        rates = np.clip(np.diff(np.interp(edges, clock, arrived)) / period_s, 0.0, _MOST_RPS)
         return ArrivalTrace(rates, period_s=period_s, name=self.name)
 
     def _periods(self, argument: str, seconds: float) -> int:
@@ -155,12 +165,15 @@ class ArrivalTrace:
 def read_trace(path: str | PathLike[str], period_s: float = 1.0) -> ArrivalTrace:
     """The trace in a text file of one rate (requests per second) a line; blank lines are skipped.
 
+    Lines end with LF, CR LF or CR, and a rate is written without digit grouping.
     The file's stem becomes the trace's name. Raises `FileFormatError` with the line at fault, `OSError` if the file
     cannot be opened.
     """
+    if not isinstance(path, str | PathLike) or not isinstance(fspath(path), str) or "\0" in fspath(path):
+        fail("path", f"is {path!r:.80}; expected the path of a text file.")
     name = fspath(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FileFormatError(name, f"is not UTF-8 text ({error.reason} at byte {error.start}).") from None
     rates = []
@@ -168,11 +181,13 @@ def read_trace(path: str | PathLike[str], period_s: float = 1.0) -> ArrivalTrace
         if not line.strip():
             continue
         try:
-            rate = float(line)
+            rate = float(line.replace("_", "?"))  # Python would take 1_0 for 10
         except ValueError:
             raise FileFormatError(name, f"{line.strip()!r:.60} is not a number.", number) from None
-        if not 0.0 <= rate < float("inf"):
-            raise FileFormatError(name, f"{rate} is not an arrival rate; expected a finite number >= 0.", number)
+        if not 0.0 <= rate <= _MOST_RPS:
+            raise FileFormatError(
+                name, f"{rate} is not an arrival rate; expected a number between 0 and {_MOST_RPS:g}.", number
+            )
         rates.append(rate)
     if not rates:
         raise FileFormatError(name, "holds no rates; expected one number a line.")

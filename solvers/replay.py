@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import fail, read_only
+from dilu_core._checks import LARGEST, fail, read_only
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.policy import Observation, Policy
+from dilu_core.coscaling.policy import Observation, Policy, fault_of
 from dilu_core.kernels.cpu.replay import advance_queue
 from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.solvers.replay_measures import percentiles, stretch_means, waits_s
@@ -107,7 +107,9 @@ def replay(
     arrivals = trace.resampled(step_s).rates_rps * step_s
     rates = rate_table(rate_rps, params)
     most_milli = most_share(spare_milli, trace, params, arrivals.size, step_s)
-    fleet = _Fleet(initial_count(initial_instances, trace, params), math.ceil(params.cold_start_s / step_s - 1e-9))
+    fleet = _Fleet(
+        initial_count(initial_instances, trace, params), math.ceil(min(params.cold_start_s / step_s, LARGEST) - 1e-9)
+    )
 
     edges = np.arange(0, arrivals.size, per_control)
     came = np.add.reduceat(arrivals, edges)
@@ -129,15 +131,19 @@ def replay(
                 time_s=first * step_s,
                 arrivals_rps=arrivals_rps,
                 ready=fleet.ready,
-                starting=len(fleet.starting),
+                starting=fleet.starting,
                 in_flight=backlog + served_rps * base_s,
                 spare_milli=told_spare[period - 1],
             )
-            decision, state = policy.decide(state, observation)
+            answer = policy.decide(state, observation)
+            fault = fault_of(answer)
+            if fault is not None:
+                fail("policy", f"{fault}, at {observation.time_s:g} s. Wrap it in StagedPolicy to survive that.")
+            decision, state = answer
             fleet.change(decision.change, first)
-        instances[period] = fleet.ready + len(fleet.starting)
+        instances[period] = fleet.ready + fleet.starting
         while first < stop:  # an instance that becomes ready within the period divides it
-            end = min(stop, fleet.starting[0]) if fleet.starting else stop
+            end = int(min(stop, fleet.next_start))
             backlog = advance_queue(
                 arrivals, most_milli, rates, step_s, fleet.ready, first, end, backlog, backlog_after, used_milli
             )
@@ -184,32 +190,44 @@ def replay(
 
 
 class _Fleet:
-    """Instances of one function: how many are ready, and the steps at which the starting ones will be."""
+    """Instances of one function: how many are ready, how many are starting, and at which steps those will be ready."""
 
     def __init__(self, ready: int, cold_steps: int) -> None:
         self.ready = ready
-        self.starting: deque[int] = deque()  # oldest first
+        self.starting = 0
         self.cold_steps = cold_steps
         self.launched = self.flips = 0
+        self._launches: deque[tuple[int, int]] = deque()  # step of readiness and count, oldest first
         self._last_change = 0
+
+    @property
+    def next_start(self) -> float:
+        """The step at which the next starting ones are ready; infinite if none is starting."""
+        return self._launches[0][0] if self._launches else math.inf
 
     def start(self, step: int) -> None:
         """Those whose cold start is over by `step` are ready."""
-        while self.starting and self.starting[0] <= step:
-            self.starting.popleft()
-            self.ready += 1
+        while self._launches and self._launches[0][0] <= step:
+            count = self._launches.popleft()[1]
+            self.ready += count
+            self.starting -= count
 
     def change(self, by: int, step: int) -> None:
         """Launch `by` instances, or give up -`by`: starting ones first, the youngest of them first."""
-        by = max(by, -(self.ready + len(self.starting)))
+        by = max(by, -(self.ready + self.starting))
         self.flips += by * self._last_change < 0
         self._last_change = by or self._last_change
         if by > 0:
-            self.starting.extend([step + self.cold_steps] * by)
+            self._launches.append((step + self.cold_steps, by))
+            self.starting += by
             self.launched += by
-        for _ in range(min(-by, len(self.starting))):
-            self.starting.pop()
-            by += 1
+        while by < 0 and self._launches:
+            ready_at, count = self._launches.pop()
+            given_up = min(-by, count)
+            if given_up < count:
+                self._launches.append((ready_at, count - given_up))
+            self.starting -= given_up
+            by += given_up
         self.ready += min(by, 0)
         self.start(step)
 

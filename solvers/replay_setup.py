@@ -20,13 +20,15 @@ def clock(trace: ArrivalTrace, step_s: float, control_s: float) -> tuple[float, 
     """The step, and the steps in a control period."""
     step_s = finite("step_s", step_s, above=0.0)
     control_s = finite("control_s", control_s, above=0.0)
-    per_control = round(control_s / step_s)
-    if per_control < 1 or abs(per_control * step_s - control_s) > 1e-9 * control_s:
-        fail("control_s", f"is {control_s}; expected a whole number of steps of step_s, {step_s}.")
     if trace.duration_s / step_s > _MOST_STEPS:
         fail(
             "step_s", f"is {step_s}; {trace.duration_s:g} s would take more than {_MOST_STEPS} steps. Slice the trace."
         )
+    if control_s / step_s > _MOST_STEPS:
+        fail("control_s", f"is {control_s}, more than {_MOST_STEPS} steps of step_s, {step_s}.")
+    per_control = round(control_s / step_s)
+    if per_control < 1 or abs(per_control * step_s - control_s) > 1e-9 * control_s:
+        fail("control_s", f"is {control_s}; expected a whole number of steps of step_s, {step_s}.")
     return step_s, per_control
 
 
@@ -71,6 +73,6 @@ def initial_count(initial_instances: int | None, trace: ArrivalTrace, params: Ho
     """The instances ready at the start."""
     if initial_instances is not None:
         return integer("initial_instances", initial_instances, at_least=0)
-    periods = max(1, round(_FIRST_LOOK_S / trace.period_s))
+    periods = max(1, round(min(_FIRST_LOOK_S / trace.period_s, trace.rates_rps.size)))
     needed = math.ceil(float(trace.rates_rps[:periods].mean()) / params.capacity_rps - 1e-9)
     return min(max(needed, params.min_instances), params.max_instances)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dilu_core.errors import FileFormatError, InvalidArgumentError
 from dilu_core.traces import ArrivalTrace, read_trace
 
+NOTHING: Any = None
 NAMELESS: Any = {"name": 3}
 rates = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
@@ -84,6 +85,15 @@ def test_slices_scales_and_constants():
         (lambda: ArrivalTrace([1.0]).peak_rps(0), "window_s"),
         (lambda: ArrivalTrace([1.0], period_s=1e-9).shifted(1e300), "seconds"),
         (lambda: ArrivalTrace.constant(-1, duration_s=1), "rate_rps"),
+        (lambda: ArrivalTrace([1e308] * 20), r"rates_rps\[0\] is 1e\+308"),
+        (lambda: ArrivalTrace([1.0], period_s=1e300), "period_s"),
+        (lambda: ArrivalTrace([1.0, 1e10]).scaled(1e300), "factor"),
+        (lambda: ArrivalTrace([1.0]).resampled(1e-12), "period_s"),
+        (lambda: ArrivalTrace([1.0]).resampled(1e-320), "period_s"),
+        (lambda: ArrivalTrace.constant(1, duration_s=1e18), "duration_s"),
+        (lambda: ArrivalTrace.constant(1, duration_s=1e308, period_s=1e-10), "duration_s"),
+        (lambda: read_trace(NOTHING), "path is None"),
+        (lambda: read_trace("a\0b"), "path"),
         (lambda: ArrivalTrace.from_dict({}), "data"),
         (lambda: ArrivalTrace.from_dict({"version": 1, "name": ""}), "lacks rates_rps, period_s"),
         (lambda: ArrivalTrace.from_dict({"version": 1, "name": "", "rates_rps": None, "period_s": 1}), "rates_rps"),
@@ -104,7 +114,20 @@ def test_a_file_is_read_line_by_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(b"1\nx\n", 2), (b"1\n\n-1\n", 3), (b"nan\n", 1), (b"inf\n", 1), (b"1,2\n", 1), (b"", None), (b"\xff\xfe1", None)],
+    [
+        (b"1\nx\n", 2),
+        (b"1\n\n-1\n", 3),
+        (b"nan\n", 1),
+        (b"inf\n", 1),
+        (b"1,2\n", 1),
+        (b"1_0\n", 1),
+        (b"1e16\n", 1),
+        (b"1\r\n2\rx\n", 3),
+        (b"1\n2\xe2\x80\xa8\n\x0c\nx\n", 4),
+        (b"1\n2\x0c3\n", 2),
+        (b"", None),
+        (b"\xff\xfe1", None),
+    ],
 )
 def test_a_broken_file_is_refused_with_its_line(tmp_path, content, line):
     """The error says which line of which file, where it is one line's fault."""

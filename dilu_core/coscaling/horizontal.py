@@ -12,6 +12,7 @@ from dilu_core.coscaling.policy import (
     Observation,
     ScalingDecision,
     ScalingReason,
+    expect,
     known_count,
     known_number,
     known_time,
@@ -62,8 +63,11 @@ class CoScaler:
         """The decision for `observation` and the state to pass with the next one.
 
         Whatever cannot be true counts as not known: without a clock that moved on, arrivals or instance counts, the
-        decision changes nothing and says what was missing. Never raises on odd data.
+        decision changes nothing and says what was missing. Never raises on odd data; a `state` or `observation` of
+        another type is an `InvalidArgumentError`.
         """
+        expect("state", state, HorizontalState)
+        expect("observation", observation, Observation)
         ready, starting = known_count(observation.ready), known_count(observation.starting)
         planned = None if ready is None or starting is None else ready + starting
         now = known_time(observation.time_s)

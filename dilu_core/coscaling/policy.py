@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+from dilu_core._checks import fail
+
 _BEYOND_COUNTING = 2**31
 """More instances than this is a broken sensor, not a fleet."""
 
@@ -109,6 +111,25 @@ class Policy(Protocol[State]):
         ...
 
 
+def expect(argument: str, value: object, kind: type) -> None:
+    """Refuse what the host's own code mixed up: a value that is not of `kind` is no odd data, but misuse."""
+    if not isinstance(value, kind):
+        hint = f" Restore it with {kind.__name__}.from_dict." if hasattr(kind, "from_dict") else ""
+        fail(argument, f"is {value!r:.80}; expected a value of type {kind.__name__}.{hint}")
+
+
+def fault_of(answer: object) -> str | None:
+    """What is wrong with the `answer` of a policy's decide, or `None` where a host can act on it."""
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], ScalingDecision):
+        return f"answered {answer!r:.80}; expected (ScalingDecision, state)"
+    change, instances = answer[0].change, answer[0].instances
+    if type(change) is not int or abs(change) >= _BEYOND_COUNTING:
+        return f"answered a change of {change!r:.80}; expected an int, in absolute value below {_BEYOND_COUNTING}"
+    if instances is not None and (type(instances) is not int or not 0 <= instances < _BEYOND_COUNTING):
+        return f"answered {instances!r:.80} instances; expected an int of at least 0, or None"
+    return None
+
+
 def known_number(value: Any) -> float | None:
     """`value` as a float between 0 and 10^12, or `None` where a sensor could not have meant it."""
     number = known_time(value)
@@ -128,6 +149,8 @@ def known_time(value: Any) -> float | None:
     if value is None or isinstance(value, _NO_NUMBERS):
         return None
     try:
+        if getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
+            return None  # numpy's booleans and complex numbers turn into floats as well
         number = float(value)
     except Exception:  # an object of the host's own may fail in any way; it told us nothing
         return None

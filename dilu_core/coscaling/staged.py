@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Generic, TypeVar
 
 from dilu_core._checks import choice, fail
@@ -11,6 +11,7 @@ from dilu_core.coscaling.policy import (
     Policy,
     ScalingDecision,
     ScalingReason,
+    fault_of,
     known_count,
     known_number,
     known_time,
@@ -27,8 +28,8 @@ class StagedPolicy(Generic[State]):
 
     "observe": the policy is not asked; the decision only says what of the observation is known. "shadow": the policy
     decides and remembers, nothing is carried out, and what it would have done stands in the audit record. "enforce":
-    its decisions go through. If it raises, or returns no decision, nothing changes, its state stays as it was, and the
-    reason says so; the host need not guard the call.
+    its decisions go through. If it raises, or answers nothing that can be carried out, nothing changes, its state stays
+    as it was, and the reason says so; the host need not guard the call.
 
     Every decision carries a plain `audit` record: `stage`, `time_s`, `proposed` (instances, change, reason, detail,
     clipped_by of the wrapped policy, or `None`), `unknown` (fields that a sensor left out or garbled) and `error`.
@@ -51,25 +52,29 @@ class StagedPolicy(Generic[State]):
 
     def decide(self, state: State, observation: Observation) -> tuple[ScalingDecision, State]:
         """The wrapped policy's decision as far as the stage lets it through, and its state."""
-        ready, starting = known_count(observation.ready), known_count(observation.starting)
+        unknown = _unknown(observation)
+        ready = known_count(getattr(observation, "ready", None))
+        starting = known_count(getattr(observation, "starting", None))
         planned = None if ready is None or starting is None else ready + starting
         audit: dict[str, object] = {
             "stage": self.stage,
-            "time_s": known_time(observation.time_s),
+            "time_s": known_time(getattr(observation, "time_s", None)),
             "proposed": None,
-            "unknown": _unknown(observation),
+            "unknown": unknown,
             "error": None,
         }
         if self.stage == "observe":
-            detail = f"not known: {', '.join(_unknown(observation)) or 'nothing'}"
+            detail = f"not known: {', '.join(unknown) or 'nothing'}"
             return ScalingDecision(planned, 0, ScalingReason.OBSERVE_ONLY, detail, audit=audit), state
         try:
-            proposed, next_state = self.policy.decide(state, observation)
-            if not isinstance(proposed, ScalingDecision):
-                raise TypeError(f"the policy returned {proposed!r:.80} instead of a ScalingDecision")
+            answer = self.policy.decide(state, observation)
+            fault = fault_of(answer)
+            if fault is not None:
+                raise TypeError(f"the policy {fault}")
         except Exception as error:  # whatever it is, the host's loop must go on
             audit["error"] = f"{type(error).__name__}: {error}"
             return ScalingDecision(planned, 0, ScalingReason.POLICY_FAILED, str(audit["error"]), audit=audit), state
+        proposed, next_state = answer
         record = asdict(replace(proposed, audit=None))
         del record["audit"]
         audit["proposed"] = {**record, "reason": str(proposed.reason)}
@@ -79,15 +84,12 @@ class StagedPolicy(Generic[State]):
         return replace(proposed, audit=audit), next_state
 
 
-def _unknown(observation: Observation) -> list[str]:
-    """The names of the fields that are not known."""
-    settled = {
-        "time_s": known_time(observation.time_s),
-        "arrivals_rps": known_number(observation.arrivals_rps),
-        "ready": known_count(observation.ready),
-        "starting": known_count(observation.starting),
-        "in_flight": known_number(observation.in_flight),
-        "spare_milli": known_number(observation.spare_milli),
-        "latency_p95_ms": known_number(observation.latency_p95_ms),
-    }
-    return [name for name, value in settled.items() if value is None]
+def _unknown(observation: object) -> list[str]:
+    """The names of the fields that are not known; all of them where `observation` is none."""
+    counts, clocks = ("ready", "starting"), ("time_s",)
+    unknown = []
+    for field in fields(Observation):
+        read = known_count if field.name in counts else known_time if field.name in clocks else known_number
+        if read(getattr(observation, field.name, None)) is None:
+            unknown.append(field.name)
+    return unknown

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from dilu_core._checks import fail, finite, integer, text
 from dilu_core.coscaling.gpu import KINDS, GpuInstance, GpuObservation
-from dilu_core.coscaling.policy import known_number
+from dilu_core.coscaling.policy import expect, known_number
 from dilu_core.coscaling.sharing import fit_proportionally, water_fill
 from dilu_core.units import FULL_GPU_MILLI
 
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _VERSION = 1
+_WORST = 1e12  # an inflation beyond this is a broken clock; infinity could not be written as JSON
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,12 @@ class VerticalScaler:
         return VerticalState()
 
     def decide(self, state: VerticalState, observation: GpuObservation) -> tuple[Grants, VerticalState]:
-        """The grants for this period and the state to pass with the next one."""
+        """The grants for this period and the state to pass with the next one.
+
+        A `state` or `observation` of another type is an `InvalidArgumentError`.
+        """
+        expect("state", state, VerticalState)
+        expect("observation", observation, GpuObservation)
         baselines = self._baselines(state, observation)
         active = [instance for instance in observation.instances if instance.active]
         best_effort = [instance for instance in active if instance.kind == "best-effort"]
@@ -230,7 +236,7 @@ class VerticalScaler:
             cycle = known_number(instance.cycle_ms)
             if not cycle:
                 continue
-            inflation = cycle / baselines[instance.name]
+            inflation = min(cycle / baselines[instance.name], _WORST)
             worst = inflation if worst is None else max(worst, inflation)
             ratio = params.llm_emergency_ratio if instance.kind == "llm-slo" else params.emergency_ratio
             if inflation >= ratio:

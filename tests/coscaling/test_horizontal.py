@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams, HorizontalState
-from dilu_core.coscaling.policy import Observation, ScalingReason
+from dilu_core.coscaling.policy import Observation, ScalingReason, known_number
 from dilu_core.errors import InvalidArgumentError
 
 RULES = ["co-scaling", "lazy"]
@@ -262,6 +262,29 @@ def test_what_is_not_known_moves_nothing(rule, unknown, value):
     else:
         assert decision.reason is ScalingReason.NO_DATA
         assert unknown in decision.detail
+
+
+@pytest.mark.parametrize("odd", [np.bool_(True), np.complex128(3 + 4j), np.array(True), 1j, True, np.str_("3")])
+def test_what_only_turns_into_a_number_is_not_known(odd):
+    """Booleans, complex numbers and text of numpy are no measurements, though Python makes floats of them."""
+    assert known_number(odd) is None
+    assert known_number(np.float32(2.5)) == 2.5
+    assert known_number(np.int64(3)) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("state", "observation", "named"),
+    [
+        (None, Observation(0.0, 1.0, 1, 0), "state is None.*from_dict"),
+        (HorizontalState().to_dict(), Observation(0.0, 1.0, 1, 0), "state is .*from_dict"),
+        (HorizontalState(), None, "observation is None"),
+        (HorizontalState(), {"time_s": 1.0}, "observation is"),
+    ],
+)
+def test_a_mixed_up_call_is_refused_by_name(state, observation, named):
+    """A state or an observation of another type is misuse, and the error says which and how to restore one."""
+    with pytest.raises(InvalidArgumentError, match=named):
+        CoScaler(params()).decide(anything(state), anything(observation))
 
 
 class BrokenSensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
-from dilu_core.coscaling.policy import Observation, ScalingReason
+from dilu_core.coscaling.policy import Observation, ScalingDecision, ScalingReason
 from dilu_core.coscaling.staged import STAGES, StagedPolicy
 from dilu_core.errors import InvalidArgumentError
 
@@ -68,6 +68,36 @@ def test_a_failing_policy_changes_nothing(answer, stage):
     assert decision.audit is not None
     assert decision.audit["error"]
     assert after is state
+
+
+@pytest.mark.parametrize("change", [float("nan"), None, "3", 1.5, 10**12, True, -(2**31)])
+@pytest.mark.parametrize("stage", ["shadow", "enforce"])
+def test_a_change_that_is_no_count_is_a_failure(change, stage):
+    """Only a believable int goes through to the host; anything else is a failed policy."""
+    staged = StagedPolicy(Broken((ScalingDecision(1, change, ScalingReason.LOAD), {"count": 1})), stage)
+    decision, after = staged.decide({"count": 0}, BUSY)
+    assert (decision.change, decision.reason) == (0, ScalingReason.POLICY_FAILED)
+    assert "change" in decision.detail
+    assert after == {"count": 0}
+
+
+@pytest.mark.parametrize("instances", [float("nan"), "3", -1, True])
+def test_a_target_that_is_no_count_is_a_failure(instances):
+    """The target is an int of at least 0, or not known."""
+    staged = StagedPolicy(Broken((ScalingDecision(instances, 0, ScalingReason.LOAD), {})), "enforce")
+    decision, _ = staged.decide({}, BUSY)
+    assert decision.reason is ScalingReason.POLICY_FAILED
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_call_without_an_observation_changes_nothing(stage):
+    """The host need not guard the call, whatever it passes."""
+    nothing: Any = None
+    staged = StagedPolicy(SCALER, stage)
+    decision, after = staged.decide(staged.initial_state(), nothing)
+    assert (decision.instances, decision.change) == (None, 0)
+    assert decision.reason is (ScalingReason.OBSERVE_ONLY if stage == "observe" else ScalingReason.POLICY_FAILED)
+    assert after == staged.initial_state()
 
 
 def test_what_the_sensors_leave_out_is_reported():

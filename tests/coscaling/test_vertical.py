@@ -165,6 +165,30 @@ def test_cycles_not_known_are_no_emergency():
     assert grants.inflation is None
 
 
+def test_the_worst_inflation_stays_finite():
+    """A cycle of 1e11 ms over a baseline of 5e-324 ms is reported as a number that JSON can hold."""
+    scaler, state = VerticalScaler(), VerticalState()
+    for cycle in (5e-324, 1e11):
+        seen = GpuObservation((GpuInstance("a", "slo", 300, 600, 300.0, cycle),))
+        grants, state = scaler.decide(state, seen)
+    json.dumps([grants.inflation, state.to_dict()], allow_nan=False)
+    assert grants.inflation == 1e12
+
+
+@pytest.mark.parametrize(
+    ("state", "observation", "named"),
+    [
+        (None, GpuObservation(()), "state is None.*from_dict"),
+        (VerticalState().to_dict(), GpuObservation(()), "state is .*from_dict"),
+        (VerticalState(), None, "observation is None"),
+    ],
+)
+def test_a_mixed_up_call_is_refused_by_name(state, observation, named):
+    """A state or an observation of another type is misuse, and the error says which and how to restore one."""
+    with pytest.raises(InvalidArgumentError, match=named):
+        VerticalScaler().decide(anything(state), anything(observation))
+
+
 def test_gpus_do_not_share_a_cap():
     """An emergency on one GPU leaves the state, and so the grants, of another as they were."""
     scaler = VerticalScaler()

@@ -331,6 +331,8 @@ def test_scale_in_does_not_count_on_a_burst_that_serves_nothing():
     [
         ({"step_s": 0.0}, "step_s"),
         ({"step_s": 0.3}, "control_s"),
+        ({"step_s": 1e-320}, "step_s"),
+        ({"control_s": 1e300}, "control_s"),
         ({"control_s": -1.0}, "control_s"),
         ({"step_s": 1e-9, "control_s": 1e-8}, "step_s"),
         ({"initial_instances": -1}, "initial_instances"),
@@ -348,6 +350,49 @@ def test_misuse_is_refused_by_name(options, named):
     """Arguments that do not fit are named."""
     with pytest.raises(InvalidArgumentError, match=named):
         replay(ArrivalTrace([1.0, 2.0, 3.0]), Script(), params(), **options)
+
+
+@pytest.mark.parametrize("change", [math.nan, None, "3", 1.5, 10**12, True])
+def test_a_policy_that_answers_nonsense_is_named(change):
+    """A change that is no count is the policy's fault, and the error says so; StagedPolicy survives it."""
+    trace = ArrivalTrace([1.0, 2.0, 3.0])
+    with pytest.raises(InvalidArgumentError, match="policy answered a change"):
+        replay(trace, Script(change), params())
+    assert replay(trace, StagedPolicy(Script(change), "enforce"), params()).cold_starts == 0
+
+
+def test_a_policy_that_answers_nothing_is_named():
+    """So is an answer that is no pair of decision and state."""
+
+    class Silent(Script):
+        def decide(self, state, observation):
+            return None
+
+    with pytest.raises(InvalidArgumentError, match="policy answered None"):
+        replay(ArrivalTrace([1.0, 2.0]), Silent(), params())
+
+
+def test_a_billion_launches_take_no_memory():
+    """Launches are kept as counts: a billion instances start, half go again, the rest serve."""
+    script = Script(10**9, -(10**9) // 2)
+    p = params(cold_start_s=2.0, max_instances=10**9)
+    result = replay(ArrivalTrace([1.0] * 6), script, p, initial_instances=1)
+    assert result.cold_starts == 10**9
+    assert result.timeline.instances.tolist() == [1, 10**9 + 1] + [10**9 // 2 + 1] * 4
+    assert result.timeline.ready.tolist() == [1, 1, 1] + [10**9 // 2 + 1] * 3
+
+
+def test_a_cold_start_without_end_never_serves():
+    """An instance whose cold start outlasts any clock is paid for and never ready."""
+    result = replay(ArrivalTrace([1.0] * 5), Script(1), params(cold_start_s=1.7e308), initial_instances=1)
+    assert result.timeline.ready.tolist() == [1] * 5
+    assert result.peak_instances == 2
+
+
+def test_the_shortest_periods_are_survived():
+    """A trace of next to no time is replayed in one step."""
+    result = replay(ArrivalTrace([1.0] * 5, period_s=1e-320), Script(), params())
+    assert result.timeline.time_s.tolist() == [0.0]
 
 
 def test_what_is_no_trace_policy_or_parameters_is_named():
