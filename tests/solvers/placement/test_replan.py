@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ortools.sat.python import cp_model
 
 from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.errors import InvalidArgumentError, StateError
@@ -154,3 +155,18 @@ def test_no_time_gives_an_empty_plan() -> None:
     """Without time there are no moves."""
     assert scattered().replan(max_migrations=5, time_limit_s=0) == MigrationPlan((), 4, 4)
     assert PlacementProblem(CLUSTER, ()).instances == ()
+
+
+def test_an_interrupt_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CP-SAT leaves Ctrl-C to Python, so that a host can stop a replan instead of getting half a plan."""
+    leaves_it: list[bool] = []
+    solve = cp_model.CpSolver.solve
+
+    def watched(solver: cp_model.CpSolver, model: cp_model.CpModel) -> cp_model.CpSolverStatus:
+        leaves_it.append(not solver.parameters.catch_sigint_signal)
+        return solve(solver, model)
+
+    monkeypatch.setattr(cp_model.CpSolver, "solve", watched)
+    scattered().replan(max_migrations=3)
+    assert leaves_it
+    assert all(leaves_it)
