@@ -24,8 +24,9 @@ class HorizontalParams:
     For the rule "co-scaling": `lean` (>= 1) is the load over capacity that an instance is trusted to carry by bursting
     while its spare share is not known, `spare_trust` the part of a known spare share that is counted on. The short mean
     spans `short_s`, waiting requests should be gone in `clear_s`; the recent peak is held for `window_s`. Scale-in
-    leaves the survivors at most `scale_in_load` of what they are trusted with, and waits `scale_in_cooldown_s` after
-    the last change.
+    leaves the survivors at most `scale_in_load` of what they are trusted with - where requests in flight are known, no
+    burst counts before an instance has shown it - and waits `scale_in_cooldown_s` after the last change. Until a queue
+    proves otherwise, an instance is taken to serve `capacity_rps` at its request.
 
     For the rule "lazy": of the last `lazy_samples` seconds, `lazy_out` above capacity add one instance, and `lazy_in`
     below the capacity of one instance fewer remove one.
