@@ -364,8 +364,11 @@ def test_a_policy_that_answers_nonsense_is_named(change):
 def test_a_policy_that_answers_nothing_is_named():
     """So is an answer that is no pair of decision and state."""
 
-    class Silent(Script):
-        def decide(self, state, observation):
+    class Silent:
+        def initial_state(self):
+            return 0
+
+        def decide(self, state, observation) -> Any:
             return None
 
     with pytest.raises(InvalidArgumentError, match="policy answered None"):
