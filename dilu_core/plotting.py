@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".svg", ".pdf")
 _BAR = 0.36  # height of a bar; a GPU has two of them in a row of height 1
 _MOST_LABELLED = 40  # GPUs beyond which names would only smear
-_LEAST_LABELLED = 8  # per cent of a GPU that a name needs to be read
+_CHARACTER = 1.1  # per cent of a GPU that a character of a label takes
 
 
 class PlottingUnavailableError(DiluError, ImportError):
@@ -67,15 +67,22 @@ def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
     for row, gpu in enumerate(gpus):
         request = limit = held = 0.0  # where the next booking starts: per cent, per cent, GiB
         for each in gpu.bookings:
-            paint = {"color": colour[each.function], "edgecolor": "white", "linewidth": 0.8}
+            paint: dict[str, Any] = {"color": colour[each.function], "edgecolor": "white", "linewidth": 0.8}
             wants, most, takes = each.request_milli / 10, each.limit_milli / 10, each.memory_mib / 1024
             shares.barh(row - _BAR / 2, wants, _BAR, left=request, **paint)
             shares.barh(row + _BAR / 2, wants, _BAR, left=limit, alpha=0.75, **paint)
             shares.barh(row + _BAR / 2, most - wants, _BAR, left=limit + wants, alpha=0.35, hatch="////", **paint)
             memory.barh(row, takes, 2 * _BAR, left=held, **paint)
-            if labelled and wants >= _LEAST_LABELLED:
-                text = {"ha": "center", "va": "center", "fontsize": 7, "color": "white", "parse_math": False}
-                shares.text(request + wants / 2, row - _BAR / 2, each.name, **text)
+            label = _label(each.name, wants) if labelled else ""
+            if label:
+                style: dict[str, Any] = {
+                    "ha": "center",
+                    "va": "center",
+                    "fontsize": 7,
+                    "color": "white",
+                    "parse_math": False,
+                }
+                shares.text(request + wants / 2, row - _BAR / 2, label, **style)
             request, limit, held = request + wants, limit + most, held + takes
         memory.barh(row, gpu.memory_mib / 1024, 2 * _BAR, fill=False, edgecolor="0.3", linewidth=0.8)
     cap = plan.problem.oversubscription.limit_milli / 10
@@ -93,13 +100,19 @@ def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
     if functions:
         handles = [Patch(color=colour[name], label=name) for name in functions]
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=min(len(functions), 7), frameon=False)
-        for label in legend.get_texts():
-            label.set_parse_math(False)
+        for entry in legend.get_texts():
+            entry.set_parse_math(False)
     if path is not None:
         with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes; that is all
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(path, dpi=110)
     return figure
+
+
+def _label(name: str, width: float) -> str:
+    """The instance's name where its bar has room for it, else its number, else nothing."""
+    number = "#" + name.rpartition("#")[2]
+    return next((text for text in (name, number) if len(text) * _CHARACTER <= width), "")
 
 
 _PALETTE = (
