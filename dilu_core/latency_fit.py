@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +15,7 @@ from dilu_core import _checks as check
 from dilu_core.calibration import CORNER, LEVERAGE_CAP, NOISE, NOISE_BELIEF, SPREAD_FLOOR, error_quantile
 from dilu_core.fit_diagnostics import describe, outlying_rows
 from dilu_core.performance import RooflineModel, TrainingModel
-from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
+from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
 
 Family = Literal["compute", "bandwidth"]
@@ -135,11 +135,7 @@ class LatencyFit:
             "samples": self.samples.to_dict(),
             "family": self.family,
             "precision": [list(row) for row in self.precision],
-            "termination": {
-                "reason": self.termination.reason.value,
-                "limit": None if self.termination.limit is None else self.termination.limit.value,
-                "detail": self.termination.detail,
-            },
+            "termination": self.termination.to_dict(),
         }
 
     @classmethod
@@ -150,7 +146,9 @@ class LatencyFit:
             **document,
             "model": RooflineModel.from_dict(check.item("latency_fit", document, "model")),
             "samples": ProfileSamples.from_dict(check.item("latency_fit", document, "samples")),
-            "termination": _termination(check.item("latency_fit", document, "termination")),
+            "termination": Termination.from_dict(
+                check.item("latency_fit", document, "termination"), argument="latency_fit.termination"
+            ),
         }
         required = ("model", "samples", "family", "precision", "termination")
         return check.build("latency_fit", fields, cls, required=required)
@@ -202,16 +200,3 @@ def _positive_definite(argument: str, value: object) -> tuple[tuple[float, ...],
     except np.linalg.LinAlgError:
         check.fail(argument, "is not positive definite; expected the curvature of a fit at its minimum.")
     return tuple(tuple(row) for row in matrix.tolist())
-
-
-def _termination(value: object) -> Termination:
-    if not isinstance(value, Mapping):
-        check.fail("latency_fit.termination", f"is {value!r:.120}; expected a mapping.")
-    fields = cast("Mapping[str, Any]", value)
-    reasons, limits = [reason.value for reason in TerminationReason], [limit.value for limit in Limit]
-    reason = check.choice("latency_fit.termination.reason", fields.get("reason"), reasons)
-    limit = fields.get("limit")
-    if limit is not None:
-        limit = Limit(check.choice("latency_fit.termination.limit", limit, limits))
-    detail = check.text("latency_fit.termination.detail", fields.get("detail", ""), empty=True)
-    return Termination(TerminationReason(reason), limit, detail)

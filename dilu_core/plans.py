@@ -17,7 +17,7 @@ from dilu_core.fragmentation import FragmentationReport, fragmentation
 from dilu_core.placement import Placement, PlacementProblem, verify_placement
 from dilu_core.plan_tables import summary_of
 from dilu_core.quota import QuotaConfig
-from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
+from dilu_core.result import SolveStats, Termination
 
 _VERSION = 1
 
@@ -201,7 +201,6 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
-        termination = self.termination
         return {
             "version": _VERSION,
             "functions": [each.to_dict() for each in self.functions],
@@ -213,11 +212,7 @@ class Plan:
             "bound_proof": self.bound_proof,
             "gap": self.gap,
             "policies": {name: params.to_dict() for name, params in self.policies.items()},
-            "termination": {
-                "reason": termination.reason.value,
-                "limit": None if termination.limit is None else termination.limit.value,
-                "detail": termination.detail,
-            },
+            "termination": self.termination.to_dict(),
             "stats": {"seconds": self.stats.seconds, "backend": self.stats.backend, "counts": dict(self.stats.counts)},
             "price_per_gpu_hour": self.price_per_gpu_hour,
         }
@@ -244,7 +239,9 @@ class Plan:
             bound_proof=checks.text("plan.bound_proof", checks.item("plan", document, "bound_proof"), empty=True),
             gap=checks.finite("plan.gap", checks.item("plan", document, "gap"), at_least=0.0),
             policies={name: HorizontalParams.from_dict(entry) for name, entry in policies.items()},
-            termination=_termination(_mapping(document, "termination")),
+            termination=Termination.from_dict(
+                checks.item("plan", document, "termination"), argument="plan.termination"
+            ),
             stats=_stats(_mapping(document, "stats")),
             price_per_gpu_hour=None if price is None else checks.finite("plan.price_per_gpu_hour", price, at_least=0.0),
         )
@@ -288,15 +285,4 @@ def _stats(entry: Mapping[str, Any]) -> SolveStats:
         checks.finite(f"{where}.seconds", checks.item(where, entry, "seconds"), at_least=0.0),
         checks.text(f"{where}.backend", checks.item(where, entry, "backend")),
         {name: checks.integer(f"{where}.counts[{name!r}]", count, at_least=0) for name, count in counts.items()},
-    )
-
-
-def _termination(entry: Mapping[str, Any]) -> Termination:
-    where = "plan.termination"
-    reason = checks.choice(f"{where}.reason", checks.item(where, entry, "reason"), tuple(TerminationReason))
-    limit = checks.item(where, entry, "limit")
-    if limit is not None:
-        limit = Limit(checks.choice(f"{where}.limit", limit, tuple(Limit)))
-    return Termination(
-        TerminationReason(reason), limit, checks.text(f"{where}.detail", entry.get("detail", ""), empty=True)
     )

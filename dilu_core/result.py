@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
+
+from dilu_core import _checks as check
 
 
 class TerminationReason(StrEnum):
@@ -44,6 +47,23 @@ class Termination:
     reason: TerminationReason
     limit: Limit | None = None
     detail: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able value that `from_dict` reads back."""
+        limit = None if self.limit is None else self.limit.value
+        return {"reason": self.reason.value, "limit": limit, "detail": self.detail}
+
+    @classmethod
+    def from_dict(cls, data: object, *, argument: str = "termination") -> Termination:
+        """The termination `to_dict` wrote; `InvalidArgumentError` names what of `argument` is missing or wrong."""
+        if not isinstance(data, Mapping):
+            check.fail(argument, f"is {data!r:.120}; expected a mapping.")
+        reason = check.choice(f"{argument}.reason", check.item(argument, data, "reason"), tuple(TerminationReason))
+        limit = check.item(argument, data, "limit")
+        if limit is not None:
+            limit = Limit(check.choice(f"{argument}.limit", limit, tuple(Limit)))
+        detail = check.text(f"{argument}.detail", data.get("detail", ""), empty=True)
+        return cls(TerminationReason(reason), limit, detail)
 
 
 @dataclass(frozen=True)

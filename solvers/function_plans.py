@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import Cluster, Instance, Oversubscription
@@ -18,18 +19,19 @@ MOST_INSTANCES = 1_000_000
 
 def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cluster: Cluster) -> FunctionPlan:
     """How many instances of `choice` carry the load of `spec`, what each takes, and what whole GPUs would take."""
+    unplanned = FunctionPlan(
+        name=spec.name,
+        kind=spec.kind,
+        config=None,
+        detail=choice.detail,
+        slo_ms=spec.slo_ms,
+        budget_ms=choice.budget_ms,
+        load_rps=spec.load_rps,
+        gpus=spec.gpus,
+        warnings=choice.warnings,
+    )
     if choice.config is None:
-        return FunctionPlan(
-            name=spec.name,
-            kind=spec.kind,
-            config=None,
-            detail=choice.detail,
-            slo_ms=spec.slo_ms,
-            budget_ms=choice.budget_ms,
-            load_rps=spec.load_rps,
-            gpus=spec.gpus,
-            warnings=choice.warnings,
-        )
+        return unplanned
     memory_mib = spec.memory_mib
     if memory_mib is None:
         memory_mib = fit_memory(spec.samples).memory_mib(choice.config.batch)
@@ -39,19 +41,14 @@ def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cl
         checks.fail(
             "functions", f"holds {spec.name!r}, which would need {count} instances; expected at most {MOST_INSTANCES}."
         )
-    return FunctionPlan(
-        name=spec.name,
-        kind=spec.kind,
+    return replace(
+        unplanned,
         config=choice.config,
         detail=detail,
-        slo_ms=spec.slo_ms,
-        budget_ms=choice.budget_ms,
         measured_ms=choice.measured_ms,
         evidence=choice.evidence,
         limit_rps=choice.limit_rps,
-        load_rps=spec.load_rps,
         memory_mib=memory_mib,
-        gpus=spec.gpus,
         instances=tuple(f"{spec.name}#{i}" for i in range(count)),
         whole_gpu_gpus=_whole_gpu_gpus(spec, choice, count, wanted_rps, memory_mib, cluster),
         warnings=choice.warnings + _elsewhere(spec, cluster),
