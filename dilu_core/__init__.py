@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dilu_core.calibration import Calibration
     from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
     from dilu_core.coscaling.horizontal import CoScaler
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
     from dilu_core.fragmentation import FragmentationReport, fragmentation
     from dilu_core.functions import FunctionSpec
+    from dilu_core.gpu_scaling import GPU_PEAKS, GpuPeaks, transfer_prior
     from dilu_core.latency_fit import LatencyFit, TrainingFit
-    from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel, TrainingModel
+    from dilu_core.latency_prior import LatencyPrior
+    from dilu_core.latency_surface import MonotoneSurface
+    from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel
     from dilu_core.placement import PlacementProblem, verify_placement
     from dilu_core.plans import FunctionPlan, Plan
     from dilu_core.plotting import plot_plan
@@ -32,25 +36,32 @@ if TYPE_CHECKING:
     from dilu_core.quota import LimitRule, Quota, QuotaConfig, QuotaGrid, QuotaSearchResult
     from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
     from dilu_core.samples import ProfileSamples
+    from dilu_core.sampling_design import first_cells
     from dilu_core.slots import Placement, Slot
+    from dilu_core.solvers.calibrating import calibrate
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.memory_fit import fit_memory
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
     from dilu_core.solvers.placement.replan import MigrationPlan, Move
     from dilu_core.solvers.planner import plan
+    from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
     from dilu_core.solvers.warm_up import warm_up
     from dilu_core.traces import ArrivalTrace, read_trace
+    from dilu_core.training_model import TrainingModel
+    from dilu_core.upper_bound import UpperBound
     from dilu_core.verification import Violation, ViolationCode
     from dilu_core.workload import Workload, read_workload
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GPU_PEAKS",
     "ArrivalTrace",
     "BackendUnavailableError",
+    "Calibration",
     "Cluster",
     "ClusterState",
     "CoScaler",
@@ -62,6 +73,7 @@ __all__ = [
     "FunctionSpec",
     "GpuInstance",
     "GpuObservation",
+    "GpuPeaks",
     "GpuType",
     "Grants",
     "HorizontalParams",
@@ -70,10 +82,12 @@ __all__ = [
     "InvalidArgumentError",
     "LatencyFit",
     "LatencyModel",
+    "LatencyPrior",
     "Limit",
     "LimitRule",
     "MemoryModel",
     "MigrationPlan",
+    "MonotoneSurface",
     "Move",
     "Node",
     "Observation",
@@ -102,6 +116,7 @@ __all__ = [
     "TerminationReason",
     "TrainingFit",
     "TrainingModel",
+    "UpperBound",
     "VerticalMode",
     "VerticalParams",
     "VerticalScaler",
@@ -109,11 +124,14 @@ __all__ = [
     "Violation",
     "ViolationCode",
     "Workload",
+    "calibrate",
+    "first_cells",
     "fit_latency",
     "fit_latency_many",
     "fit_memory",
     "fit_training",
     "fragmentation",
+    "learn_prior",
     "place",
     "plan",
     "plot_plan",
@@ -124,11 +142,13 @@ __all__ = [
     "search_quota",
     "search_quota_many",
     "search_training_quota",
+    "transfer_prior",
     "verify_placement",
     "warm_up",
 ]
 
 _NAMES_OF = {
+    "dilu_core.calibration": ("Calibration",),
     "dilu_core.cluster": (
         "Cluster",
         "GpuType",
@@ -170,15 +190,21 @@ _NAMES_OF = {
         "fragmentation",
     ),
     "dilu_core.functions": ("FunctionSpec",),
+    "dilu_core.gpu_scaling": (
+        "GPU_PEAKS",
+        "GpuPeaks",
+        "transfer_prior",
+    ),
     "dilu_core.latency_fit": (
         "LatencyFit",
         "TrainingFit",
     ),
+    "dilu_core.latency_prior": ("LatencyPrior",),
+    "dilu_core.latency_surface": ("MonotoneSurface",),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
         "RooflineModel",
-        "TrainingModel",
     ),
     "dilu_core.placement": (
         "PlacementProblem",
@@ -204,10 +230,12 @@ _NAMES_OF = {
         "TerminationReason",
     ),
     "dilu_core.samples": ("ProfileSamples",),
+    "dilu_core.sampling_design": ("first_cells",),
     "dilu_core.slots": (
         "Placement",
         "Slot",
     ),
+    "dilu_core.solvers.calibrating": ("calibrate",),
     "dilu_core.solvers.fitting": (
         "fit_latency",
         "fit_latency_many",
@@ -227,6 +255,7 @@ _NAMES_OF = {
         "Move",
     ),
     "dilu_core.solvers.planner": ("plan",),
+    "dilu_core.solvers.prior_learning": ("learn_prior",),
     "dilu_core.solvers.quota_search": (
         "search_quota",
         "search_quota_many",
@@ -242,6 +271,8 @@ _NAMES_OF = {
         "ArrivalTrace",
         "read_trace",
     ),
+    "dilu_core.training_model": ("TrainingModel",),
+    "dilu_core.upper_bound": ("UpperBound",),
     "dilu_core.verification": (
         "Violation",
         "ViolationCode",

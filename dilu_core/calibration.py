@@ -1,20 +1,27 @@
-"""How wrong a fitted roofline is on cells it has not seen: the constants behind `LatencyFit.upper_ms`.
+"""How wrong a fitted latency model is on cells it has not seen: what stands behind `LatencyFit.upper_ms`.
 
-Split-conformal calibration, pooled over the 20 functions of three published profile tables (two A100s, one V100). Each
-was fitted from 1 to 20 of its cells, chosen well, at random, in one batch only or at one share only, and every held-out
-cell scored
+Split-conformal calibration, pooled over functions: each was fitted from some of its cells, and every held-out cell
+scored
 
-    z = log(measured / predicted) / sqrt(sigma^2 min(v, LEVERAGE_CAP) + SPREAD_FLOOR^2).
+    z = log(measured / predicted) / sqrt(sigma^2 min(v, LEVERAGE_CAP) + SPREAD_FLOOR^2)
 
-`_LEVELS` are the quantiles of z, each function weighing the same; few or badly placed samples show in v, and need no
-quantiles of their own. Coverage is an average over functions, not a promise for one. Produced by
-`python bench/fit_calibration.py`, which also prints the coverage with each table left out in turn.
-"""
+with the residual scatter sigma of the fit and the leverage v of the cell. The quantiles of z, each function weighing
+the same, turn the spread that a fit states into a bound; few or badly placed samples show in v, and need no quantiles
+of their own. Coverage is an average over functions like those of the calibration, not a promise for one. (Vovk,
+Gammerman and Shafer, "Algorithmic Learning in a Random World", Springer 2005; Papadopoulos et al., ECML 2002, for
+normalised scores.)"""
 
 from __future__ import annotations
 
 import bisect
+import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
 
 from dilu_core import _checks as check
 
@@ -33,25 +40,95 @@ LEVERAGE_CAP = 64.0
 SPREAD_FLOOR = 0.05
 """Misfit of the model form that remains however many samples there are."""
 
-_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
-_LEVELS = (-8.13, -3.6, -2.14, -0.79, -0.14, 0.34, 0.95, 1.48, 2.03, 2.8)
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
+"""Where `calibrate` tabulates the scores."""
+
+_VERSION = 1
 
 
-def error_quantile(quantile: float) -> float:
-    """The calibrated quantile of the normalised log error.
+@dataclass(frozen=True)
+class Calibration:
+    """Quantiles of the normalised log error z.
 
-    Linear in logit(quantile) between the calibrated ones, and on beyond them with the slope of the last two. Increasing
-    in `quantile`, never negative from 0.5 on. Raises `InvalidArgumentError` naming `quantile` outside (0, 1).
+    Parameters
+    ----------
+    quantiles
+        Probabilities, ascending within (0, 1), at least two.
+    levels
+        z at each of them, not falling.
+    functions, scores
+        How many functions and held-out cells stand behind it.
+    provenance
+        Where they come from. Any text.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Naming the argument.
     """
-    level = check.finite("quantile", quantile)
-    if not 0.0 < level < 1.0:
-        check.fail("quantile", f"is {quantile!r}; expected a probability strictly between 0 and 1.")
-    place = _logit(level)
-    right = min(max(bisect.bisect_left(_QUANTILES, level), 1), len(_QUANTILES) - 1)
-    low, high = _logit(_QUANTILES[right - 1]), _logit(_QUANTILES[right])
-    slope = (_LEVELS[right] - _LEVELS[right - 1]) / (high - low)
-    value = _LEVELS[right - 1] + slope * (place - low)
-    return max(value, 0.0) if level >= 0.5 else value
+
+    quantiles: tuple[float, ...]
+    levels: tuple[float, ...]
+    functions: int = 0
+    scores: int = 0
+    provenance: str = ""
+
+    def __post_init__(self) -> None:
+        quantiles = tuple(check.float_column("quantiles", self.quantiles).tolist())
+        levels = tuple(check.float_column("levels", self.levels).tolist())
+        if len(quantiles) < 2 or not all(0.0 < q < 1.0 for q in quantiles):
+            check.fail("quantiles", f"are {quantiles!r:.80}; expected two probabilities or more within (0, 1).")
+        if any(right <= left for left, right in pairwise(quantiles)):
+            check.fail("quantiles", f"are {quantiles!r:.80}; expected them ascending.")
+        if len(levels) != len(quantiles) or not all(map(math.isfinite, levels)):
+            check.fail("levels", f"are {levels!r:.80}; expected one finite number per quantile.")
+        if any(right < left for left, right in pairwise(levels)):
+            check.fail("levels", f"are {levels!r:.80}; expected them not to fall.")
+        object.__setattr__(self, "quantiles", quantiles)
+        object.__setattr__(self, "levels", levels)
+        object.__setattr__(self, "functions", check.integer("functions", self.functions, at_least=0))
+        object.__setattr__(self, "scores", check.integer("scores", self.scores, at_least=0))
+        check.text("provenance", self.provenance, empty=True)
+
+    def level(self, quantile: float) -> float:
+        """z at `quantile`.
+
+        Linear in logit(quantile) between the tabulated ones, and on beyond them with the slope of the last two. Not
+        falling in `quantile`, never negative from 0.5 on. Raises `InvalidArgumentError` naming `quantile` outside
+        (0, 1).
+        """
+        wanted = check.finite("quantile", quantile)
+        if not 0.0 < wanted < 1.0:
+            check.fail("quantile", f"is {quantile!r}; expected a probability strictly between 0 and 1.")
+        right = min(max(bisect.bisect_left(self.quantiles, wanted), 1), len(self.quantiles) - 1)
+        low, high = _logit(self.quantiles[right - 1]), _logit(self.quantiles[right])
+        slope = (self.levels[right] - self.levels[right - 1]) / (high - low)
+        value = self.levels[right - 1] + slope * (_logit(wanted) - low)
+        return max(value, 0.0) if wanted >= 0.5 else value
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able value that `from_dict` reads back."""
+        return {
+            "version": _VERSION,
+            "provenance": self.provenance,
+            "functions": self.functions,
+            "scores": self.scores,
+            "quantiles": list(self.quantiles),
+            "levels": list(self.levels),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+        """The calibration `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
+        document = check.document("calibration", data, version=_VERSION)
+        optional = ("functions", "scores", "provenance")
+        return check.build("calibration", document, cls, required=("quantiles", "levels"), optional=optional)
+
+
+@cache
+def shipped_calibration() -> Calibration:
+    """The calibration in the package, `dilu_core/calibration.json`; its provenance says what it rests on."""
+    return Calibration.from_dict(json.loads(files("dilu_core").joinpath("calibration.json").read_text("utf-8")))
 
 
 def _logit(probability: float) -> float:

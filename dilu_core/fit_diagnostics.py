@@ -26,15 +26,21 @@ def outlying_rows(residuals: NDArray[np.float64]) -> tuple[int, ...]:
 
 
 def describe(
-    samples: ProfileSamples, model: RooflineModel, outliers: tuple[int, ...], *, fixed_batch: bool = False
+    samples: ProfileSamples,
+    model: RooflineModel,
+    outliers: tuple[int, ...],
+    *,
+    measure_next: tuple[tuple[int, int], ...] = (),
+    fixed_batch: bool = False,
 ) -> tuple[str, ...]:
     """The sentences that apply to these samples and the model fitted to them.
 
-    With `fixed_batch` the model is used at one measured batch only, and few batches are no fault.
+    `measure_next` are the cells that would tell most, named where the samples are too few. With `fixed_batch` the model
+    is used at one measured batch only, and few batches are no fault.
     """
     merged = samples.merged()
     found = [
-        _too_few(merged, fixed_batch),
+        _too_few(merged, fixed_batch, measure_next),
         _dropped(samples),
         _outliers(samples, model, outliers),
         *_repeated(merged),
@@ -46,18 +52,24 @@ def describe(
     return tuple(sentence for sentence in found if sentence)
 
 
-def _too_few(merged: ProfileSamples, fixed_batch: bool) -> str:
+def _too_few(merged: ProfileSamples, fixed_batch: bool, measure_next: tuple[tuple[int, int], ...]) -> str:
     batches, shares = len(set(merged.batch)), len(set(merged.sm_milli))
+    sentence = ""
     if batches < 3 and not fixed_batch:
-        return (
+        sentence = (
             f"Only {batches} batch size{'s' * (batches > 1)} measured: how latency grows with the batch is not "
             "identified and rests on the prior; measure at least 3."
         )
-    if shares < 2:
-        return "Only one share measured: how latency falls with the share rests on the prior; measure at least 2."
-    if len(merged) < 5 and not fixed_batch:
-        return f"Only {len(merged)} distinct cells measured: the model has 5 parameters or more and rests on its prior."
-    return ""
+    elif shares < 2:
+        sentence = "Only one share measured: how latency falls with the share rests on the prior; measure at least 2."
+    elif len(merged) < 5 and not fixed_batch:
+        sentence = (
+            f"Only {len(merged)} distinct cells measured: the model has 5 parameters or more and rests on its prior."
+        )
+    if sentence and measure_next:
+        cells = ", ".join(f"batch {batch} at share {share}" for batch, share in measure_next)
+        sentence += f" Most would be learnt from {cells}."
+    return sentence
 
 
 def _dropped(samples: ProfileSamples) -> str:

@@ -1,4 +1,4 @@
-"""Performance models: latency over batch and share (roofline), training throughput over share, memory over batch."""
+"""Performance models: latency over batch and share (roofline), memory over batch."""
 
 from __future__ import annotations
 
@@ -131,38 +131,6 @@ class RooflineModel:
         check.choice("model.form", check.item("model", document, "form"), ("roofline",))
         required = ("launch_ms", "host_ms", "fixed_ms", "compute_ms", "bandwidth_ms", "sharpness")
         return check.build("model", document, cls, required=required)
-
-
-@dataclass(frozen=True)
-class TrainingModel:
-    """Training throughput over share at a fixed `batch` (samples of one step), by the latency of a step."""
-
-    step: RooflineModel
-    batch: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.step, RooflineModel):
-            check.fail("step", f"is {self.step!r}; expected a RooflineModel.")
-        object.__setattr__(self, "batch", check.integer("batch", self.batch, at_least=1))
-
-    def step_ms(self, sm_milli: ArrayLike) -> NDArray[np.float64]:
-        """Mean time of one step in ms, shape of the input."""
-        return self.step.latency_ms(self.batch, sm_milli)
-
-    def throughput_sps(self, sm_milli: ArrayLike) -> NDArray[np.float64]:
-        """Samples trained per second, shape of the input; never falls with more share."""
-        return np.asarray(1000.0 * self.batch / self.step_ms(sm_milli))
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able value that `from_dict` reads back."""
-        return {"version": _VERSION, "batch": self.batch, "step": self.step.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrainingModel:
-        """The model `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
-        document = check.document("training_model", data, version=_VERSION)
-        step = RooflineModel.from_dict(check.item("training_model", document, "step"))
-        return check.build("training_model", {**document, "step": step}, cls, required=("step", "batch"))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,53 @@ def roofline_least_share(
     return float((fixed_ms + compute_ms * batch) / (rest * left ** (1.0 / sharpness)))
 
 
+def roofline_fit_terms(
+    log_launch: float,
+    log_host: float,
+    log_fixed: float,
+    log_compute: float,
+    log_bandwidth: float,
+    sharpness: float,
+    log_batch: float,
+    log_share: float,
+) -> tuple[float, float, float, float, float, float, float]:
+    """`roofline_log_gradient` from the logs of its arguments: the residual and the Jacobian of a fit.
+
+    A sum of powers in logs is log-sum-exp, which needs a third fewer transcendental functions and underflows instead of
+    overflowing. A time of zero is a log of, say, -1e9.
+    """
+    log_work = log_compute + log_batch
+    apart = math.exp(-abs(log_work - log_fixed))
+    greater = 1.0 / (1.0 + apart)
+    of_fixed = greater if log_fixed >= log_work else apart * greater
+    log_scaled = max(log_fixed, log_work) + math.log(1.0 + apart) - log_share
+    log_streamed = log_bandwidth + log_batch
+    top = max(log_launch, log_scaled, log_streamed)
+    of_launch = math.exp(sharpness * (log_launch - top))
+    of_scaled = math.exp(sharpness * (log_scaled - top))
+    of_streamed = math.exp(sharpness * (log_streamed - top))
+    total = of_launch + of_scaled + of_streamed
+    log_norm = top + math.log(total) / sharpness
+    host = math.exp(min(log_host + log_batch - log_norm, 700.0))
+    part = 1.0 / (1.0 + host)
+    share = part / total
+    bend = (
+        of_launch * (log_launch - log_norm)
+        + of_scaled * (log_scaled - log_norm)
+        + of_streamed * (log_streamed - log_norm)
+    )
+    scaled = share * of_scaled
+    return (
+        log_norm + math.log(1.0 + host),
+        share * of_launch,
+        1.0 - part,
+        scaled * of_fixed,
+        scaled * (1.0 - of_fixed),
+        share * of_streamed,
+        share * bend,
+    )
+
+
 def roofline_log_gradient(
     launch_ms: float,
     host_ms: float,

@@ -2,12 +2,12 @@
 
 The model is the p-norm roofline (`dilu_core.performance.RooflineModel`), fitted on log latencies so that an error of
 10 % weighs the same at 1 ms and at 1 s. One measurement that is far off hardly moves it (soft-L1), and where samples
-are few a weak prior decides: about a factor e^2 on every time, so that three samples already overrule it.
+are few the prior decides. Whether the bandwidth term takes part is decided by the evidence of the two families, and a
+smooth deviation from the roofline corrects it where it earns its place (`dilu_core.latency_residual`).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -19,9 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as check
-from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF
-from dilu_core.kernels.cpu.roofline_fit import BANDWIDTH, PARAMETERS, fit_rooflines
-from dilu_core.latency_fit import FAMILIES, LatencyFit, TrainingFit
+from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF, Calibration
+from dilu_core.kernels.cpu.roofline_fit import fit_rooflines
+from dilu_core.latency_fit import LatencyFit, TrainingFit
+from dilu_core.latency_prior import (
+    BANDWIDTH,
+    FAMILIES,
+    GENERAL_PRIOR,
+    PARAMETERS,
+    Family,
+    LatencyPrior,
+    prior_around,
+    roofline_of,
+)
+from dilu_core.latency_residual import SharedDeviation
 from dilu_core.performance import RooflineModel
 from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
@@ -30,27 +41,24 @@ from dilu_core.solvers.memory_fit import fit_memory
 
 __all__ = ["fit_latency", "fit_latency_many", "fit_memory", "fit_training"]
 
-PRIOR_CENTER = (-1.0, -4.5, -3.0, -3.0, -4.0, 1.1)
-"""Prior mean of log(L, h, m, w, d, p), times as parts of the typical latency of the samples."""
+STARTS = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.7, -1.5, -1.0, 1.0, 0.0, 0.0), (-1.5, 0.0, 1.5, 0.0, 0.0, 0.0))
+"""Offsets of log(L, h, m, w, d, p) from the prior's centre to start from: there, compute-bound, memory-bound."""
 
-PRIOR_SPREAD = (2.0, 2.0, 2.0, 2.0, 2.0, 0.5)
-"""Prior standard deviations of the same."""
-
-TYPICAL_BATCH = 32.0**0.5
-"""The geometric mean of the batches 1..32 that the centre is meant for; other ranges are scaled to it."""
-
-_PER_SAMPLE = (1, 3, 4)  # h, w, d are times per sample
-_STARTS = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.7, -1.5, -1.0, 1.0, 0.0, 0.0), (-1.5, 0.0, 1.5, 0.0, 0.0, 0.0))
-_MAX_ITERATIONS = 100
-_TOLERANCE = 1e-7  # of the objective, relative
-_CHUNK = 64  # fits per task: some milliseconds of work, far more than it costs to hand over
-_LEAST_PART = 1e-6  # a prior model's zero time stands for a millionth of the typical latency
+_MAX_ITERATIONS = 200
+_TOLERANCE = 1e-10  # of the objective, relative
+_CHUNK = 64  # functions per task: some milliseconds of work, far more than it costs to hand over
 
 
 def fit_latency(
-    samples: ProfileSamples, *, family: str = "auto", prior: RooflineModel | None = None, prior_spread: float = 0.5
+    samples: ProfileSamples,
+    *,
+    family: str = "auto",
+    prior: LatencyPrior | RooflineModel | None = None,
+    prior_spread: float = 0.5,
+    residual: bool = True,
+    calibration: Calibration | None = None,
 ) -> LatencyFit:
-    """The roofline that explains the samples best, with what they leave open.
+    """The latency surface that explains the samples best, with what they leave open.
 
     Parameters
     ----------
@@ -58,30 +66,39 @@ def fit_latency(
         At least one measurement; five or more over three batches and two shares pin the model down. Repeated and
         unsorted rows are fine, each row counts.
     family
-        "compute" leaves out the bandwidth term, "bandwidth" fits it, "auto" fits it from 7 distinct cells over 3
-        batches on.
+        "compute" leaves out the bandwidth term, "bandwidth" fits it. "auto" takes the more probable of the two given
+        the samples, from 7 distinct cells over 3 batches on; with fewer, "compute".
     prior
-        A model of something similar, such as the same function on another GPU. Its shape, rescaled to the samples,
-        replaces the general prior.
+        What is believed beforehand: a `LatencyPrior` learnt from other functions (`learn_prior`) or carried over from
+        another GPU type (`transfer_prior`), or a model of something similar, whose shape alone is taken. `None`: the
+        general one, which knows nothing of the function.
     prior_spread
-        Standard deviation of the log parameters around `prior`; without one it is not used.
+        Standard deviation of the log parameters around a model given as `prior`; otherwise it is not used.
+    residual
+        Whether the model may deviate from the roofline where the samples speak for it, from 7 distinct cells on.
+    calibration
+        What the upper bound rests on (`calibrate`); `None`: the calibration in the package.
 
     Raises
     ------
     InvalidArgumentError
-        Naming `samples`, `family`, `prior` or `prior_spread`.
+        Naming the argument.
     """
     if not isinstance(samples, ProfileSamples):
         check.fail("samples", f"is {samples!r:.80}; expected ProfileSamples.")
-    return fit_latency_many([samples], family=family, prior=prior, prior_spread=prior_spread)[0]
+    return fit_latency_many(
+        [samples], family=family, prior=prior, prior_spread=prior_spread, residual=residual, calibration=calibration
+    )[0]
 
 
 def fit_latency_many(
     samples_list: Iterable[ProfileSamples],
     *,
     family: str = "auto",
-    prior: RooflineModel | None = None,
+    prior: LatencyPrior | RooflineModel | None = None,
     prior_spread: float = 0.5,
+    residual: bool = True,
+    calibration: Calibration | None = None,
     backend: str = "auto",
     executor: Executor | None = None,
 ) -> list[LatencyFit]:
@@ -94,131 +111,188 @@ def fit_latency_many(
     ran_on = resolved(backend)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         check.fail("executor", f"is {executor!r:.80}; expected a concurrent.futures.Executor.")
-    tasks = _tasks(check.instances_of("samples_list", samples_list, ProfileSamples), family, prior, prior_spread)
-    chunks = [tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)]
+    chosen = check.choice("family", family, ("auto", *FAMILIES))
+    believed = _prior(prior, prior_spread)
+    options = _Options(chosen, believed, check.flag("residual", residual), calibration, ran_on)
+    if calibration is not None and not isinstance(calibration, Calibration):
+        check.fail("calibration", f"is {calibration!r:.80}; expected a Calibration or None.")
+    every = check.instances_of("samples_list", samples_list, ProfileSamples)
+    chunks = [every[i : i + _CHUNK] for i in range(0, len(every), _CHUNK)]
     if executor is not None:
-        futures = [executor.submit(_fit_chunk, chunk, ran_on) for chunk in chunks]
+        futures = [executor.submit(_fit_chunk, chunk, options) for chunk in chunks]
         return [fit for future in futures for fit in future.result()]
     if len(chunks) < 2:
-        return _fit_chunk(tasks, ran_on) if tasks else []
+        return _fit_chunk(every, options) if every else []
     # Threads over a kernel that releases the interpreter lock, not a parallel kernel: these may be nested and forked at
     # will, while numba's own threads survive neither.
     with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as threads:
-        return [fit for fits in threads.map(_fit_chunk, chunks, repeat(ran_on)) for fit in fits]
+        return [fit for fits in threads.map(_fit_chunk, chunks, repeat(options)) for fit in fits]
 
 
-def fit_training(samples: ProfileSamples, *, batch: int | None = None, family: str = "auto") -> TrainingFit:
+def fit_training(
+    samples: ProfileSamples,
+    *,
+    batch: int | None = None,
+    family: str = "auto",
+    prior: LatencyPrior | RooflineModel | None = None,
+) -> TrainingFit:
     """Training throughput over share, from measured step times, at one batch size.
 
     `samples.latency_ms` is the time of a step over `samples.batch` samples. `batch` is the size the job trains with;
     `None` takes the greatest measured. One measured batch is enough. Raises `InvalidArgumentError` naming `samples`,
-    `batch` or `family`.
+    `batch`, `family` or `prior`.
     """
-    fit = fit_latency(samples, family=family)
+    fit = fit_latency(samples, family=family, prior=prior)
     chosen = int(samples.batch.max()) if batch is None else check.integer("batch", batch, at_least=1)
     return TrainingFit(fit, chosen)
 
 
 @dataclass(frozen=True)
+class _Options:
+    """What all functions of one call have in common."""
+
+    family: str
+    prior: LatencyPrior
+    residual: bool
+    calibration: Calibration | None
+    backend: str
+
+
+@dataclass(frozen=True)
 class _Task:
-    """One function to fit: its samples, whether the bandwidth term takes part, and its prior in absolute logs."""
+    """One fit: some samples under one family, with the prior in their units."""
 
     samples: ProfileSamples
-    family: str
+    family: Family
+    deviation: SharedDeviation | None
     center: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    precision: NDArray[np.float64]
 
 
-def _tasks(
-    samples_list: Sequence[ProfileSamples], family: str, prior: RooflineModel | None, prior_spread: float
-) -> list[_Task]:
-    check.choice("family", family, ("auto", *FAMILIES))
-    if prior is not None and not isinstance(prior, RooflineModel):
-        check.fail("prior", f"is {prior!r:.80}; expected a RooflineModel or None.")
-    width = check.finite("prior_spread", prior_spread, at_least=1e-6, at_most=100.0)
-    tasks = []
-    for samples in samples_list:
-        if prior is None:
-            center, spread = _general_prior(samples), np.array(PRIOR_SPREAD)
-        else:
-            center, spread = _prior_around(prior, samples), np.full(PARAMETERS, width)
-        tasks.append(_Task(samples, _family(family, samples), center, spread))
-    return tasks
+def _prior(prior: object, spread: float) -> LatencyPrior:
+    width = check.finite("prior_spread", spread, at_least=1e-6, at_most=100.0)
+    if prior is None:
+        return GENERAL_PRIOR
+    if isinstance(prior, RooflineModel):
+        return prior_around(prior, width)
+    if not isinstance(prior, LatencyPrior):
+        check.fail("prior", f"is {prior!r:.80}; expected a LatencyPrior, a RooflineModel or None.")
+    return prior
 
 
-def _family(asked: str, samples: ProfileSamples) -> str:
+def _families(asked: str, samples: ProfileSamples) -> tuple[Family, ...]:
+    """The families to try."""
     if asked != "auto":
-        return asked
-    batches, shares = samples.batch.tolist(), samples.sm_milli.tolist()
-    enough = len(set(zip(batches, shares, strict=True))) > 6 and len(set(batches)) >= 3
-    return "bandwidth" if enough else "compute"
+        return ("bandwidth",) if asked == "bandwidth" else ("compute",)
+    batches = samples.batch.tolist()
+    cells = set(zip(batches, samples.sm_milli.tolist(), strict=True))
+    return FAMILIES if len(cells) > 6 and len(set(batches)) >= 3 else ("compute",)
 
 
-def _general_prior(samples: ProfileSamples) -> NDArray[np.float64]:
-    """The general prior at the scale of these samples: multiplying all latencies or all batches changes nothing."""
-    center = np.array(PRIOR_CENTER)
-    center[:-1] += np.log(samples.latency_ms).mean()
-    center[list(_PER_SAMPLE)] -= np.log(samples.batch).mean() - math.log(TYPICAL_BATCH)
-    return center
-
-
-def _prior_around(model: RooflineModel, samples: ProfileSamples) -> NDArray[np.float64]:
-    """The parameters of `model`, its times rescaled so that it meets the samples on average."""
-    scale = float(np.log(samples.latency_ms / model.latency_ms(samples.batch, samples.sm_milli)).mean())
-    times = np.array(model.parameters[:-1])
-    times[list(_PER_SAMPLE)] *= np.exp(np.log(samples.batch).mean())
-    times = np.maximum(times, _LEAST_PART * float(np.exp(np.log(samples.latency_ms).mean() - scale)))
-    times[list(_PER_SAMPLE)] /= np.exp(np.log(samples.batch).mean())
-    return np.append(np.log(times) + scale, math.log(model.sharpness))
-
-
-def _fit_chunk(tasks: Sequence[_Task], backend: str) -> list[LatencyFit]:
+def _fit_chunk(samples_list: Sequence[ProfileSamples], options: _Options) -> list[LatencyFit]:
     """Fit some functions on this core. A plain function of plain values, so that it can run in another process."""
     began = time.perf_counter()
+    precisions = {family: options.prior.precision(family) for family in FAMILIES}
+    tasks, owners = [], []
+    for position, samples in enumerate(samples_list):
+        for family in _families(options.family, samples):
+            deviation = options.prior.family(family).deviation
+            center = options.prior.center_for(family, samples)
+            tasks.append(_Task(samples, family, deviation, center, precisions[family]))
+            owners.append(position)
+    found = _minimise(tasks)
+    best: dict[int, int] = {}
+    evidence = _evidence(tasks, found, options.prior)
+    for index, owner in enumerate(owners):
+        if owner not in best or evidence[index] > evidence[best[owner]]:
+            best[owner] = index
+    seconds = (time.perf_counter() - began) / len(samples_list)
+    return [
+        LatencyFit(
+            roofline=roofline_of(found.logs[i], tasks[i].family),
+            samples=tasks[i].samples,
+            family=tasks[i].family,
+            precision=tuple(map(tuple, found.curvatures[i].tolist())),
+            deviation=tasks[i].deviation,
+            with_residual=options.residual,
+            calibration=options.calibration,
+            termination=_termination(bool(found.converged[i])),
+            stats=SolveStats(seconds, options.backend, {"iterations": int(found.iterations[i]), "starts": len(STARTS)}),
+        )
+        for i in best.values()
+    ]
+
+
+@dataclass(frozen=True)
+class _Minima:
+    """What the kernel found, one row per task."""
+
+    logs: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    noises: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.int64]
+
+
+def _minimise(tasks: Sequence[_Task]) -> _Minima:
     count = len(tasks)
     first = np.zeros(count + 1, dtype=np.int64)
     first[1:] = np.cumsum([len(task.samples) for task in tasks])
-    logs, curvatures = np.empty((count, PARAMETERS)), np.empty((count, PARAMETERS, PARAMETERS))
-    costs, iterations, converged = np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64)
+    found = _Minima(
+        np.empty((count, PARAMETERS)),
+        np.empty((count, PARAMETERS, PARAMETERS)),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count, np.int64),
+        np.empty(count, np.int64),
+    )
     fit_rooflines(
-        np.concatenate([task.samples.batch for task in tasks]).astype(np.float64),
-        np.concatenate([task.samples.sm_milli for task in tasks]) / 1000.0,
-        np.log(np.concatenate([task.samples.latency_ms for task in tasks])),
+        np.log(np.concatenate([task.samples.batch for task in tasks])),
+        np.log(np.concatenate([task.samples.sm_milli for task in tasks]) / 1000.0),
+        np.concatenate([_log_latency(task) for task in tasks]),
         first,
         np.array([int(task.family == "bandwidth") for task in tasks]),
         np.array([task.center for task in tasks]),
-        np.array([task.spread for task in tasks]),
-        np.array(_STARTS),
+        np.array([task.precision for task in tasks]),
+        np.array(STARTS),
         CORNER,
         NOISE,
         NOISE_BELIEF,
         _MAX_ITERATIONS,
         _TOLERANCE,
-        logs,
-        curvatures,
-        costs,
-        iterations,
-        converged,
+        found.logs,
+        found.curvatures,
+        found.costs,
+        found.noises,
+        found.iterations,
+        found.converged,
     )
-    seconds = (time.perf_counter() - began) / count
-    return [
-        LatencyFit(
-            model=_model(logs[i], task.family),
-            samples=task.samples,
-            family="bandwidth" if task.family == "bandwidth" else "compute",
-            precision=tuple(map(tuple, curvatures[i].tolist())),
-            termination=_termination(bool(converged[i])),
-            stats=SolveStats(seconds, backend, {"iterations": int(iterations[i]), "starts": len(_STARTS)}),
-        )
-        for i, task in enumerate(tasks)
-    ]
+    return found
 
 
-def _model(logs: NDArray[np.float64], family: str) -> RooflineModel:
-    values = np.exp(logs).tolist()
-    if family == "compute":
-        values[BANDWIDTH] = 0.0
-    return RooflineModel(*values)
+def _log_latency(task: _Task) -> NDArray[np.float64]:
+    """Log latency less what is known to deviate from the roofline."""
+    logs = np.log(task.samples.latency_ms)
+    if task.deviation is None:
+        return logs
+    return np.asarray(logs - task.deviation.at(task.samples.batch, task.samples.sm_milli))
+
+
+def _evidence(tasks: Sequence[_Task], found: _Minima, prior: LatencyPrior) -> NDArray[np.float64]:
+    """Laplace's approximation of the log probability of the samples under each task's family, up to a constant.
+
+    log e = -C + 1/2 log |P| - 1/2 log |H|, with the objective C, the prior's precision P and the curvature H at the
+    minimum (MacKay, Neural Computation 4, 1992). A parameter that the samples do not need costs what it leaves unsaid.
+    """
+    spread = {}
+    for family in FAMILIES:
+        used = [k for k in range(PARAMETERS) if family == "bandwidth" or k != BANDWIDTH]
+        spread[family] = np.linalg.slogdet(prior.precision(family)[np.ix_(used, used)])[1]
+    volumes = np.linalg.slogdet(found.curvatures)[1]  # a bandwidth that takes no part has curvature 1
+    return np.array(
+        [0.5 * (spread[task.family] - volumes[i]) - found.costs[i] for i, task in enumerate(tasks)], dtype=np.float64
+    )
 
 
 def _termination(converged: bool) -> Termination:

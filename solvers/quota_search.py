@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as check
-from dilu_core.calibration import LEVERAGE_CAP, NOISE, SPREAD_FLOOR, error_quantile
+from dilu_core.calibration import LEVERAGE_CAP, NOISE, SPREAD_FLOOR
 from dilu_core.kernels.cpu.quota_search import search_quotas
 from dilu_core.latency_fit import LatencyFit
 from dilu_core.performance import LatencyModel, RooflineModel
@@ -44,7 +44,7 @@ def search_quota(
     ----------
     fit
         A `LatencyFit`; or any object with `latency_ms(batch, sm_milli)`, and `upper_ms(batch, sm_milli, quantile)` too
-        unless `quantile` is `None`. Only rooflines are searched with pruning.
+        unless `quantile` is `None`. Only plain rooflines are searched with pruning.
     slo_ms
         Latency objective of a request.
     grid
@@ -129,7 +129,7 @@ def search_quota_many(
         queries.append(Query(model, fraction * float(slos[position]), grid or _default_grid(model), cells))
     by_grid: dict[QuotaGrid, list[int]] = {}
     for position, query in enumerate(queries):
-        if isinstance(query.model, LatencyFit | RooflineModel):
+        if _is_roofline(query.model):
             by_grid.setdefault(query.grid, []).append(position)
     results: dict[int, QuotaSearchResult] = {}
     for shared_grid, positions in by_grid.items():
@@ -185,14 +185,19 @@ def _search_rooflines(
     return results
 
 
+def _is_roofline(model: LatencyModel) -> bool:
+    """Whether the predictions are those of a roofline and nothing but, so that its inverse finds the edge."""
+    return isinstance(model.model if isinstance(model, LatencyFit) else model, RooflineModel)
+
+
 def _roofline_rows(
     model: LatencyModel, quantile: float | None
 ) -> tuple[tuple[float, ...], NDArray[np.float64], tuple[float, float, float, float]]:
     """Parameters, covariance in noise units, and (k, scatter, leverage cap, floor) of one roofline."""
     if isinstance(model, LatencyFit):
-        level = 0.0 if quantile is None else error_quantile(quantile)
+        level = 0.0 if quantile is None else model.error_quantile(quantile)
         return (
-            model.model.parameters,
+            model.roofline.parameters,
             model.covariance / NOISE**2,
             (level, model.scatter, LEVERAGE_CAP, SPREAD_FLOOR),
         )

@@ -8,10 +8,10 @@ import numpy as np
 
 from dilu_core import _checks as check
 from dilu_core.latency_fit import TrainingFit
-from dilu_core.performance import TrainingModel
 from dilu_core.quota import QuotaGrid, QuotaSearchResult
 from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.solvers.quota_answers import TIE, quota_config
+from dilu_core.training_model import TrainingModel
 from dilu_core.units import FULL_GPU_MILLI
 
 

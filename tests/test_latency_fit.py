@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilu_core.calibration import error_quantile
+from dilu_core.calibration import shipped_calibration
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.latency_fit import LatencyFit
 from dilu_core.performance import RooflineModel
@@ -21,7 +21,7 @@ IDENTITY = tuple(tuple(float(i == j) for j in range(6)) for i in range(6))
 
 def build(precision: object = IDENTITY, **changes: object) -> LatencyFit:
     samples = ProfileSamples([1, 4, 16], [200, 500, 1000], MODEL.latency_ms([1, 4, 16], [200, 500, 1000]))
-    fields = {"model": MODEL, "samples": samples, "family": "bandwidth", "precision": precision} | changes
+    fields = {"roofline": MODEL, "samples": samples, "family": "bandwidth", "precision": precision} | changes
     return LatencyFit(**fields)  # type: ignore[arg-type]
 
 
@@ -65,15 +65,17 @@ def test_quantiles_outside_the_open_unit_interval_are_refused(quantile: object) 
 def test_calibrated_levels_rise(a: float, b: float) -> None:
     """The table interpolates and extrapolates without a step back."""
     low, high = sorted((a, b))
-    assert error_quantile(low) <= error_quantile(high)
+    assert shipped_calibration().level(low) <= shipped_calibration().level(high)
 
 
 @pytest.mark.parametrize(
     ("changes", "argument"),
     [
-        ({"model": "fast"}, "model"),
-        ({"samples": [1]}, "samples"),
+        ({"roofline": "fast"}, "roofline"),
         ({"family": "spline"}, "family"),
+        ({"deviation": 0.1}, "deviation"),
+        ({"with_residual": 1}, "with_residual"),
+        ({"calibration": 0.95}, "calibration"),
         ({"precision": "x"}, "precision"),
         ({"precision": [[1.0]]}, "precision"),
         ({"precision": [[float("nan")] * 6] * 6}, "precision"),
@@ -87,7 +89,9 @@ def test_impossible_fits_are_refused(changes: dict[str, object], argument: str) 
     assert caught.value.argument == argument
 
 
-@pytest.mark.parametrize("key", ["version", "model", "samples", "family", "precision", "termination"])
+@pytest.mark.parametrize(
+    "key", ["version", "roofline", "samples", "family", "precision", "with_residual", "termination"]
+)
 @pytest.mark.parametrize("value", ["absent", None, {}, [], "nonsense", 17])
 def test_corrupt_documents_are_refused(key: str, value: object) -> None:
     """Whichever part is missing or wrong, the answer is InvalidArgumentError."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.kernels import formulas
-from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel, TrainingModel
+from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel
+from dilu_core.training_model import TrainingModel
 
 times = st.one_of(st.just(0.0), st.floats(1e-6, 1e6))
 models = (

@@ -2,12 +2,12 @@
 
 Each function has samples (b_i, s_i, y_i = log t_i) and the parameters q = log(L, h, m, w, d, p). Minimised is
 
-    C(q) = sum_i c^2 (sqrt(1 + (r_i / c)^2) - 1) / noise^2 + 1/2 sum_k ((q_k - center_k) / spread_k)^2,
+    C(q) = sum_i c^2 (sqrt(1 + (r_i / c)^2) - 1) / noise^2 + 1/2 (q - center)^T P (q - center),
 
-r_i = log t(b_i, s_i; q) - y_i, soft-L1 with corner c. The noise is then estimated from the residuals and the prior
-weighed anew: what precise samples say must not be bent towards it. A step solves (H + lambda diag H) x = -g with the
-iteratively reweighted Gauss-Newton matrix H = sum_i v_i J_i J_i^T + diag(1 / spread^2),
-v_i = 1 / (noise^2 sqrt(1 + (r_i / c)^2)).
+r_i = log t(b_i, s_i; q) - y_i, soft-L1 with corner c, and P the precision of the prior, which may be singular: what it
+leaves open the samples decide. The noise is then estimated from the residuals and the prior weighed anew: what precise
+samples say must not be bent towards it. A step solves (H + lambda diag H) x = -g with the iteratively reweighted
+Gauss-Newton matrix H = sum_i v_i J_i J_i^T + P, v_i = 1 / (noise^2 sqrt(1 + (r_i / c)^2)).
 """
 
 from __future__ import annotations
@@ -18,63 +18,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels import formulas
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled, inlined
 
 PARAMETERS = 6
 BANDWIDTH = 4  # index of log d, the one parameter a function may do without
 
+_ABSENT = -1e9  # log of a time that takes no part
 _STEP_CAP = 2.0  # in logs: no parameter moves by more than a factor e^2 a step
 _REFUSALS = 12  # damping increases in a row before the point counts as a minimum
+_ROUGH = 1e-3  # tolerance at which the starts are compared; the best is then finished
 
 _LEAST_RATIO, _GREATEST_RATIO = 0.1, 3.0  # estimated over assumed noise: no profile is better than half a per cent
 
-_roofline_ms = compiled(formulas.roofline_ms)
-_log_gradient = compiled(formulas.roofline_log_gradient)
+_fit_terms = inlined(formulas.roofline_fit_terms)
 
 
 @compiled
 def objective(
-    batch: NDArray[np.float64],
-    share: NDArray[np.float64],
+    log_batch: NDArray[np.float64],
+    log_share: NDArray[np.float64],
     log_latency: NDArray[np.float64],
     with_bandwidth: bool,
     corner: float,
     noise: float,
     center: NDArray[np.float64],
-    spread: NDArray[np.float64],
+    precision: NDArray[np.float64],
     logs: NDArray[np.float64],
     gradient: NDArray[np.float64],
     curvature: NDArray[np.float64],
+    newton: NDArray[np.float64],
 ) -> float:
-    """C(q) at `logs`; fills `gradient` (6,) and the lower triangle of `curvature` (6, 6) with those of C."""
-    launch, host, fixed, compute = math.exp(logs[0]), math.exp(logs[1]), math.exp(logs[2]), math.exp(logs[3])
-    bandwidth = math.exp(logs[BANDWIDTH]) if with_bandwidth else 0.0
+    """C(q) at `logs`; fills `gradient` (6,) and the lower triangles of `curvature` and `newton` (6, 6).
+
+    `curvature` is H; `newton` weighs sample i by 1 / (noise^2 (1 + (r_i / c)^2)^(3/2)), the second derivative of the
+    loss, which makes for better steps.
+    """
+    bandwidth = logs[BANDWIDTH] if with_bandwidth else _ABSENT
     sharpness = math.exp(logs[5])
     slope = np.empty(PARAMETERS)
     gradient[:] = 0.0
     curvature[:] = 0.0
+    newton[:] = 0.0
     cost = 0.0
-    for i in range(batch.shape[0]):
-        log_t, slope[0], slope[1], slope[2], slope[3], slope[4], slope[5] = _log_gradient(
-            launch, host, fixed, compute, bandwidth, sharpness, batch[i], share[i]
+    per_corner, per_noise = 1.0 / corner, 1.0 / (noise * noise)
+    for i in range(log_batch.shape[0]):
+        log_t, slope[0], slope[1], slope[2], slope[3], slope[4], slope[5] = _fit_terms(
+            logs[0], logs[1], logs[2], logs[3], bandwidth, sharpness, log_batch[i], log_share[i]
         )
         residual = log_t - log_latency[i]
-        bend = math.sqrt(1.0 + (residual / corner) ** 2)
-        cost += corner * corner * (bend - 1.0) / (noise * noise)
-        weight = 1.0 / (noise * noise * bend)
+        square = (residual * per_corner) ** 2
+        bend = math.sqrt(1.0 + square)
+        cost += square / (1.0 + bend)
+        weight = per_noise / bend
+        second = weight / (bend * bend)
         for k in range(PARAMETERS):
-            gradient[k] += weight * slope[k] * residual
+            gradient[k] += weight * residual * slope[k]
             for j in range(k + 1):
-                curvature[k, j] += weight * slope[k] * slope[j]
+                product = slope[k] * slope[j]
+                curvature[k, j] += weight * product
+                newton[k, j] += second * product
+    cost *= corner * corner * per_noise
     for k in range(PARAMETERS):
         if k == BANDWIDTH and not with_bandwidth:
             gradient[k] = 0.0
             curvature[k, k] = 1.0
+            newton[k, k] = 1.0
             continue
-        pull = (logs[k] - center[k]) / spread[k]
-        cost += 0.5 * pull * pull
-        gradient[k] += pull / spread[k]
-        curvature[k, k] += 1.0 / (spread[k] * spread[k])
+        pull = 0.0
+        for j in range(PARAMETERS):
+            pull += precision[k, j] * (logs[j] - center[j])
+            if j <= k:
+                curvature[k, j] += precision[k, j]
+                newton[k, j] += precision[k, j]
+        cost += 0.5 * pull * (logs[k] - center[k])
+        gradient[k] += pull
     return cost
 
 
@@ -115,71 +132,95 @@ def damped_step(
 
 @compiled
 def minimise(
-    batch: NDArray[np.float64],
-    share: NDArray[np.float64],
+    log_batch: NDArray[np.float64],
+    log_share: NDArray[np.float64],
     log_latency: NDArray[np.float64],
     with_bandwidth: bool,
     corner: float,
     noise: float,
     center: NDArray[np.float64],
-    spread: NDArray[np.float64],
+    precision: NDArray[np.float64],
     max_iterations: int,
     tolerance: float,
     logs: NDArray[np.float64],
     curvature: NDArray[np.float64],
 ) -> tuple[float, int, bool]:
-    """Descend from `logs`, in place; returns (C, iterations, converged) and leaves H at the minimum in `curvature`."""
+    """Descend from `logs`, in place; returns (C, iterations, converged) and leaves H at the end in `curvature`.
+
+    Converged is where the step would gain less than `tolerance` of C, by the quadratic model of it, or none does gain.
+    """
     gradient, tried_gradient = np.empty(PARAMETERS), np.empty(PARAMETERS)
+    newton, tried_newton = np.empty((PARAMETERS, PARAMETERS)), np.empty((PARAMETERS, PARAMETERS))
     tried_curvature, factor = np.empty((PARAMETERS, PARAMETERS)), np.zeros((PARAMETERS, PARAMETERS))
     tried, step = np.empty(PARAMETERS), np.empty(PARAMETERS)
     cost = objective(
-        batch, share, log_latency, with_bandwidth, corner, noise, center, spread, logs, gradient, curvature
+        log_batch,
+        log_share,
+        log_latency,
+        with_bandwidth,
+        corner,
+        noise,
+        center,
+        precision,
+        logs,
+        gradient,
+        curvature,
+        newton,
     )
     damping = 1e-2
     for iteration in range(1, max_iterations + 1):
-        gain, tried_cost = -1.0, cost
+        gain, expected, tried_cost = -1.0, 0.0, cost
         for _ in range(_REFUSALS):
-            if damped_step(curvature, gradient, damping, factor, step):
+            if damped_step(newton, gradient, damping, factor, step):
+                expected = 0.0
                 for k in range(PARAMETERS):
+                    expected -= 0.5 * gradient[k] * step[k]
                     tried[k] = logs[k] + max(-_STEP_CAP, min(_STEP_CAP, step[k]))
                 tried_cost = objective(
-                    batch,
-                    share,
+                    log_batch,
+                    log_share,
                     log_latency,
                     with_bandwidth,
                     corner,
                     noise,
                     center,
-                    spread,
+                    precision,
                     tried,
                     tried_gradient,
                     tried_curvature,
+                    tried_newton,
                 )
                 if tried_cost < cost:
                     gain = cost - tried_cost
                     break
+                if expected <= tolerance * (cost + 1e-12):
+                    return cost, iteration, True
             damping = min(5.0 * damping, 1e12)
         if gain < 0.0:
             return cost, iteration, True
         cost = tried_cost
-        logs[:] = tried
-        gradient[:] = tried_gradient
-        curvature[:] = tried_curvature
-        damping = max(0.2 * damping, 1e-9)
-        if gain <= tolerance * (cost + 1e-12):
+        for k in range(PARAMETERS):
+            logs[k], gradient[k] = tried[k], tried_gradient[k]
+            for j in range(k + 1):
+                curvature[k, j], newton[k, j] = tried_curvature[k, j], tried_newton[k, j]
+        if gain >= 0.5 * expected:
+            damping = max(0.1 * damping, 1e-9)
+        elif gain < 0.1 * expected:
+            damping = min(2.0 * damping, 1e12)
+        if gain <= tolerance * (cost + 1e-12) and damping <= 1.0:
             return cost, iteration, True
     return cost, max_iterations, False
 
 
 @compiled
 def estimated_noise(
-    batch: NDArray[np.float64],
-    share: NDArray[np.float64],
+    log_batch: NDArray[np.float64],
+    log_share: NDArray[np.float64],
     log_latency: NDArray[np.float64],
     with_bandwidth: bool,
     corner: float,
     noise: float,
-    spread: NDArray[np.float64],
+    precision: NDArray[np.float64],
     belief: float,
     logs: NDArray[np.float64],
     curvature: NDArray[np.float64],
@@ -189,13 +230,12 @@ def estimated_noise(
     sigma^2 = (sum_i r_i^2 / sqrt(1 + (r_i / c)^2) + belief noise^2) / (n - n_used + belief), n_used the trace of the
     data's part in H^-1 H: the parameters that the samples, not the prior, decided.
     """
-    launch, host, fixed, compute = math.exp(logs[0]), math.exp(logs[1]), math.exp(logs[2]), math.exp(logs[3])
-    bandwidth = math.exp(logs[BANDWIDTH]) if with_bandwidth else 0.0
+    bandwidth = logs[BANDWIDTH] if with_bandwidth else _ABSENT
     sharpness = math.exp(logs[5])
     total = 0.0
-    for i in range(batch.shape[0]):
-        latency = _roofline_ms(launch, host, fixed, compute, bandwidth, sharpness, batch[i], share[i])
-        residual = math.log(latency) - log_latency[i]
+    for i in range(log_batch.shape[0]):
+        log_t = _fit_terms(logs[0], logs[1], logs[2], logs[3], bandwidth, sharpness, log_batch[i], log_share[i])[0]
+        residual = log_t - log_latency[i]
         total += residual * residual / math.sqrt(1.0 + (residual / corner) ** 2)
     factor, column, unit = np.zeros((PARAMETERS, PARAMETERS)), np.empty(PARAMETERS), np.zeros(PARAMETERS)
     used = 0.0
@@ -205,20 +245,22 @@ def estimated_noise(
         unit[k] = -1.0
         damped_step(curvature, unit, 0.0, factor, column)
         unit[k] = 0.0
-        used += 1.0 - column[k] / (spread[k] * spread[k])
-    free = max(batch.shape[0] - used, 0.5)
+        used += 1.0
+        for j in range(PARAMETERS):
+            used -= column[j] * precision[j, k]
+    free = max(log_batch.shape[0] - used, 0.5)
     return math.sqrt((total + belief * noise * noise) / (free + belief))
 
 
 @compiled
 def fit_rooflines(
-    batch: NDArray[np.float64],
-    share: NDArray[np.float64],
+    log_batch: NDArray[np.float64],
+    log_share: NDArray[np.float64],
     log_latency: NDArray[np.float64],
     first: NDArray[np.int64],
     with_bandwidth: NDArray[np.int64],
     centers: NDArray[np.float64],
-    spreads: NDArray[np.float64],
+    precisions: NDArray[np.float64],
     starts: NDArray[np.float64],
     corner: float,
     noise: float,
@@ -228,78 +270,74 @@ def fit_rooflines(
     logs: NDArray[np.float64],
     curvatures: NDArray[np.float64],
     costs: NDArray[np.float64],
+    noises: NDArray[np.float64],
     iterations: NDArray[np.int64],
     converged: NDArray[np.int64],
 ) -> None:
     """Fit F functions; the samples of function f are rows `first[f]:first[f + 1]`.
 
-    `centers` and `spreads` (F, 6) are the priors of the log parameters, `starts` (S, 6) offsets from the centre to
-    start from; the least C wins, and is polished with the prior spreads times noise / estimated noise. Fills `logs`
-    (F, 6), `curvatures` (F, 6, 6) in units of `noise`, symmetric, `costs`, `iterations` in all and `converged` (F,).
-    """
-    trial, widened = np.empty(PARAMETERS), np.empty(PARAMETERS)
-    curvature, best_curvature = np.empty((PARAMETERS, PARAMETERS)), np.empty((PARAMETERS, PARAMETERS))
+    `centers` (F, 6) and `precisions` (F, 6, 6) are the priors of the log parameters, with zero rows and columns for the
+    bandwidth where a function does without; `starts` (S, 6) are offsets from the centre to start from. The start of
+    least C, each gone down roughly, is finished, and polished with the prior precision times (estimated noise /
+    noise)^2. Fills `logs` (F, 6), `curvatures` (F, 6, 6) in units of `noise`, symmetric, `costs`, the estimated
+    `noises`, `iterations` in all and `converged` (F,)."""
+    trial, weighed = np.empty(PARAMETERS), np.empty((PARAMETERS, PARAMETERS))
+    curvature = np.empty((PARAMETERS, PARAMETERS))
     for f in range(costs.shape[0]):
         low, high = first[f], first[f + 1]
+        batches, shares, latencies = log_batch[low:high], log_share[low:high], log_latency[low:high]
+        streams = with_bandwidth[f] != 0
+        center, precision, best = centers[f], precisions[f], logs[f]
         costs[f] = np.inf
         iterations[f] = 0
         for start in range(starts.shape[0]):
             for k in range(PARAMETERS):
-                trial[k] = centers[f, k] + starts[start, k]
-            if with_bandwidth[f] == 0:
-                trial[BANDWIDTH] = centers[f, BANDWIDTH]
-            cost, steps, settled = minimise(
-                batch[low:high],
-                share[low:high],
-                log_latency[low:high],
-                with_bandwidth[f] != 0,
+                trial[k] = center[k] + starts[start, k]
+            if not streams:
+                trial[BANDWIDTH] = center[BANDWIDTH]
+            cost, steps, _ = minimise(
+                batches,
+                shares,
+                latencies,
+                streams,
                 corner,
                 noise,
-                centers[f],
-                spreads[f],
+                center,
+                precision,
                 max_iterations,
-                tolerance,
+                _ROUGH,
                 trial,
                 curvature,
             )
             iterations[f] += steps
             if cost < costs[f]:
                 costs[f] = cost
-                converged[f] = 1 if settled else 0
-                logs[f] = trial
-                best_curvature[:] = curvature
-        found = estimated_noise(
-            batch[low:high],
-            share[low:high],
-            log_latency[low:high],
-            with_bandwidth[f] != 0,
-            corner,
-            noise,
-            spreads[f],
-            belief,
-            logs[f],
-            best_curvature,
-        )
-        ratio = min(max(found / noise, _LEAST_RATIO), _GREATEST_RATIO)
-        for k in range(PARAMETERS):
-            widened[k] = spreads[f, k] / ratio
-        costs[f], steps, settled = minimise(
-            batch[low:high],
-            share[low:high],
-            log_latency[low:high],
-            with_bandwidth[f] != 0,
-            corner,
-            noise,
-            centers[f],
-            widened,
-            max_iterations,
-            tolerance,
-            logs[f],
-            best_curvature,
-        )
-        iterations[f] += steps
-        converged[f] = 1 if settled else 0
+                best[:] = trial
+        ratio = 1.0
+        for polish in range(2):
+            if polish:
+                noises[f] = estimated_noise(
+                    batches, shares, latencies, streams, corner, noise, precision, belief, best, curvature
+                )
+                ratio = min(max(noises[f] / noise, _LEAST_RATIO), _GREATEST_RATIO)
+            weighed[:] = precision * (ratio * ratio)
+            costs[f], steps, settled = minimise(
+                batches,
+                shares,
+                latencies,
+                streams,
+                corner,
+                noise,
+                center,
+                weighed,
+                max_iterations,
+                tolerance,
+                best,
+                curvature,
+            )
+            iterations[f] += steps
+            converged[f] = 1 if settled else 0
         for i in range(PARAMETERS):
             for j in range(i + 1):
-                curvatures[f, i, j] = best_curvature[i, j]
-                curvatures[f, j, i] = best_curvature[i, j]
+                curvatures[f, i, j] = curvature[i, j]
+                curvatures[f, j, i] = curvature[i, j]

@@ -113,25 +113,24 @@ def test_parvagpu_sevenths_and_milliseconds_fit(data_dir: Path) -> None:
     assert warned(tables["vgg16"], "whole milliseconds")
 
 
-@pytest.mark.parametrize("table", ["dilu_a100", "igniter_v100", "parvagpu_a100"])
-def test_eight_samples_predict_the_published_tables(data_dir: Path, table: str) -> None:
-    """From 8 cells, corners and others at random, the median error on the rest stays below 4.5 %, and is no worse than
-    that of the plain objective minimised by scipy."""
-    note = "n_proc=1" if table.startswith("parvagpu") else None
-    medians, by_scipy, covered = [], [], []
-    for position, samples in enumerate(read_profiles(data_dir / "profiles" / f"{table}.csv", note=note).values()):
-        cells = samples.merged()
-        cells = cells.select(cells.batch < 32) if samples.function == "llama2" else cells
-        rng = np.random.default_rng(position)
-        order = np.log(cells.batch) + np.log(cells.sm_milli)
-        corners = {int(np.argmin(order)), int(np.argmax(order))}
-        rows = [*corners, *[int(i) for i in rng.permutation(len(cells)) if i not in corners][: 8 - len(corners)]]
-        rest = cells.select(np.setdiff1d(np.arange(len(cells)), rows))
-        fit = fit_latency(cells.select(rows))
-        medians.append(np.median(np.abs(fit.latency_ms(rest.batch, rest.sm_milli) / rest.latency_ms - 1)))
-        plain, _ = fit_latency_by_scipy(cells.select(rows))
-        by_scipy.append(np.median(np.abs(plain.latency_ms(rest.batch, rest.sm_milli) / rest.latency_ms - 1)))
-        covered.append((rest.latency_ms <= fit.upper_ms(rest.batch, rest.sm_milli)).mean())
-    assert np.median(medians) < 0.045
-    assert np.median(medians) <= np.median(by_scipy) * 1.05
-    assert np.mean(covered) > 0.85
+def test_eight_samples_predict_the_published_tables(data_dir: Path) -> None:
+    """From 8 cells, two corners and others at random, the mean error on the rest stays below 6 %, and is less than that
+    of the plain objective minimised by scipy."""
+    ours, by_scipy, covered = [], [], []
+    for table, note in (("dilu_a100", None), ("igniter_v100", None), ("parvagpu_a100", "n_proc=1")):
+        for position, samples in enumerate(read_profiles(data_dir / "profiles" / f"{table}.csv", note=note).values()):
+            cells = samples.merged()
+            cells = cells.select(cells.batch < 32) if samples.function == "llama2" else cells
+            rng = np.random.default_rng(position)
+            order = np.log(cells.batch) + np.log(cells.sm_milli)
+            corners = {int(np.argmin(order)), int(np.argmax(order))}
+            rows = [*corners, *[int(i) for i in rng.permutation(len(cells)) if i not in corners][: 8 - len(corners)]]
+            rest = cells.select(np.setdiff1d(np.arange(len(cells)), rows))
+            fit = fit_latency(cells.select(rows))
+            ours.append(np.abs(fit.latency_ms(rest.batch, rest.sm_milli) / rest.latency_ms - 1).mean())
+            plain, _ = fit_latency_by_scipy(cells.select(rows))
+            by_scipy.append(np.abs(plain.latency_ms(rest.batch, rest.sm_milli) / rest.latency_ms - 1).mean())
+            covered.append((rest.latency_ms <= fit.upper_ms(rest.batch, rest.sm_milli)).mean())
+    assert np.mean(ours) < 0.06
+    assert np.mean(ours) < np.mean(by_scipy)
+    assert np.mean(covered) > 0.9

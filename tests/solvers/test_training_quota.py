@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dilu_core.errors import InvalidArgumentError
-from dilu_core.performance import RooflineModel, TrainingModel
+from dilu_core.performance import RooflineModel
 from dilu_core.quota import QuotaGrid
 from dilu_core.result import TerminationReason
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_training
 from dilu_core.solvers.training_quota import search_training_quota
+from dilu_core.training_model import TrainingModel
 
 trainings = st.builds(
     lambda logs, batch: TrainingModel(RooflineModel(*np.exp(logs).tolist()), batch),

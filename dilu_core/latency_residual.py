@@ -1,0 +1,185 @@
+"""What a roofline leaves over, where it is no noise: a smooth deviation of log latency over log batch and log share.
+
+Real surfaces deviate from any formula in the same direction over neighbouring cells: a cache that no longer holds, a
+kernel chosen anew from some batch on, partitions whose memory does not follow their SMs. After the roofline is fitted,
+its log residuals r are explained as a Gaussian process of squared exponential covariance with AMPLITUDE times the
+standard deviation of the noise, or as noise alone. The weight of the process is its posterior probability, with ODDS
+for it beforehand and both scales integrated out at their best:
+
+    w = 1 / (1 + N / (ODDS G)),   log N = -n/2 log r^T r,   log G = -n/2 log r^T A^-1 r - 1/2 log |A|,
+    A = AMPLITUDE^2 K + I,
+
+so white residuals leave the roofline as it is, and the deviation earns its place by the data. (Rasmussen and Williams,
+"Gaussian Processes for Machine Learning", MIT Press 2006, chapters 2 and 5.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dilu_core import _checks as check
+from dilu_core.latency_surface import MonotoneSurface
+from dilu_core.performance import RooflineModel, operating_points
+from dilu_core.units import FULL_GPU_MILLI
+
+AMPLITUDE = 2.0
+"""Standard deviation of the smooth deviation, in units of the noise's."""
+
+BATCH_LENGTH, SHARE_LENGTH = 1.0, 1.0
+"""Correlation lengths in log batch and log share: a factor of 2.7."""
+
+ODDS = 3.0
+"""Belief in a smooth deviation before the data."""
+
+FEWEST_CELLS = 7
+"""Below this many distinct cells the roofline's own parameters take up all that residuals could say."""
+
+_LEAST_DEVIATION = 0.005  # residuals of half a per cent are not worth a table
+_LEAST_WEIGHT = 0.1  # a deviation less probable than this is not worth a table
+_LARGEST = 0.15  # log residual up to which a sample shapes the deviation; beyond, it is an outlier
+_STEPS = 4  # knots per octave: interpolating a roofline between them is right to about 0.1 p per cent
+_OCTAVES_DOWN, _OCTAVES_UP = 3, 3  # how far the table reaches beyond the measured batches
+_LEAST_SHARE = 10.0  # milli-GPU; the table reaches down to here, or to half the least measured share
+
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SharedDeviation:
+    """Log deviation from the roofline that the functions of one GPU type have in common: `(n_batches, n_shares)`.
+
+    Bilinear over log batch and log share between its knots, constant beyond them.
+    """
+
+    batch: Column
+    sm_milli: Column
+    log_factor: Column
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "sm_milli"):
+            column = check.float_column(name, getattr(self, name))
+            if column.size == 0 or not (column > 0).all() or not (np.diff(column) > 0).all():
+                check.fail(name, "are no knots; expected positive numbers that ascend.")
+            object.__setattr__(self, name, column)
+        try:
+            table = np.array(self.log_factor, dtype=np.float64)
+        except (TypeError, ValueError):
+            check.fail("log_factor", f"is no table of numbers: {self.log_factor!r:.80}.")
+        if table.shape != (self.batch.size, self.sm_milli.size) or not np.isfinite(table).all():
+            check.fail("log_factor", f"has shape {table.shape} or is not finite; expected one number per knot.")
+        object.__setattr__(self, "log_factor", check.read_only(table))
+
+    def at(self, batch: ArrayLike, sm_milli: ArrayLike) -> Column:
+        """Log factor on latency; the arguments broadcast."""
+        samples, share = operating_points(batch, sm_milli)
+        x = _position(np.log(self.batch), np.log(samples))
+        y = _position(np.log(self.sm_milli), np.log(share * FULL_GPU_MILLI))
+        row, column = x.astype(np.intp), y.astype(np.intp)
+        next_row = np.minimum(row + 1, self.batch.size - 1)
+        next_column = np.minimum(column + 1, self.sm_milli.size - 1)
+        along, across = x - row, y - column
+        lower = (1 - across) * self.log_factor[row, column] + across * self.log_factor[row, next_column]
+        upper = (1 - across) * self.log_factor[next_row, column] + across * self.log_factor[next_row, next_column]
+        return np.asarray((1 - along) * lower + along * upper)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SharedDeviation) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.log_factor.tobytes())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able value that `from_dict` reads back."""
+        return {
+            "batch": self.batch.tolist(),
+            "sm_milli": self.sm_milli.tolist(),
+            "log_factor": self.log_factor.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, argument: str, data: Mapping[str, Any]) -> SharedDeviation:
+        """The deviation `to_dict` wrote; `InvalidArgumentError` names what of `argument` is missing or wrong."""
+        if not isinstance(data, Mapping):
+            check.fail(argument, f"is {data!r:.80}; expected a mapping.")
+        return check.build(argument, data, cls, required=("batch", "sm_milli", "log_factor"))
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothDeviation:
+    """A smooth log deviation through the residuals of some samples, times the probability that there is one."""
+
+    points: Column
+    coefficients: Column
+    weight: float
+
+    def at(self, batch: ArrayLike, sm_milli: ArrayLike) -> Column:
+        """Log factor on latency; the arguments broadcast."""
+        samples, share = operating_points(batch, sm_milli)
+        where = scaled_points(samples, share)
+        return np.asarray(covariance(where.reshape(-1, 2), self.points) @ self.coefficients).reshape(samples.shape)
+
+
+def smooth_deviation(batch: ArrayLike, sm_milli: ArrayLike, residuals: Column) -> SmoothDeviation | None:
+    """The deviation that log residuals `(n,)` at these samples speak for, or `None` where they speak for noise."""
+    samples, share = operating_points(batch, sm_milli)
+    if len(set(zip(samples.tolist(), share.tolist(), strict=True))) < FEWEST_CELLS:
+        return None
+    kept = np.abs(residuals) <= _LARGEST
+    points, left = scaled_points(samples, share)[kept], residuals[kept]
+    noise_only = float(left @ left)
+    if left.size < FEWEST_CELLS or noise_only <= _LEAST_DEVIATION**2 * left.size:
+        return None
+    matrix = AMPLITUDE**2 * covariance(points, points) + np.eye(left.size)
+    factor = np.linalg.cholesky(matrix)
+    half = np.linalg.solve(factor, left)
+    explained = float(half @ half)
+    gain = 0.5 * left.size * math.log(noise_only / explained) - float(np.log(np.diag(factor)).sum()) + math.log(ODDS)
+    weight = 1.0 / (1.0 + math.exp(min(-gain, 700.0)))
+    if weight < _LEAST_WEIGHT:
+        return None
+    coefficients = weight * AMPLITUDE**2 * np.linalg.solve(factor.T, half)
+    return SmoothDeviation(points, coefficients, weight)
+
+
+def corrected_surface(
+    roofline: RooflineModel,
+    batch: ArrayLike,
+    deviations: tuple[SharedDeviation | SmoothDeviation, ...],
+    least_milli: float,
+) -> MonotoneSurface:
+    """The roofline times its deviations, made to obey the laws of a latency surface.
+
+    The table reaches three octaves beyond the measured batches either way, and over all shares from `least_milli` / 2.
+    """
+    measured = np.asarray(batch, dtype=np.float64)
+    octaves = math.log2(measured.max() / measured.min()) + _OCTAVES_DOWN + _OCTAVES_UP
+    start = math.log2(measured.min()) - _OCTAVES_DOWN
+    batches = 2.0 ** (start + np.arange(math.ceil(octaves * _STEPS) + 1) / _STEPS)
+    down = math.ceil(_STEPS * math.log2(FULL_GPU_MILLI / min(_LEAST_SHARE, least_milli / 2.0)))
+    shares = FULL_GPU_MILLI * 2.0 ** (-np.arange(down, -1, -1) / _STEPS)
+    latency = np.log(roofline.latency_ms(batches[:, None], shares))
+    for deviation in deviations:
+        latency = latency + deviation.at(batches[:, None], shares)
+    return MonotoneSurface.enclosing(batches, shares, np.exp(latency))
+
+
+def scaled_points(batch: Column, share: Column) -> Column:
+    """(..., 2) log batch and log share in correlation lengths."""
+    return np.stack([np.log(batch) / BATCH_LENGTH, np.log(share) / SHARE_LENGTH], axis=-1)
+
+
+def covariance(left: Column, right: Column) -> Column:
+    """(n, m) squared exponential covariance of unit variance between scaled points."""
+    apart = ((left[:, None] - right[None]) ** 2).sum(axis=-1)
+    return np.asarray(np.exp(-0.5 * apart))
+
+
+def _position(knots: Column, at: Column) -> Column:
+    """Where points lie among ascending knots, as a fractional index within them."""
+    return np.interp(at, knots, np.arange(knots.size, dtype=np.float64))
