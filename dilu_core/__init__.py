@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
     from dilu_core.fragmentation import FragmentationReport, fragmentation
     from dilu_core.functions import FunctionSpec
+    from dilu_core.interference import InterferenceModel, Tenant
+    from dilu_core.interference_samples import InterferenceSamples, read_interference
     from dilu_core.latency_fit import LatencyFit, TrainingFit
+    from dilu_core.latency_plots import plot_latency
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel, TrainingModel
     from dilu_core.placement import PlacementProblem, verify_placement
     from dilu_core.plans import FunctionPlan, Plan
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from dilu_core.samples import ProfileSamples
     from dilu_core.slots import Placement, Slot
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
+    from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
     from dilu_core.solvers.memory_fit import fit_memory
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
@@ -67,6 +71,10 @@ __all__ = [
     "HorizontalParams",
     "HorizontalState",
     "Instance",
+    "InterferenceFit",
+    "InterferenceModel",
+    "InterferencePrior",
+    "InterferenceSamples",
     "InvalidArgumentError",
     "LatencyFit",
     "LatencyModel",
@@ -98,6 +106,7 @@ __all__ = [
     "SolveStats",
     "StagedPolicy",
     "StateError",
+    "Tenant",
     "Termination",
     "TerminationReason",
     "TrainingFit",
@@ -109,6 +118,7 @@ __all__ = [
     "Violation",
     "ViolationCode",
     "Workload",
+    "fit_interference",
     "fit_latency",
     "fit_latency_many",
     "fit_memory",
@@ -116,7 +126,9 @@ __all__ = [
     "fragmentation",
     "place",
     "plan",
+    "plot_latency",
     "plot_plan",
+    "read_interference",
     "read_profiles",
     "read_trace",
     "read_workload",
@@ -170,10 +182,19 @@ _NAMES_OF = {
         "fragmentation",
     ),
     "dilu_core.functions": ("FunctionSpec",),
+    "dilu_core.interference": (
+        "InterferenceModel",
+        "Tenant",
+    ),
+    "dilu_core.interference_samples": (
+        "InterferenceSamples",
+        "read_interference",
+    ),
     "dilu_core.latency_fit": (
         "LatencyFit",
         "TrainingFit",
     ),
+    "dilu_core.latency_plots": ("plot_latency",),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
@@ -212,6 +233,11 @@ _NAMES_OF = {
         "fit_latency",
         "fit_latency_many",
         "fit_training",
+    ),
+    "dilu_core.solvers.interference_fit": (
+        "InterferenceFit",
+        "InterferencePrior",
+        "fit_interference",
     ),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
     "dilu_core.solvers.placement.online": (

@@ -1,4 +1,4 @@
-"""InterferenceSamples: latencies of functions measured beside each other on one GPU, as columns; and their CSV files."""
+"""InterferenceSamples: latencies of functions measured beside each other on one GPU, and how they are read."""
 
 from __future__ import annotations
 
@@ -229,9 +229,10 @@ def _share(where: str, line: int, side: str, fields: dict[str, str]) -> int:
     if milli in fields:
         return share_milli(where, line, milli, fields[milli])
     share = number(where, line, fraction, fields[fraction])
-    if not 0 < share <= 1 + 1e-9:
+    rounded = demand_milli(share) if 0 < share <= 2 else 0
+    if not 1 <= rounded <= FULL_GPU_MILLI:
         bad(where, line, f"{fraction} is {fields[fraction]!r}; expected a fraction of a GPU above 0 and at most 1")
-    return demand_milli(share)
+    return rounded
 
 
 def _name_column(argument: str, values: object) -> tuple[str, ...]:
