@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,9 @@ def plot_latency(
     _draw_surface(figure, surface, fit, quantile, budget_ms, best)
     figure.suptitle(_title(fit, quantile, budget_ms, best), fontsize=11, parse_math=False)
     if path is not None:
-        figure.savefig(path, dpi=110)
+        with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes; that is all
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(path, dpi=110)
     return figure
 
 
@@ -193,16 +196,16 @@ def _chosen(values: NDArray[np.int64], wanted: int | None, most: int = _MOST_CUR
         return [int(value) for value in values]
     targets = np.geomspace(values[0], values[-1], most)
     nearest = {int(values[np.argmin(np.abs(np.log(values / target)))]) for target in targets}
-    if wanted in values.tolist() and wanted not in nearest:
+    if wanted is not None and wanted in values and wanted not in nearest:
         inner = sorted(nearest)[1:-1]
-        nearest -= {min(inner, key=lambda value: abs(np.log(value / wanted)))}
-        nearest.add(int(wanted))
+        nearest -= {min(inner, key=lambda value: float(abs(np.log(value / wanted))))}
+        nearest.add(wanted)
     return sorted(nearest)
 
 
 def _share_axis(axes: Any, low: float, high: float) -> None:
     axes.set_xscale("log")
-    ticks = [share for share in _SHARES if low <= share * 10 <= high * 1.001] or [low / 10, high / 10]
+    ticks: list[float] = [share for share in _SHARES if low <= share * 10 <= high * 1.001] or [low / 10, high / 10]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(low / 10, high / 10)
