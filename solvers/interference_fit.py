@@ -45,6 +45,7 @@ class InterferencePrior:
     `InterferenceModel.default`), where
     `python bench/interference.py` finds that pairs differ and functions do not
     (restricted maximum likelihood: 0.30 and 0.00); four functions are no proof of that, so they may differ a little.
+    `residual_sd` lies between the robust and the plain estimate that it prints.
     """
 
     log_scale: float = -3.41
@@ -151,7 +152,7 @@ def fit_interference(
         problem.residuals,
         np.minimum(problem.means, problem.most - 1e-3),
         bounds=(-np.inf, problem.most),
-        jac=problem.jacobian,
+        jac=problem.jacobian,  # pyright: ignore[reportArgumentType]
         method="trf",
         x_scale=problem.sds,
         max_nfev=_MOST_ROUNDS,
