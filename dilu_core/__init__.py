@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from dilu_core.fragmentation import FragmentationReport, fragmentation
     from dilu_core.functions import FunctionSpec
     from dilu_core.gpu_scaling import GPU_PEAKS, GpuPeaks, transfer_prior
+    from dilu_core.interference import InterferenceModel, Tenant
+    from dilu_core.interference_samples import InterferenceSamples, read_interference
     from dilu_core.latency_fit import LatencyFit, TrainingFit
+    from dilu_core.latency_plots import plot_latency
     from dilu_core.latency_prior import LatencyPrior
     from dilu_core.latency_surface import MonotoneSurface
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from dilu_core.slots import Placement, Slot
     from dilu_core.solvers.calibrating import calibrate
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
+    from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
     from dilu_core.solvers.memory_fit import fit_memory
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
@@ -79,6 +83,10 @@ __all__ = [
     "HorizontalParams",
     "HorizontalState",
     "Instance",
+    "InterferenceFit",
+    "InterferenceModel",
+    "InterferencePrior",
+    "InterferenceSamples",
     "InvalidArgumentError",
     "LatencyFit",
     "LatencyModel",
@@ -112,6 +120,7 @@ __all__ = [
     "SolveStats",
     "StagedPolicy",
     "StateError",
+    "Tenant",
     "Termination",
     "TerminationReason",
     "TrainingFit",
@@ -126,6 +135,7 @@ __all__ = [
     "Workload",
     "calibrate",
     "first_cells",
+    "fit_interference",
     "fit_latency",
     "fit_latency_many",
     "fit_memory",
@@ -134,7 +144,9 @@ __all__ = [
     "learn_prior",
     "place",
     "plan",
+    "plot_latency",
     "plot_plan",
+    "read_interference",
     "read_profiles",
     "read_trace",
     "read_workload",
@@ -195,10 +207,19 @@ _NAMES_OF = {
         "GpuPeaks",
         "transfer_prior",
     ),
+    "dilu_core.interference": (
+        "InterferenceModel",
+        "Tenant",
+    ),
+    "dilu_core.interference_samples": (
+        "InterferenceSamples",
+        "read_interference",
+    ),
     "dilu_core.latency_fit": (
         "LatencyFit",
         "TrainingFit",
     ),
+    "dilu_core.latency_plots": ("plot_latency",),
     "dilu_core.latency_prior": ("LatencyPrior",),
     "dilu_core.latency_surface": ("MonotoneSurface",),
     "dilu_core.performance": (
@@ -240,6 +261,11 @@ _NAMES_OF = {
         "fit_latency",
         "fit_latency_many",
         "fit_training",
+    ),
+    "dilu_core.solvers.interference_fit": (
+        "InterferenceFit",
+        "InterferencePrior",
+        "fit_interference",
     ),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
     "dilu_core.solvers.placement.online": (
