@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dilu_core.fragmentation import FragmentationReport, fragmentation
     from dilu_core.functions import FunctionSpec
     from dilu_core.latency_fit import LatencyFit, TrainingFit
+    from dilu_core.llm_fit import LlmFit
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel, TrainingModel
     from dilu_core.placement import PlacementProblem, verify_placement
     from dilu_core.plans import FunctionPlan, Plan
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from dilu_core.samples import ProfileSamples
     from dilu_core.slots import Placement, Slot
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
+    from dilu_core.solvers.llm_fitting import fit_llm
+    from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
     from dilu_core.solvers.warm_up import warm_up
+    from dilu_core.token_latency import LatencyCheck, TokenLatency
     from dilu_core.traces import ArrivalTrace, read_trace
     from dilu_core.verification import Violation, ViolationCode
     from dilu_core.workload import Workload, read_workload
@@ -68,10 +72,12 @@ __all__ = [
     "HorizontalState",
     "Instance",
     "InvalidArgumentError",
+    "LatencyCheck",
     "LatencyFit",
     "LatencyModel",
     "Limit",
     "LimitRule",
+    "LlmFit",
     "MemoryModel",
     "MigrationPlan",
     "Move",
@@ -100,6 +106,7 @@ __all__ = [
     "StateError",
     "Termination",
     "TerminationReason",
+    "TokenLatency",
     "TrainingFit",
     "TrainingModel",
     "VerticalMode",
@@ -111,6 +118,7 @@ __all__ = [
     "Workload",
     "fit_latency",
     "fit_latency_many",
+    "fit_llm",
     "fit_memory",
     "fit_training",
     "fragmentation",
@@ -121,6 +129,7 @@ __all__ = [
     "read_trace",
     "read_workload",
     "replay",
+    "search_llm_quota",
     "search_quota",
     "search_quota_many",
     "search_training_quota",
@@ -174,6 +183,7 @@ _NAMES_OF = {
         "LatencyFit",
         "TrainingFit",
     ),
+    "dilu_core.llm_fit": ("LlmFit",),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
@@ -213,6 +223,8 @@ _NAMES_OF = {
         "fit_latency_many",
         "fit_training",
     ),
+    "dilu_core.solvers.llm_fitting": ("fit_llm",),
+    "dilu_core.solvers.llm_quota": ("search_llm_quota",),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
     "dilu_core.solvers.placement.online": (
         "ClusterState",
@@ -238,6 +250,10 @@ _NAMES_OF = {
         "replay",
     ),
     "dilu_core.solvers.warm_up": ("warm_up",),
+    "dilu_core.token_latency": (
+        "LatencyCheck",
+        "TokenLatency",
+    ),
     "dilu_core.traces": (
         "ArrivalTrace",
         "read_trace",

@@ -16,6 +16,7 @@ from dilu_core.result import SolveStats
 from dilu_core.solvers.backends import resolved
 from dilu_core.solvers.configuration import Configuration, configure
 from dilu_core.solvers.function_plans import function_plan, gpus_alone, instances_of, policy_of
+from dilu_core.solvers.llm_configuration import configure_llm
 from dilu_core.solvers.placement.place import PlacementResult, place
 
 SIZINGS = ("efficacy", "load")
@@ -52,7 +53,8 @@ def plan(
         A configuration is feasible where this upper bound on latency keeps its budget, and the profile itself does
         not show otherwise. `None` takes the mean prediction.
     exec_fraction
-        The part of the SLO that a batch may execute; the rest is for filling the batch and waiting.
+        The part of the SLO that a batch may execute; the rest is for filling the batch and waiting. Where an LLM has
+        objectives for its two phases, this is the part of the TTFT that is not for waiting; TPOT is used in full.
     sizing
         "efficacy": each instance gets the configuration with the greatest throughput per share. "load": one that
         carries the function's load with the least share in all, by request or by the scarcer cap, if that takes fewer
@@ -93,7 +95,7 @@ def plan(
 
     # 1. Samples -> model -> the configuration of each function that keeps its latency budget.
     choices = [
-        configure(
+        (configure if spec.phases is None else configure_llm)(
             spec,
             caps,
             quantile=quantile,

@@ -1,0 +1,109 @@
+"""From the two profiles of an LLM function to its configuration: fit both phases, search, and check the measurements.
+
+As in `solvers.configuration` the model never decides against the tables it was fitted on: a cell whose measured decode
+step and prefill amount to more than a TTFT or TPOT budget is blocked, whatever the fits say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dilu_core import _checks as checks
+from dilu_core.cluster import Oversubscription
+from dilu_core.functions import FunctionSpec
+from dilu_core.llm_fit import DECODE, PREFILL
+from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid, QuotaSearchResult
+from dilu_core.solvers.configuration import Configuration, chosen_for, default_grid, without_repeats
+from dilu_core.solvers.llm_fitting import fit_llm
+from dilu_core.solvers.llm_quota import search_llm_quota
+from dilu_core.solvers.llm_tables import PhaseTables
+from dilu_core.token_latency import LatencyCheck, TokenLatency
+from dilu_core.units import FULL_GPU_MILLI
+
+
+def configure_llm(
+    function: FunctionSpec,
+    caps: Oversubscription,
+    *,
+    quantile: float | None,
+    exec_fraction: float,
+    sizing: str,
+    headroom: float,
+    step_milli: int,
+    limit_factor: float | None,
+) -> Configuration:
+    """The configuration of an LLM `function` with two phases; see `dilu_core.plan` for the other arguments."""
+    phases = function.phases
+    if phases is None:
+        checks.fail("function", f"is {function.name!r}, which has no phases; see FunctionSpec.prefill_samples.")
+    prefill, of_prefill = without_repeats(phases.prefill_samples)
+    decode, of_decode = without_repeats(function.samples)
+    fit = fit_llm(
+        prefill,
+        decode,
+        prompt_tokens=phases.prompt_tokens,
+        output_tokens=phases.output_tokens,
+        ttft_prompt_tokens=phases.ttft_prompt_tokens,
+    )
+    left_out = [f"{PREFILL}: {sentence}" for sentence in of_prefill] + [
+        f"{DECODE}: {sentence}" for sentence in of_decode
+    ]
+    warnings = (*left_out, *fit.diagnostics())
+    tables = PhaseTables(fit, prefill.merged(), decode.merged())
+    grid = function.grid or default_grid(tables.decode, step_milli)
+    ttft = LatencyCheck(slo_ms=phases.ttft_slo_ms, budget_ms=exec_fraction * phases.ttft_slo_ms)
+    tpot = LatencyCheck(slo_ms=phases.tpot_slo_ms, budget_ms=phases.tpot_slo_ms)
+    budget_ms = ttft.budget_ms + fit.decode_steps * tpot.budget_ms
+    blocked = tables.cells_over(grid, ttft.budget_ms, tpot.budget_ms)
+
+    def search(over: QuotaGrid) -> QuotaSearchResult:
+        return search_llm_quota(
+            fit,
+            ttft_slo_ms=phases.ttft_slo_ms,
+            tpot_slo_ms=phases.tpot_slo_ms,
+            grid=over,
+            quantile=quantile,
+            exec_fraction=exec_fraction,
+            limit_rule=LimitRule(request_factor=limit_factor),
+            blocked=blocked,
+        )
+
+    def tokens(ttft: LatencyCheck, tpot: LatencyCheck) -> TokenLatency:
+        return TokenLatency(
+            prompt_tokens=fit.prompt_tokens,
+            output_tokens=fit.output_tokens,
+            ttft_prompt_tokens=fit.promised_tokens,
+            ttft=ttft,
+            tpot=tpot,
+        )
+
+    def described(config: QuotaConfig) -> Configuration:
+        cell = config.batch, config.request_milli
+        ttft_measured_ms, of_ttft = tables.ttft_ms(*cell)
+        tpot_measured_ms, of_tpot = tables.tpot_ms(*cell)
+        first = replace(
+            ttft,
+            latency_ms=float(fit.ttft_ms(*cell)),
+            upper_ms=None if quantile is None else float(fit.ttft_upper_ms(*cell, quantile)),
+            measured_ms=ttft_measured_ms,
+            evidence=of_ttft,
+        )
+        further = replace(
+            tpot,
+            latency_ms=float(fit.tpot_ms(*cell)),
+            upper_ms=None if quantile is None else float(fit.tpot_upper_ms(*cell, quantile)),
+            measured_ms=tpot_measured_ms,
+            evidence=of_tpot,
+        )
+        rate = float(fit.throughput_rps(config.batch, config.limit_milli))
+        measured_ms, evidence = tables.latency_ms(*cell)
+        return Configuration(
+            config, "", budget_ms, rate, measured_ms, evidence, warnings, tokens=tokens(first, further)
+        )
+
+    found = search(grid)
+    if found.best is None:
+        return Configuration(None, found.termination.detail, budget_ms, warnings=warnings, tokens=tokens(ttft, tpot))
+    whole = search(QuotaGrid(grid.batches, (FULL_GPU_MILLI,))).best
+    load_rps = function.load_rps * (1.0 + headroom) if sizing == "load" else None
+    return chosen_for(load_rps, found, whole, caps, described)
