@@ -19,6 +19,9 @@ from dilu_core.units import demand_units
 MOST_INSTANCES = 1_000_000
 """Of one function. A load that needs more is a mistake in units, and would only fill the memory."""
 
+MOST_LOAD_FOR_TTFT = 0.7
+"""Part of an LLM instance's capacity up to which waiting seldom takes more than half of the TTFT SLO."""
+
 
 def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cluster: Cluster) -> FunctionPlan:
     """How many instances of `choice` carry the load of `spec`, what each takes, and what whole GPUs would take."""
@@ -55,7 +58,7 @@ def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cl
         memory_mib=memory_mib,
         instances=tuple(f"{spec.name}#{i}" for i in range(count)),
         whole_gpu_gpus=_whole_gpu_gpus(spec, choice, count, wanted_rps, memory_mib, cluster),
-        warnings=choice.warnings + _elsewhere(spec, cluster),
+        warnings=choice.warnings + _elsewhere(spec, cluster) + _crowded(spec, count * choice.config.throughput_rps),
     )
 
 
@@ -75,6 +78,17 @@ def _elsewhere(spec: FunctionSpec, cluster: Cluster) -> tuple[str, ...]:
     if not measured_on or measured_on in {kind.name for kind in cluster.gpu_types}:
         return ()
     return (f"Profiled on {measured_on}, which this cluster does not have; its latencies may not hold here.",)
+
+
+def _crowded(spec: FunctionSpec, capacity_rps: float) -> tuple[str, ...]:
+    """A warning where the wait for a slot may use up the rest of a TTFT SLO; measured by `bench/llm_serving.py`."""
+    if spec.phases is None or not capacity_rps or spec.load_rps <= MOST_LOAD_FOR_TTFT * capacity_rps:
+        return ()
+    headroom = 1.0 / MOST_LOAD_FOR_TTFT - 1.0
+    return (
+        f"Its instances run at {spec.load_rps / capacity_rps:.0%} of their capacity. Where requests arrive at random, nearly all first tokens "
+        f"keep their SLO up to about {MOST_LOAD_FOR_TTFT:.0%}: plan with a headroom of {headroom:.2f}.",
+    )
 
 
 def _instance_count(spec: FunctionSpec, capacity_rps: float, wanted_rps: float) -> tuple[int, str]:
