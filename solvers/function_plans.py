@@ -84,9 +84,9 @@ def _crowded(spec: FunctionSpec, capacity_rps: float) -> tuple[str, ...]:
     """A warning where the wait for a slot may use up the rest of a TTFT SLO; measured by `bench/llm_serving.py`."""
     if spec.phases is None or not capacity_rps or spec.load_rps <= MOST_LOAD_FOR_TTFT * capacity_rps:
         return ()
-    headroom = 1.0 / MOST_LOAD_FOR_TTFT - 1.0
+    part, headroom = spec.load_rps / capacity_rps, 1.0 / MOST_LOAD_FOR_TTFT - 1.0
     return (
-        f"Its instances run at {spec.load_rps / capacity_rps:.0%} of their capacity. Where requests arrive at random, nearly all first tokens "
+        f"Its instances run at {part:.0%} of their capacity. Where requests arrive at random, nearly all first tokens "
         f"keep their SLO up to about {MOST_LOAD_FOR_TTFT:.0%}: plan with a headroom of {headroom:.2f}.",
     )
 

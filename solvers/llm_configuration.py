@@ -15,7 +15,7 @@ from dilu_core.llm_fit import DECODE, PREFILL
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid, QuotaSearchResult
 from dilu_core.solvers.configuration import Configuration, chosen_for, default_grid, without_repeats
 from dilu_core.solvers.llm_fitting import fit_llm
-from dilu_core.solvers.llm_quota import search_llm_quota
+from dilu_core.solvers.llm_quota import measured_in_both, search_llm_quota
 from dilu_core.solvers.llm_tables import PhaseTables
 from dilu_core.token_latency import LatencyCheck, TokenLatency
 from dilu_core.units import FULL_GPU_MILLI
@@ -45,12 +45,10 @@ def configure_llm(
         output_tokens=phases.output_tokens,
         ttft_prompt_tokens=phases.ttft_prompt_tokens,
     )
-    left_out = [f"{PREFILL}: {sentence}" for sentence in of_prefill] + [
-        f"{DECODE}: {sentence}" for sentence in of_decode
-    ]
-    warnings = (*left_out, *fit.diagnostics())
+    left_out = [(PREFILL, sentence) for sentence in of_prefill] + [(DECODE, sentence) for sentence in of_decode]
+    warnings = (*(f"{phase}: {sentence}" for phase, sentence in left_out), *fit.diagnostics())
     tables = PhaseTables(fit, prefill.merged(), decode.merged())
-    grid = function.grid or default_grid(tables.decode, step_milli)
+    grid = function.grid or measured_in_both(default_grid(decode, step_milli), prefill)
     ttft = LatencyCheck(slo_ms=phases.ttft_slo_ms, budget_ms=exec_fraction * phases.ttft_slo_ms)
     tpot = LatencyCheck(slo_ms=phases.tpot_slo_ms, budget_ms=phases.tpot_slo_ms)
     budget_ms = ttft.budget_ms + fit.decode_steps * tpot.budget_ms

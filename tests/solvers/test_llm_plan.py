@@ -101,11 +101,23 @@ def test_the_whole_path() -> None:
     policy = made.policies["llm"]
     assert policy.capacity_rps == each.config.throughput_rps
     assert policy.slo_ms == 1000.0 + 128 * 50.0
-    assert policy.base_latency_ms == each.config.latency_ms < policy.slo_ms
+    assert policy.base_latency_ms == each.config.latency_ms
+    assert each.config.latency_ms < 1000.0 + 128 * 50.0
     assert each.limit_rps is not None
     assert each.limit_rps >= each.config.throughput_rps
     assert each.budget_ms == 500.0 + 128 * 50.0
     assert plot_plan(made).axes
+
+
+def test_no_share_below_either_profile_is_chosen() -> None:
+    """Where prefill was only measured from 600 up, nothing below is extrapolated."""
+    wide = PREFILL_TABLE.select(PREFILL_TABLE.sm_milli >= 600)
+    config = _only(_plan(_llm(prefill_samples=wide))).config
+    assert config is not None
+    assert config.request_milli >= 600
+    free = _only(_plan(_llm())).config
+    assert free is not None
+    assert free.request_milli < 600
 
 
 def test_one_objective_is_still_a_batch() -> None:
@@ -124,8 +136,7 @@ def test_one_objective_is_still_a_batch() -> None:
 
 def test_each_objective_can_be_out_of_reach() -> None:
     """An SLO that nothing meets is a result that names it, with the objectives still on record."""
-    for slos, named in (({"ttft_slo_ms": 20.0}, "TTFT"), ({"tpot_slo_ms": 2.0}, "TPOT")):
-        spec = _llm(**slos)
+    for spec, named in ((_llm(ttft_slo_ms=20.0), "TTFT"), (_llm(tpot_slo_ms=2.0), "TPOT")):
         made = _plan(spec)
         _assert_sound(made, [spec])
         each = _only(made)
@@ -152,7 +163,8 @@ def test_measurements_overrule_the_model(phase: str) -> None:
     spoilt = table.latency_ms.copy()
     at = chosen.batch if phase == "samples" else 512
     spoilt[(table.batch == at) & (table.sm_milli == chosen.request_milli)] *= 20.0
-    spec = _llm(**{phase: ProfileSamples(table.batch, table.sm_milli, spoilt)})
+    changed: dict[str, Any] = {phase: ProfileSamples(table.batch, table.sm_milli, spoilt)}
+    spec = _llm(**changed)
     made = _plan(spec, quantile=None)
     again = made.quotas["llm"]
     assert (again.batch, again.request_milli) != (chosen.batch, chosen.request_milli)

@@ -142,6 +142,17 @@ def test_throughput_counts_requests() -> None:
         assert config.throughput_rps == pytest.approx(float(FIT.throughput_rps(*cell)))
 
 
+def test_the_default_grid_extrapolates_neither_phase() -> None:
+    """Shares start where both phases were measured; where the ranges do not meet, a whole GPU is left."""
+    decode = ProfileSamples([1, 2, 4] * 2, [100] * 3 + [800] * 3, [40.0, 45, 50, 10, 11, 12])
+    for least, shares in ((300, range(300, 801)), (900, [1000])):
+        prefill = ProfileSamples([128, 256, 512], [least] * 3, [30.0, 60, 110])
+        fit = fit_llm(prefill, decode, prompt_tokens=200, output_tokens=50)
+        result = search_llm_quota(fit, ttft_slo_ms=1e6, tpot_slo_ms=1e6)
+        assert result.pareto
+        assert all(config.request_milli in shares for config in result.pareto)
+
+
 def test_each_objective_binds_on_its_own() -> None:
     """A tight TPOT leaves fewer sequences, a tight TTFT forces a greater share."""
     free = search_llm_quota(FIT, ttft_slo_ms=5000.0, tpot_slo_ms=500.0).best
