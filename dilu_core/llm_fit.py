@@ -14,9 +14,9 @@ prefill, so that
     throughput   1000 b / latency                    requests per second
 
 with q the typical prompt and q' the one whose first token is promised. With requests of equal length no request has a
-greater mean TPOT than this, however the slots are staggered; with unequal lengths it is the mean over all tokens, n and
-q stand for the means, and a short answer that meets a prompt or two may have far more. Single gaps between tokens may be
-as long as a prefill.
+greater mean TPOT than this, however the slots are staggered; with unequal lengths it is the mean over all tokens, with
+n and q as means, and a short answer that meets a prompt or two may have far more. Single gaps between tokens may be as
+long as a prefill.
 
 If both surfaces rise in their batch and fall in the share no faster than in proportion, so does the latency: it is a
 LatencyModel, and its throughput never falls with b or s.
@@ -26,7 +26,7 @@ the decode surface was measured at the context of the middle of an answer. Chunk
 the mean.
 
 Sources: iteration-level scheduling, Yu et al., "Orca", OSDI 2022. The two phases, their interference and the two SLOs,
-Zhong et al., "DistServe", OSDI 2024, and Patel et al., "Splitwise", ISCA 2024 (doi 10.1109/ISCA59077.2024.00019).
+Zhong et al., "DistServe", OSDI 2024, and Patel et al., "Splitwise", ISCA 2024 (arXiv:2311.18677).
 """
 
 from __future__ import annotations
