@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
     from dilu_core.fragmentation import FragmentationReport, fragmentation
     from dilu_core.functions import FunctionSpec
+    from dilu_core.interference import InterferenceModel, Tenant
+    from dilu_core.interference_samples import InterferenceSamples, read_interference
     from dilu_core.latency_fit import LatencyFit, TrainingFit
+    from dilu_core.latency_plots import plot_latency
     from dilu_core.llm_fit import LlmFit
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel, TrainingModel
     from dilu_core.placement import PlacementProblem, verify_placement
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from dilu_core.samples import ProfileSamples
     from dilu_core.slots import Placement, Slot
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
+    from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
     from dilu_core.solvers.llm_fitting import fit_llm
     from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
@@ -71,6 +75,10 @@ __all__ = [
     "HorizontalParams",
     "HorizontalState",
     "Instance",
+    "InterferenceFit",
+    "InterferenceModel",
+    "InterferencePrior",
+    "InterferenceSamples",
     "InvalidArgumentError",
     "LatencyCheck",
     "LatencyFit",
@@ -104,6 +112,7 @@ __all__ = [
     "SolveStats",
     "StagedPolicy",
     "StateError",
+    "Tenant",
     "Termination",
     "TerminationReason",
     "TokenLatency",
@@ -116,6 +125,7 @@ __all__ = [
     "Violation",
     "ViolationCode",
     "Workload",
+    "fit_interference",
     "fit_latency",
     "fit_latency_many",
     "fit_llm",
@@ -124,7 +134,9 @@ __all__ = [
     "fragmentation",
     "place",
     "plan",
+    "plot_latency",
     "plot_plan",
+    "read_interference",
     "read_profiles",
     "read_trace",
     "read_workload",
@@ -179,11 +191,20 @@ _NAMES_OF = {
         "fragmentation",
     ),
     "dilu_core.functions": ("FunctionSpec",),
+    "dilu_core.interference": (
+        "InterferenceModel",
+        "Tenant",
+    ),
+    "dilu_core.interference_samples": (
+        "InterferenceSamples",
+        "read_interference",
+    ),
     "dilu_core.latency_fit": (
         "LatencyFit",
         "TrainingFit",
     ),
     "dilu_core.llm_fit": ("LlmFit",),
+    "dilu_core.latency_plots": ("plot_latency",),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
@@ -225,6 +246,11 @@ _NAMES_OF = {
     ),
     "dilu_core.solvers.llm_fitting": ("fit_llm",),
     "dilu_core.solvers.llm_quota": ("search_llm_quota",),
+    "dilu_core.solvers.interference_fit": (
+        "InterferenceFit",
+        "InterferencePrior",
+        "fit_interference",
+    ),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
     "dilu_core.solvers.placement.online": (
         "ClusterState",

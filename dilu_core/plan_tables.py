@@ -128,6 +128,9 @@ def _result_lines(plan: Plan) -> list[str]:
             f"  cost           {cost.per_hour:,.2f} per hour against {cost.whole_gpu_per_hour:,.2f}"
             f" with whole GPUs ({cost.price_per_gpu_hour:g} per GPU-hour)"
         )
+    if plan.slowdowns:
+        worst = max(plan.slowdowns, key=lambda name: plan.slowdowns[name])
+        lines.append(f"  interference   neighbours may slow an instance by up to {plan.slowdowns[worst]:.2f} ({worst})")
     lines += [f"  not planned    {each.name}: {each.detail}" for each in plan.functions if each.config is None]
     lines += [
         f"  not carried    {each.name}: {each.detail}"

@@ -150,6 +150,9 @@ class Plan:
         How the placement ended, and what the whole plan cost to compute.
     price_per_gpu_hour
         Carried along for the summary, where given.
+    slowdowns
+        Instance name -> by what factor its neighbours on the GPU may slow it, for every instance placed; empty where
+        the plan was made without an `InterferenceModel`.
     """
 
     functions: tuple[FunctionPlan, ...]
@@ -163,6 +166,7 @@ class Plan:
     termination: Termination
     stats: SolveStats = field(compare=False)
     price_per_gpu_hour: float | None = None
+    slowdowns: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def quotas(self) -> dict[str, QuotaConfig]:
@@ -227,6 +231,7 @@ class Plan:
             "termination": self.termination.to_dict(),
             "stats": {"seconds": self.stats.seconds, "backend": self.stats.backend, "counts": dict(self.stats.counts)},
             "price_per_gpu_hour": self.price_per_gpu_hour,
+            "slowdowns": dict(self.slowdowns),
         }
 
     @classmethod
@@ -256,6 +261,10 @@ class Plan:
             ),
             stats=_stats(_mapping(document, "stats")),
             price_per_gpu_hour=None if price is None else checks.finite("plan.price_per_gpu_hour", price, at_least=0.0),
+            slowdowns={
+                name: checks.finite(f"plan.slowdowns[{name!r}]", factor, at_least=1.0)
+                for name, factor in _mapping({"slowdowns": {}, **document}, "slowdowns").items()
+            },
         )
         made._check_parts()
         return made
@@ -271,6 +280,8 @@ class Plan:
             checks.fail("plan.functions", "and plan.problem do not have the same instances.")
         if sorted(booked) != sorted((*self.placement.names, *self.unplaced)):
             checks.fail("plan.placement", "and plan.unplaced do not make up the instances of plan.problem.")
+        if self.slowdowns and set(self.slowdowns) != set(self.placement.names):
+            checks.fail("plan.slowdowns", "are not those of the instances of plan.placement.")
         served = {each.name for each in self.functions if each.config is not None and each.kind != "training"}
         if self.policies.keys() != served:
             checks.fail("plan.policies", f"has {sorted(self.policies)}; expected {sorted(served)}.")

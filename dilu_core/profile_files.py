@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 
 from dilu_core import _checks as check
+from dilu_core.csv_tables import bad, number, share_milli, table_rows, whole_number
 from dilu_core.errors import FileFormatError
 from dilu_core.samples import ProfileSamples, failed_latencies
-from dilu_core.units import FULL_GPU_MILLI
 
 _REQUIRED = ("function", "batch", "sm_milli", "latency_ms")
 _OPTIONAL = ("memory_mib", "note", "gpu_type")
@@ -122,84 +120,25 @@ def _refuse_mixtures(where: str, function: str, rows: list[_Row]) -> None:
 
 
 def _rows(where: str) -> Iterator[_Row]:
-    try:
-        text = Path(where).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileFormatError(where, f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if "\0" in text:
-        raise FileFormatError(where, "is not a text file (it holds NUL bytes)")
-    reader = csv.reader(_uncommented(text.split("\n")), strict=True)
-    header: list[str] | None = None
-    try:
-        for fields in reader:
-            if not any(field.strip() for field in fields):
-                continue
-            if header is None:
-                header = _header(where, fields, reader.line_num)
-            elif len(fields) != len(header):
-                _bad(where, reader.line_num, f"{len(fields)} fields under a header of {len(header)}")
-            else:
-                yield _row(where, reader.line_num, dict(zip(header, map(str.strip, fields), strict=True)))
-    except csv.Error as error:
-        raise FileFormatError(where, f"is not well-formed CSV: {error}", reader.line_num) from error
-    if header is None:
-        raise FileFormatError(where, f"is empty; expected a header with {', '.join(_REQUIRED)}")
-
-
-def _uncommented(lines: Iterable[str]) -> Iterator[str]:
-    """Comment lines become blank ones, so that line numbers stay true."""
-    return ("" if line.lstrip().startswith("#") else line for line in lines)
-
-
-def _header(where: str, fields: list[str], line: int) -> list[str]:
-    header = [field.strip() for field in fields]
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        _bad(where, line, f"no column {', '.join(missing)} in the header; found {', '.join(header)}")
-    for name in _REQUIRED + _OPTIONAL:
-        if header.count(name) > 1:
-            _bad(where, line, f"column {name} stands twice in the header")
-    return header
+    return (_row(where, line, fields) for line, fields in table_rows(where, _REQUIRED, _REQUIRED + _OPTIONAL))
 
 
 def _row(where: str, line: int, fields: dict[str, str]) -> _Row:
     if not fields["function"]:
-        _bad(where, line, "function is empty")
-    latency_ms = _number(where, line, "latency_ms", fields["latency_ms"])
-    memory = _number(where, line, "memory_mib", fields.get("memory_mib", ""))
+        bad(where, line, "function is empty")
+    latency_ms = number(where, line, "latency_ms", fields["latency_ms"])
+    memory = number(where, line, "memory_mib", fields.get("memory_mib", ""))
     if failed_latencies(np.array([latency_ms]))[0]:
         memory = math.nan  # a run that failed, perhaps for lack of memory, says nothing of it
     if not math.isnan(memory) and not (math.isfinite(memory) and memory > 0):
-        _bad(where, line, f"memory_mib is {fields['memory_mib']!r}; expected a positive number or nothing")
+        bad(where, line, f"memory_mib is {fields['memory_mib']!r}; expected a positive number or nothing")
     return _Row(
         line=line,
         function=fields["function"],
-        batch=_whole(where, line, "batch", fields["batch"], None),
-        sm_milli=_whole(where, line, "sm_milli", fields["sm_milli"], FULL_GPU_MILLI),
+        batch=whole_number(where, line, "batch", fields["batch"]),
+        sm_milli=share_milli(where, line, "sm_milli", fields["sm_milli"]),
         latency_ms=latency_ms,
         memory_mib=memory,
         note=fields.get("note", ""),
         gpu_type=fields.get("gpu_type", ""),
     )
-
-
-def _number(where: str, line: int, name: str, text: str) -> float:
-    """The number in `text`; NaN for an empty field."""
-    if not text:
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        _bad(where, line, f"{name} is {text!r}; expected a number")
-
-
-def _whole(where: str, line: int, name: str, text: str, greatest: int | None) -> int:
-    value = _number(where, line, name, text)
-    if not value.is_integer() or not 1 <= value <= (greatest or check.LARGEST):
-        span = "of at least 1" if greatest is None else f"between 1 and {greatest} (milli-GPU)"
-        _bad(where, line, f"{name} is {text!r}; expected a whole number {span}")
-    return int(value)
-
-
-def _bad(where: str, line: int, message: str) -> NoReturn:
-    raise FileFormatError(where, message, line)

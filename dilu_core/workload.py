@@ -62,7 +62,8 @@ from dilu_core.profile_files import read_profiles
 from dilu_core.samples import ProfileSamples
 
 PLAN_OPTIONS = (
-    "quantile", "exec_fraction", "sizing", "headroom", "sm_step_milli", "limit_factor", "time_limit_s", "gap", "seed",
+    "quantile", "exec_fraction", "sizing", "headroom", "sm_step_milli", "limit_factor", "interference",
+    "time_limit_s", "gap", "seed",
 )  # fmt: skip
 """Keys of the [plan] table, each the keyword of `dilu_core.plan` with that name."""
 

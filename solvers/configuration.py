@@ -17,9 +17,13 @@ from dilu_core.cluster import Oversubscription
 from dilu_core.evidence import Evidence
 from dilu_core.fit_diagnostics import repeated_batches
 from dilu_core.functions import FunctionSpec
+from dilu_core.latency_fit import LatencyFit
+from dilu_core.performance import RooflineModel
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid, QuotaSearchResult
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency, fit_training
+from dilu_core.solvers.interference_margin import SharingMargin
+from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE
 from dilu_core.solvers.quota_search import search_quota, search_training_quota
 from dilu_core.token_latency import TokenLatency
 from dilu_core.units import FULL_GPU_MILLI
@@ -33,7 +37,7 @@ class Configuration:
     samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how. Inference also has
     `whole_gpu`, the configuration of greatest throughput on a whole GPU (`None` where that is not feasible), and
     `alternatives`, other good ways to carry the load, in a fixed order (empty unless sized by load). An LLM whose
-    phases are planned apart has `tokens` (see `solvers.llm_configuration`).
+    phases are planned apart has `tokens` (see `solvers.llm_configuration`). `model` predicted its latencies.
     """
 
     config: QuotaConfig | None
@@ -46,6 +50,7 @@ class Configuration:
     whole_gpu: Configuration | None = None
     alternatives: tuple[Configuration, ...] = ()
     tokens: TokenLatency | None = None
+    model: RooflineModel | None = None
 
 
 def configure(
@@ -58,10 +63,12 @@ def configure(
     headroom: float,
     step_milli: int,
     limit_factor: float | None,
+    margin: SharingMargin | None = None,
 ) -> Configuration:
     """The configuration of `function`, one latency surface, for GPUs under `caps`.
 
-    See `dilu_core.plan` for the other arguments.
+    See `dilu_core.plan` for the other arguments. With a `margin`, inference keeps its budget even where it is slowed by
+    so much.
     """
     trusted, warnings = without_repeats(function.samples)
     samples = trusted.merged()
@@ -74,6 +81,8 @@ def configure(
     fit = fit_latency(trusted)
     warnings += fit.diagnostics()  # of what is left, so nothing is said twice
     blocked = cells_over(samples, grid, budget_ms)
+    if margin is not None:
+        blocked += _cells_over_when_slowed(fit, samples, grid, budget_ms, quantile, margin)
     rule = LimitRule(request_factor=limit_factor)
 
     def search(over: QuotaGrid) -> QuotaSearchResult:
@@ -91,7 +100,7 @@ def configure(
         at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
         measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
         rate = 1000.0 * config.batch / at_limit_ms
-        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings)
+        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings, model=fit.model)
 
     found = search(grid)
     if found.best is None:
@@ -132,7 +141,7 @@ def _configure_training(
         return Configuration(None, found.termination.detail, warnings=warnings)
     measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
     rate = float(fit.model.throughput_sps(config.limit_milli))
-    return Configuration(config, "", None, rate, measured_ms, evidence, warnings)
+    return Configuration(config, "", None, rate, measured_ms, evidence, warnings, model=fit.step.model)
 
 
 def _least(pareto: Sequence[QuotaConfig], load_rps: float, share_of: Callable[[QuotaConfig], int]) -> QuotaConfig:
@@ -209,3 +218,23 @@ def cells_over(samples: ProfileSamples, grid: QuotaGrid, budget_ms: float) -> li
             if measured_ms is not None and measured_ms > budget_ms:
                 over.append((batch, share))
     return over
+
+
+def _cells_over_when_slowed(
+    fit: LatencyFit,
+    samples: ProfileSamples,
+    grid: QuotaGrid,
+    budget_ms: float,
+    quantile: float | None,
+    margin: SharingMargin,
+) -> list[tuple[int, int]]:
+    """Cells of `grid` whose bound, or whose measurement, times the slowdown of `margin` exceeds `budget_ms`."""
+    batches, shares = np.array(grid.batches)[:, None], np.array(grid.sm_milli)
+    factors = margin.factors(fit.model, grid)
+    bound_ms = fit.latency_ms(batches, shares) if quantile is None else fit.upper_ms(batches, shares, quantile)
+    over = bound_ms * factors > budget_ms * (1.0 + BUDGET_TOLERANCE)
+    for i, batch in enumerate(grid.batches):
+        for j, share in enumerate(grid.sm_milli):
+            measured_ms, _ = read_table(samples, batch, share)
+            over[i, j] |= measured_ms is not None and measured_ms * factors[i, j] > budget_ms
+    return [(grid.batches[i], grid.sm_milli[j]) for i, j in np.argwhere(over).tolist()]

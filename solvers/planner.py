@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import Cluster, Oversubscription
 from dilu_core.functions import FunctionSpec
+from dilu_core.interference import InterferenceModel, Tenant
+from dilu_core.performance import RooflineModel
 from dilu_core.placement import Placement, PlacementProblem
 from dilu_core.plans import FunctionPlan, Plan
+from dilu_core.quota import QuotaConfig
 from dilu_core.result import SolveStats
 from dilu_core.solvers.backends import resolved
 from dilu_core.solvers.configuration import Configuration, configure
 from dilu_core.solvers.function_plans import function_plan, gpus_alone, instances_of, policy_of
+from dilu_core.solvers.interference_margin import (
+    SharingMargin,
+    interference_model,
+    placed_slowdowns,
+    sharing_margins,
+    with_slowdown_warnings,
+)
 from dilu_core.solvers.llm_configuration import configure_llm
 from dilu_core.solvers.placement.place import PlacementResult, place
 
@@ -32,6 +42,7 @@ def plan(
     headroom: float = 0.0,
     sm_step_milli: int = 50,
     limit_factor: float | None = 2.0,
+    interference: InterferenceModel | str | None = None,
     oversubscription: Oversubscription | None = None,
     current: Placement | None = None,
     max_migrations: int | None = None,
@@ -66,6 +77,12 @@ def plan(
     limit_factor
         An inference function's limit is at most this many times its request (`None`: no such cap; see `LimitRule`).
         The ratio of the two caps of `oversubscription` packs densest, as limits then never bind before requests.
+    interference
+        How neighbours on a GPU slow each other: a fitted `InterferenceModel`, or "default" for the pooled one (see
+        `InterferenceModel.default`). Inference then keeps its budget even beside the heaviest neighbours that the caps
+        leave room for, at `quantile`; on a whole GPU it has none. After placement `Plan.slowdowns` tells what each
+        instance meets, and a warning where that exceeds the budget. Rates stay those of instances alone: leave
+        `headroom` for what neighbours cost. `None` takes a share to be as good beside neighbours as alone.
     oversubscription
         Caps on requests and limits per GPU.
     current, max_migrations
@@ -93,20 +110,31 @@ def plan(
         checks.fail("oversubscription", f"is {caps!r:.80}; expected an Oversubscription.")
     ran_on = resolved(backend)
 
+    beside = interference_model(interference)
+
     # 1. Samples -> model -> the configuration of each function that keeps its latency budget.
-    choices = [
-        (configure if spec.phases is None else configure_llm)(
-            spec,
-            caps,
-            quantile=quantile,
-            exec_fraction=exec_fraction,
-            sizing=sizing,
-            headroom=headroom,
-            step_milli=sm_step_milli,
-            limit_factor=limit_factor,
-        )
-        for spec in specs
-    ]
+    def configured(margins: Sequence[SharingMargin | None]) -> list[Configuration]:
+        return [
+            (configure if spec.phases is None else configure_llm)(
+                spec,
+                caps,
+                quantile=quantile,
+                exec_fraction=exec_fraction,
+                sizing=sizing,
+                headroom=headroom,
+                step_milli=sm_step_milli,
+                limit_factor=limit_factor,
+                margin=margin,
+            )
+            for spec, margin in zip(specs, margins, strict=True)
+        ]
+
+    choices = configured([None] * len(specs))
+    models = {spec.name: choice.model for spec, choice in zip(specs, choices, strict=True)}
+    if beside is not None:  # now with a margin for the neighbours that these configurations make
+        configs = [choice.config for choice in choices]
+        tenants = {spec.name: _tenant(spec.name, config, models) for spec, config in zip(specs, configs, strict=True)}
+        choices = configured(sharing_margins(specs, configs, tenants, beside, caps, quantile))
 
     # 2. Configuration and load -> how many instances, and what each of them books.
     # 3. Instances -> GPUs, with a proven lower bound.
@@ -148,8 +176,12 @@ def plan(
         if each.config is not None and not spec.is_training
     }
     placed = best.placed
+    slowdowns: dict[str, float] = {}
+    if beside is not None:  # 5. What each instance's actual neighbours cost it.
+        tenants = {each.name: _tenant(each.name, each.config, models) for each in best.functions}
+        slowdowns = placed_slowdowns(best.problem, placed.placement, tenants, beside, quantile)
     return Plan(
-        functions=tuple(best.functions),
+        functions=tuple(with_slowdown_warnings(each, slowdowns) for each in best.functions),
         problem=best.problem,
         placement=placed.placement,
         unplaced=dict(placed.unplaced),
@@ -160,7 +192,16 @@ def plan(
         termination=placed.termination,
         stats=SolveStats(time.perf_counter() - started, ran_on, placed.stats.counts),
         price_per_gpu_hour=price,
+        slowdowns=slowdowns,
     )
+
+
+def _tenant(name: str, config: QuotaConfig | None, models: Mapping[str, RooflineModel | None]) -> Tenant:
+    """The function at its request, as its neighbours see it; the worst case where it has no model."""
+    model = models[name]
+    if config is None or model is None:
+        return Tenant(name)
+    return Tenant.of(name, model, config.batch, config.request_milli)
 
 
 @dataclass(frozen=True)
