@@ -38,6 +38,7 @@ SHARPNESS = 3.0
 CONTEXT_MIB = 600  # CUDA context and libraries
 
 BATCHES = (1, 2, 4, 8, 16, 32)
+PROMPTS = (128, 256, 512, 1024, 2048)  # tokens
 SHARES = tuple(range(100, 1001, 100))
 FP16 = 2
 MIB = 2**20
@@ -118,6 +119,10 @@ SERVED = (
     transformer("roberta-large", layers=24, width=1024, heads=16, parameters=355e6),
     decode_step("llama2-7b-decode", layers=32, width=4096, parameters=6.74e9),
 )
+PREFILLED = {
+    tokens: transformer("llama2-7b-prefill", layers=32, width=4096, heads=32, parameters=6.74e9, tokens=tokens)
+    for tokens in PROMPTS
+}
 TRAINED = {"resnet152-training": SERVED[1], "bert-base-training": SERVED[2]}
 TRAINING_BATCH = 32
 
@@ -130,14 +135,16 @@ def table() -> str:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("function", "gpu_type", "batch", "sm_milli", "latency_ms", "memory_mib", "note"))
 
-    def write(name: str, latency: RooflineModel, batch: int, memory_mib: int) -> None:
+    def write(name: str, latency: RooflineModel, batch: int, memory_mib: int, column: int | None = None) -> None:
         for share in SHARES:
             time_ms = float(latency.latency_ms(batch, share))
-            rows.writerow((name, GPU, batch, share, f"{time_ms:.3f}", memory_mib, "generated"))
+            rows.writerow((name, GPU, column or batch, share, f"{time_ms:.3f}", memory_mib, "generated"))
 
     for model in SERVED:
         for batch in BATCHES:
             write(model.name, model.inference(), batch, model.inference_mib(batch))
+    for tokens, model in PREFILLED.items():  # one prompt: the batch column holds its tokens
+        write(model.name, model.inference(), 1, model.inference_mib(1), column=tokens)
     for name, model in TRAINED.items():
         write(name, model.training(), TRAINING_BATCH, model.training_mib(TRAINING_BATCH))
     return out.getvalue()

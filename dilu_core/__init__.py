@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dilu_core.latency_plots import plot_latency
     from dilu_core.latency_prior import LatencyPrior
     from dilu_core.latency_surface import MonotoneSurface
+    from dilu_core.llm_fit import LlmFit
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel
     from dilu_core.placement import PlacementProblem, verify_placement
     from dilu_core.plans import FunctionPlan, Plan
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from dilu_core.solvers.calibrating import calibrate
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
+    from dilu_core.solvers.llm_fitting import fit_llm
+    from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
     from dilu_core.solvers.warm_up import warm_up
+    from dilu_core.token_latency import LatencyCheck, TokenLatency
     from dilu_core.traces import ArrivalTrace, read_trace
     from dilu_core.training_model import TrainingModel
     from dilu_core.upper_bound import UpperBound
@@ -88,11 +92,13 @@ __all__ = [
     "InterferencePrior",
     "InterferenceSamples",
     "InvalidArgumentError",
+    "LatencyCheck",
     "LatencyFit",
     "LatencyModel",
     "LatencyPrior",
     "Limit",
     "LimitRule",
+    "LlmFit",
     "MemoryModel",
     "MigrationPlan",
     "MonotoneSurface",
@@ -123,6 +129,7 @@ __all__ = [
     "Tenant",
     "Termination",
     "TerminationReason",
+    "TokenLatency",
     "TrainingFit",
     "TrainingModel",
     "UpperBound",
@@ -138,6 +145,7 @@ __all__ = [
     "fit_interference",
     "fit_latency",
     "fit_latency_many",
+    "fit_llm",
     "fit_memory",
     "fit_training",
     "fragmentation",
@@ -151,6 +159,7 @@ __all__ = [
     "read_trace",
     "read_workload",
     "replay",
+    "search_llm_quota",
     "search_quota",
     "search_quota_many",
     "search_training_quota",
@@ -222,6 +231,7 @@ _NAMES_OF = {
     "dilu_core.latency_plots": ("plot_latency",),
     "dilu_core.latency_prior": ("LatencyPrior",),
     "dilu_core.latency_surface": ("MonotoneSurface",),
+    "dilu_core.llm_fit": ("LlmFit",),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
@@ -267,6 +277,8 @@ _NAMES_OF = {
         "InterferencePrior",
         "fit_interference",
     ),
+    "dilu_core.solvers.llm_fitting": ("fit_llm",),
+    "dilu_core.solvers.llm_quota": ("search_llm_quota",),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
     "dilu_core.solvers.placement.online": (
         "ClusterState",
@@ -293,6 +305,10 @@ _NAMES_OF = {
         "replay",
     ),
     "dilu_core.solvers.warm_up": ("warm_up",),
+    "dilu_core.token_latency": (
+        "LatencyCheck",
+        "TokenLatency",
+    ),
     "dilu_core.traces": (
         "ArrivalTrace",
         "read_trace",

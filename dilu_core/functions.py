@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import INSTANCE_KINDS, InstanceKind
+from dilu_core.llm_phases import LlmPhases
 from dilu_core.quota import QuotaGrid
 from dilu_core.samples import ProfileSamples
 
@@ -26,10 +28,21 @@ class FunctionSpec:
         The profile: latency of one batch (for training, of one step) over batch size and SM share.
     slo_ms
         Latency objective of a request, inference only. A batch may execute for `exec_fraction * slo_ms` of it.
+    prefill_samples, ttft_slo_ms, tpot_slo_ms, prompt_tokens, output_tokens
+        Of an `llm-inference` function, all five together instead of `slo_ms`: its two phases apart, as `LlmFit`
+        describes. `samples` is then the decode phase, one step over concurrent sequences and share, and
+        `prefill_samples` the time to first token of one prompt over its tokens (in the batch column) and share. The
+        objectives are the time to first token, of which `exec_fraction` is for the step in progress and the prompt
+        itself, and the mean time per further token. `prompt_tokens` and `output_tokens` are those of the mean request.
+        `load_rps` still counts requests.
+    ttft_prompt_tokens
+        The prompt whose first token must keep `ttft_slo_ms`, such as the 95th percentile; `None`: `prompt_tokens`.
     load_rps
         Requests per second that the plan must carry, inference only. Zero means: no instance now, policy ready.
     memory_mib
-        GPU memory of one instance (of each GPU of a gang). `None` fits it from the samples' memory column.
+        GPU memory of one instance (of each GPU of a gang). `None` fits it from the samples' memory column; of an LLM
+        that is the decode phase, whose memory grows by the cache of each sequence, and what its prompt takes on top
+        where `prefill_samples` have the column.
     gpus
         GPUs of a training gang, all on one node.
     instances
@@ -71,6 +84,12 @@ class FunctionSpec:
     anti_affinity: tuple[str, ...] = ()
     gpu_types: tuple[str, ...] | None = None
     grid: QuotaGrid | None = None
+    prefill_samples: ProfileSamples | None = None
+    ttft_slo_ms: float | None = None
+    tpot_slo_ms: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    ttft_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -114,7 +133,23 @@ class FunctionSpec:
     def is_training(self) -> bool:
         return self.kind == "training"
 
+    @cached_property
+    def phases(self) -> LlmPhases | None:
+        """The prefill and decode phases and their objectives, where those are given instead of `slo_ms`."""
+        given = {name: getattr(self, name) for name in _PHASES}
+        if any(value is None for value in given.values()):
+            return None
+        return LlmPhases(**given, ttft_prompt_tokens=self.ttft_prompt_tokens)
+
+    @property
+    def request_slo_ms(self) -> float | None:
+        """The latency objective of a whole request: `slo_ms`, or what TTFT and TPOT amount to."""
+        return self.slo_ms if self.phases is None else self.phases.request_slo_ms
+
     def _check_training(self) -> None:
+        for name in (*_PHASES, "ttft_prompt_tokens"):
+            if getattr(self, name) is not None:
+                checks.fail(name, f"is given for training function {self.name!r}; only llm-inference has phases.")
         if self.slo_ms is not None:
             checks.fail("slo_ms", f"is {self.slo_ms!r} for training function {self.name!r}; only inference has an SLO.")
         if self.load_rps:
@@ -132,11 +167,37 @@ class FunctionSpec:
             )
 
     def _check_inference(self) -> None:
-        if self.slo_ms is None:
-            checks.fail("slo_ms", f"of {self.kind} function {self.name!r} is missing; expected milliseconds.")
         put = object.__setattr__
-        put(self, "slo_ms", checks.finite("slo_ms", self.slo_ms, above=0.0))
+        given = [name for name in (*_PHASES, "ttft_prompt_tokens") if getattr(self, name) is not None]
+        if given:
+            self._check_phases(given)
+        elif self.slo_ms is None:
+            instead = " (or ttft_slo_ms and tpot_slo_ms)" if self.kind == "llm-inference" else ""
+            checks.fail("slo_ms", f"of {self.kind} function {self.name!r} is missing; expected milliseconds{instead}.")
+        else:
+            put(self, "slo_ms", checks.finite("slo_ms", self.slo_ms, above=0.0))
         object.__setattr__(self, "load_rps", checks.finite("load_rps", self.load_rps, at_least=0.0))
         put(self, "gpus", checks.integer("gpus", self.gpus, at_least=1))
         if self.gpus != 1:
             checks.fail("gpus", f"is {self.gpus!r} for {self.kind} function {self.name!r}; only training takes a gang.")
+
+    def _check_phases(self, given: list[str]) -> None:
+        if self.kind != "llm-inference":
+            checks.fail(given[0], f"is given for {self.kind} function {self.name!r}; only llm-inference has phases.")
+        if self.slo_ms is not None:
+            checks.fail("slo_ms", f"of {self.name!r} is given beside {given[0]}; an LLM has one objective or the pair.")
+        for name in _PHASES:
+            if getattr(self, name) is None:
+                checks.fail(name, f"of {self.name!r} is missing; {given[0]} is given, and needs {', '.join(_PHASES)}.")
+        phases = self.phases
+        assert phases is not None
+        for name in given:
+            object.__setattr__(self, name, getattr(phases, name))
+        theirs, ours = phases.prefill_samples.gpu_type, self.samples.gpu_type
+        if theirs and ours and theirs != ours:
+            checks.fail(
+                "prefill_samples", f"of {self.name!r} come from {theirs}, its samples from {ours}; both share a GPU."
+            )
+
+
+_PHASES = ("prefill_samples", "ttft_slo_ms", "tpot_slo_ms", "prompt_tokens", "output_tokens")

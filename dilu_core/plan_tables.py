@@ -16,8 +16,9 @@ _MARKS = {"measured": "", "interpolated": "~", "model": ""}
 
 def summary_of(plan: Plan) -> str:
     """Quotas, placement and result of `plan`, each under its own heading."""
-    parts = ["Quotas", _quota_table(plan), "", "Placement", _gpu_table(plan), "", "Result", *_result_lines(plan)]
-    return "\n".join(parts)
+    tokens = ["", "Tokens", _token_table(plan)] if any(each.tokens for each in plan.functions) else []
+    parts = ["Quotas", _quota_table(plan), *tokens, "", "Placement", _gpu_table(plan), "", "Result"]
+    return "\n".join([*parts, *_result_lines(plan)])
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
@@ -77,6 +78,23 @@ def _quota_row(each: FunctionPlan) -> tuple[str, ...]:
     )
 
 
+def _token_table(plan: Plan) -> str:
+    """The two objectives of each LLM that has them, a row each."""
+    header = ("function", "objective", "prompt", "output", "sequences", "mean", "upper", "table", "budget", "slo")
+    rows = []
+    for each in plan.functions:
+        if each.tokens is None:
+            continue
+        sequences = "-" if each.config is None else str(each.config.batch)
+        tokens = each.tokens
+        kinds = ("TTFT", tokens.ttft_prompt_tokens, tokens.ttft), ("TPOT", tokens.prompt_tokens, tokens.tpot)
+        for name, prompt, of in kinds:
+            table = _MARKS[of.evidence] + _ms(of.measured_ms)
+            times = _ms(of.latency_ms), _ms(of.upper_ms), table, _ms(of.budget_ms), _ms(of.slo_ms)
+            rows.append((each.name, name, str(prompt), str(tokens.output_tokens), sequences, *times))
+    return text_table(header, rows, left=(0, 1))
+
+
 def _gpu_table(plan: Plan) -> str:
     if not plan.placement:
         return "  nothing to place"
@@ -122,9 +140,19 @@ def _result_lines(plan: Plan) -> list[str]:
     lines += [f"  not placed     {name}: {why}" for name, why in plan.unplaced.items()]
     lines += [f"  note           {each.name}: {warning}" for each in plan.functions for warning in each.warnings]
     lines.append("  latencies in ms per batch (per step for training), at the request; table: the profile's own value")
-    if any(each.evidence == "interpolated" for each in plan.functions):
-        lines.append("  ~: read between two measured shares")
+    if any(each.tokens is not None for each in plan.functions):
+        lines.append(
+            "  an LLM in the table of tokens: batch is its concurrent sequences, latency that of a request in its slot,"
+            " rates are requests"
+        )
+    if any("interpolated" in _evidence(each) for each in plan.functions):
+        lines.append("  ~: read between two measured shares or prompts")
     return lines
+
+
+def _evidence(each: FunctionPlan) -> tuple[str, ...]:
+    tokens = each.tokens
+    return (each.evidence,) if tokens is None else (each.evidence, tokens.ttft.evidence, tokens.tpot.evidence)
 
 
 def _percent(milli: int) -> str:

@@ -6,24 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import INSTANCE_KINDS, InstanceKind
 from dilu_core.coscaling.horizontal import HorizontalParams
 from dilu_core.cost import CostReport
 from dilu_core.errors import InvalidArgumentError
+from dilu_core.evidence import EVIDENCE, Evidence
 from dilu_core.fragmentation import FragmentationReport, fragmentation
 from dilu_core.placement import Placement, PlacementProblem, verify_placement
 from dilu_core.plan_tables import summary_of
 from dilu_core.quota import QuotaConfig
 from dilu_core.result import SolveStats, Termination
+from dilu_core.token_latency import TokenLatency
 
 _VERSION = 1
-
-Evidence = Literal["measured", "interpolated", "model"]
-EVIDENCE: tuple[Evidence, ...] = ("measured", "interpolated", "model")
-"""What stands behind a latency: a measurement of that very cell, the measurements on both sides of it, or the fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +33,10 @@ class FunctionPlan:
     count samples per second. `measured_ms` is what the profile itself says of the configuration (`evidence` tells how)
     and `budget_ms` what a batch may take; `warnings` say what is odd in the profile. `instances` names its instances,
     placed or not; `whole_gpu_gpus` is the number of GPUs it would take if each instance had its GPUs alone.
+
+    An LLM function with objectives for TTFT and TPOT has `tokens`, which says how it keeps them. Its batch is the
+    number of concurrent sequences, its latency the time of a request in its slot while all slots are busy, `slo_ms` and
+    `budget_ms` what the two objectives amount to for a typical request, and rates count requests.
     """
 
     name: str
@@ -52,6 +54,7 @@ class FunctionPlan:
     instances: tuple[str, ...] = ()
     whole_gpu_gpus: int = 0
     warnings: tuple[str, ...] = ()
+    tokens: TokenLatency | None = None
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
@@ -68,6 +71,8 @@ class FunctionPlan:
         checks.integer("whole_gpu_gpus", self.whole_gpu_gpus, at_least=0)
         object.__setattr__(self, "instances", checks.names("instances", self.instances))
         object.__setattr__(self, "warnings", checks.names("warnings", self.warnings))
+        if self.tokens is not None and not isinstance(self.tokens, TokenLatency):
+            checks.fail("tokens", f"is {self.tokens!r:.80}; expected a TokenLatency or None.")
 
     @property
     def capacity_rps(self) -> float:
@@ -91,6 +96,7 @@ class FunctionPlan:
             "instances": list(self.instances),
             "warnings": list(self.warnings),
             "config": config,
+            "tokens": None if self.tokens is None else self.tokens.to_dict(),
         }
 
     @classmethod
@@ -98,8 +104,14 @@ class FunctionPlan:
         """The value `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
         entry = checks.document("function", data, version=_VERSION)
         raw = checks.item("function", entry, "config")
-        values = {**entry, "config": None if raw is None else QuotaConfig.from_dict(raw)}
-        return checks.build("function", values, cls, required=(*_FUNCTION_KEYS, "instances", "warnings", "config"))
+        tokens = entry.get("tokens")  # plans of version 0.1.0 have none
+        values = {
+            **entry,
+            "config": None if raw is None else QuotaConfig.from_dict(raw),
+            "tokens": None if tokens is None else TokenLatency.from_dict(tokens),
+        }
+        required = (*_FUNCTION_KEYS, "instances", "warnings", "config", "tokens")
+        return checks.build("function", values, cls, required=required)
 
 
 _FUNCTION_KEYS = (

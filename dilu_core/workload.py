@@ -29,6 +29,18 @@ profile = "bert_base"
 slo_ms = 120
 load_rps = 400
 memory_mib = 3000
+
+[[functions]]                                   # an LLM whose two phases are planned apart
+name = "llama"
+kind = "llm-inference"
+profile = "llama_decode"                        # batch: concurrent sequences; latency: one decode step
+prefill_profile = "llama_prefill"               # batch: tokens of one prompt; latency: time to first token
+ttft_slo_ms = 800                               # objectives: time to first token,
+tpot_slo_ms = 50                                # and mean time per further token
+prompt_tokens = 500                             # of the mean request
+output_tokens = 200
+ttft_prompt_tokens = 1000                       # optional: the longest prompt that must keep ttft_slo_ms
+load_rps = 12                                   # requests
 """
 
 from __future__ import annotations
@@ -44,7 +56,7 @@ from typing import Any
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import MOST_NODES, Cluster, GpuType, Node, Oversubscription
-from dilu_core.errors import DiluError, FileFormatError
+from dilu_core.errors import DiluError, FileFormatError, InvalidArgumentError
 from dilu_core.functions import FunctionSpec
 from dilu_core.profile_files import read_profiles
 from dilu_core.samples import ProfileSamples
@@ -139,22 +151,33 @@ def _read_tables(entries: object, folder: Path) -> dict[str, ProfileSamples]:
 
 
 def _functions(rows: list[dict[str, Any]], profiles: Mapping[str, ProfileSamples]) -> tuple[FunctionSpec, ...]:
-    settable = {each.name for each in fields(FunctionSpec)} - {"samples", "grid"}
+    settable = {each.name for each in fields(FunctionSpec)} - {"samples", "prefill_samples", "grid"}
     functions = []
     for i, row in enumerate(rows):
         where = f"functions[{i}]"
-        _refuse_unknown(where, row, settable | {"profile"})
-        values = {key: value for key, value in row.items() if key != "profile"}
-        profile = checks.text(f"{where}.profile", row.get("profile", row.get("name")))
-        if profile not in profiles:
-            near = _nearest(profile, profiles)
-            checks.fail(f"{where}.profile", f"is {profile!r}, which no table in `profiles` has{near}.")
-        values["samples"] = profiles[profile]
-        functions.append(
-            checks.build(where, values, FunctionSpec, required=("name", "kind", "samples"), optional=tuple(values))
-        )
+        _refuse_unknown(where, row, settable | {"profile", "prefill_profile"})
+        values = {key: value for key, value in row.items() if key not in ("profile", "prefill_profile")}
+        values["samples"] = _profile(f"{where}.profile", row.get("profile", row.get("name")), profiles)
+        if "prefill_profile" in row:
+            values["prefill_samples"] = _profile(f"{where}.prefill_profile", row["prefill_profile"], profiles)
+        functions.append(_function(where, values))
     checks.distinct("functions", [function.name for function in functions])
     return tuple(functions)
+
+
+def _function(where: str, values: Mapping[str, Any]) -> FunctionSpec:
+    try:
+        return checks.build(where, values, FunctionSpec, required=("name", "kind", "samples"), optional=tuple(values))
+    except InvalidArgumentError as error:  # these samples have another name in this file
+        here = (text.replace("prefill_samples", "prefill_profile") for text in (error.argument, error.message))
+        raise InvalidArgumentError(*here) from error
+
+
+def _profile(where: str, entry: object, profiles: Mapping[str, ProfileSamples]) -> ProfileSamples:
+    profile = checks.text(where, entry)
+    if profile not in profiles:
+        checks.fail(where, f"is {profile!r}, which no table in `profiles` has{_nearest(profile, profiles)}.")
+    return profiles[profile]
 
 
 def _cluster(rows: list[dict[str, Any]], gpu_types: object) -> Cluster:

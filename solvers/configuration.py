@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dilu_core.cluster import Oversubscription
+from dilu_core.evidence import Evidence
 from dilu_core.fit_diagnostics import repeated_batches
 from dilu_core.functions import FunctionSpec
 from dilu_core.latency_fit import LatencyFit
 from dilu_core.performance import RooflineModel
-from dilu_core.plans import Evidence
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid, QuotaSearchResult
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency, fit_training
 from dilu_core.solvers.interference_margin import SharingMargin
 from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE
 from dilu_core.solvers.quota_search import search_quota, search_training_quota
+from dilu_core.token_latency import TokenLatency
 from dilu_core.units import FULL_GPU_MILLI
 
 
@@ -35,8 +36,8 @@ class Configuration:
     `config` is `None` where nothing is feasible; `detail` then says why. Rates are requests per second, for training
     samples per second. `measured_ms` is what the profile says of the configuration, `evidence` how. Inference also has
     `whole_gpu`, the configuration of greatest throughput on a whole GPU (`None` where that is not feasible), and
-    `alternatives`, other good ways to carry the load, in a fixed order (empty unless sized by load). `model` predicted
-    its latencies.
+    `alternatives`, other good ways to carry the load, in a fixed order (empty unless sized by load). An LLM whose
+    phases are planned apart has `tokens` (see `solvers.llm_configuration`). `model` predicted its latencies.
     """
 
     config: QuotaConfig | None
@@ -48,6 +49,7 @@ class Configuration:
     warnings: tuple[str, ...] = ()
     whole_gpu: Configuration | None = None
     alternatives: tuple[Configuration, ...] = ()
+    tokens: TokenLatency | None = None
     model: RooflineModel | None = None
 
 
@@ -63,9 +65,10 @@ def configure(
     limit_factor: float | None,
     margin: SharingMargin | None = None,
 ) -> Configuration:
-    """The configuration of `function` for GPUs under `caps`; see `dilu_core.plan` for the other arguments.
+    """The configuration of `function`, one latency surface, for GPUs under `caps`.
 
-    With a `margin`, inference keeps its budget even where it is slowed by so much.
+    See `dilu_core.plan` for the other arguments. With a `margin`, inference keeps its budget even where it is slowed by
+    so much.
     """
     trusted, warnings = without_repeats(function.samples)
     samples = trusted.merged()
@@ -103,9 +106,21 @@ def configure(
     if found.best is None:
         return Configuration(None, found.termination.detail, budget_ms, warnings=warnings)
     whole = search(QuotaGrid(grid.batches, (FULL_GPU_MILLI,))).best
+    load_rps = function.load_rps * (1.0 + headroom) if sizing == "load" else None
+    return chosen_for(load_rps, found, whole, caps, described)
+
+
+def chosen_for(
+    load_rps: float | None,
+    found: QuotaSearchResult,
+    whole: QuotaConfig | None,
+    caps: Oversubscription,
+    described: Callable[[QuotaConfig], Configuration],
+) -> Configuration:
+    """The best of `found` (with a load: what carries it in the least share first), with its alternatives."""
+    assert found.best is not None
     wanted = [found.best]
-    if sizing == "load":
-        load_rps = function.load_rps * (1.0 + headroom)
+    if load_rps is not None:
         wanted = [_least(found.pareto, load_rps, share) for share in (_request, _scarcer_cap(caps))] + wanted
     first, *others = (described(config) for config in wanted)
     return replace(first, whole_gpu=None if whole is None else described(whole), alternatives=tuple(others))

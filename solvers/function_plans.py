@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from dilu_core import _checks as checks
 from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.coscaling.params import HorizontalParams
@@ -12,9 +14,13 @@ from dilu_core.functions import FunctionSpec
 from dilu_core.plans import FunctionPlan
 from dilu_core.solvers.configuration import Configuration, instances_for
 from dilu_core.solvers.memory_fit import fit_memory
+from dilu_core.units import demand_units
 
 MOST_INSTANCES = 1_000_000
 """Of one function. A load that needs more is a mistake in units, and would only fill the memory."""
+
+MOST_LOAD_FOR_TTFT = 0.7
+"""Part of an LLM instance's capacity up to which waiting seldom takes more than half of the TTFT SLO."""
 
 
 def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cluster: Cluster) -> FunctionPlan:
@@ -24,17 +30,18 @@ def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cl
         kind=spec.kind,
         config=None,
         detail=choice.detail,
-        slo_ms=spec.slo_ms,
+        slo_ms=spec.request_slo_ms,
         budget_ms=choice.budget_ms,
         load_rps=spec.load_rps,
         gpus=spec.gpus,
         warnings=choice.warnings,
+        tokens=choice.tokens,
     )
     if choice.config is None:
         return unplanned
     memory_mib = spec.memory_mib
     if memory_mib is None:
-        memory_mib = fit_memory(spec.samples).memory_mib(choice.config.batch)
+        memory_mib = fit_memory(spec.samples).memory_mib(choice.config.batch) + _prompt_memory_mib(spec)
     wanted_rps = spec.load_rps * (1.0 + headroom)
     count, detail = _instance_count(spec, choice.config.throughput_rps, wanted_rps)
     if count > MOST_INSTANCES:
@@ -51,8 +58,18 @@ def function_plan(spec: FunctionSpec, choice: Configuration, headroom: float, cl
         memory_mib=memory_mib,
         instances=tuple(f"{spec.name}#{i}" for i in range(count)),
         whole_gpu_gpus=_whole_gpu_gpus(spec, choice, count, wanted_rps, memory_mib, cluster),
-        warnings=choice.warnings + _elsewhere(spec, cluster),
+        warnings=choice.warnings + _elsewhere(spec, cluster) + _crowded(spec, count * choice.config.throughput_rps),
     )
+
+
+def _prompt_memory_mib(spec: FunctionSpec) -> int:
+    """What the prompt in prefill takes on top of weights and caches, by the slope of the prefill samples' memory."""
+    if spec.phases is None:
+        return 0
+    samples = spec.phases.prefill_samples
+    if samples.memory_mib is None or np.isnan(samples.memory_mib).all():
+        return 0
+    return demand_units(fit_memory(samples).per_sample_mib * spec.phases.promised_tokens)
 
 
 def _elsewhere(spec: FunctionSpec, cluster: Cluster) -> tuple[str, ...]:
@@ -61,6 +78,17 @@ def _elsewhere(spec: FunctionSpec, cluster: Cluster) -> tuple[str, ...]:
     if not measured_on or measured_on in {kind.name for kind in cluster.gpu_types}:
         return ()
     return (f"Profiled on {measured_on}, which this cluster does not have; its latencies may not hold here.",)
+
+
+def _crowded(spec: FunctionSpec, capacity_rps: float) -> tuple[str, ...]:
+    """A warning where the wait for a slot may use up the rest of a TTFT SLO; measured by `bench/llm_serving.py`."""
+    if spec.phases is None or not capacity_rps or spec.load_rps <= MOST_LOAD_FOR_TTFT * capacity_rps:
+        return ()
+    part, headroom = spec.load_rps / capacity_rps, 1.0 / MOST_LOAD_FOR_TTFT - 1.0
+    return (
+        f"Its instances run at {part:.0%} of their capacity. Where requests arrive at random, nearly all first tokens "
+        f"keep their SLO up to about {MOST_LOAD_FOR_TTFT:.0%}: plan with a headroom of {headroom:.2f}.",
+    )
 
 
 def _instance_count(spec: FunctionSpec, capacity_rps: float, wanted_rps: float) -> tuple[int, str]:
@@ -131,7 +159,10 @@ def instances_of(spec: FunctionSpec, planned: FunctionPlan, cluster: Cluster) ->
 
 
 def policy_of(spec: FunctionSpec, planned: FunctionPlan, cluster: Cluster) -> HorizontalParams:
-    """Parameters of the horizontal policy. Without a bound of its own a function may grow to the whole cluster."""
+    """Parameters of the horizontal policy. Without a bound of its own a function may grow to the whole cluster.
+
+    Of an LLM with two phases, SLO and base latency are those of a whole request: first token and all the others.
+    """
     assert planned.config is not None
     count = len(planned.instances)
     most = max(1, 2 * count, spec.min_instances, cluster.gpus)
@@ -139,7 +170,7 @@ def policy_of(spec: FunctionSpec, planned: FunctionPlan, cluster: Cluster) -> Ho
         planned.config.throughput_rps,
         planned.config.request_milli,
         planned.config.limit_milli,
-        slo_ms=spec.slo_ms,
+        slo_ms=spec.request_slo_ms,
         base_latency_ms=planned.config.latency_ms,
         cold_start_s=spec.cold_start_s,
         min_instances=spec.min_instances,

@@ -120,12 +120,21 @@ def placed_slowdowns(
 
 
 def with_slowdown_warnings(planned: FunctionPlan, slowdowns: Mapping[str, float]) -> FunctionPlan:
-    """`planned`, with a warning where its latency bound times the slowdown of an instance exceeds the budget."""
-    config, budget_ms = planned.config, planned.budget_ms
+    """`planned`, with a warning where its latency bound times the slowdown of an instance exceeds the budget.
+
+    Of an LLM with two objectives the one with less room counts.
+    """
+    config, budget_ms, tokens = planned.config, planned.budget_ms, planned.tokens
     placed = [name for name in planned.instances if name in slowdowns]
     if config is None or budget_ms is None or not placed:
         return planned
     bound_ms = max(config.upper_ms or config.latency_ms, planned.measured_ms or 0.0)
+    if tokens is not None:
+        room = [
+            (max(c.upper_ms or c.latency_ms or 0.0, c.measured_ms or 0.0), c.budget_ms)
+            for c in (tokens.ttft, tokens.tpot)
+        ]
+        bound_ms, budget_ms = max(room, key=lambda pair: pair[0] / pair[1])
     late = [name for name in placed if bound_ms * slowdowns[name] > budget_ms * (1.0 + _TOLERANCE)]
     if not late:
         return planned

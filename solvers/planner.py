@@ -26,6 +26,7 @@ from dilu_core.solvers.interference_margin import (
     sharing_margins,
     with_slowdown_warnings,
 )
+from dilu_core.solvers.llm_configuration import configure_llm
 from dilu_core.solvers.placement.place import PlacementResult, place
 
 SIZINGS = ("efficacy", "load")
@@ -63,7 +64,8 @@ def plan(
         A configuration is feasible where this upper bound on latency keeps its budget, and the profile itself does
         not show otherwise. `None` takes the mean prediction.
     exec_fraction
-        The part of the SLO that a batch may execute; the rest is for filling the batch and waiting.
+        The part of the SLO that a batch may execute; the rest is for filling the batch and waiting. Where an LLM has
+        objectives for its two phases, this is the part of the TTFT that is not for waiting; TPOT is used in full.
     sizing
         "efficacy": each instance gets the configuration with the greatest throughput per share. "load": one that
         carries the function's load with the least share in all, by request or by the scarcer cap, if that takes fewer
@@ -113,7 +115,7 @@ def plan(
     # 1. Samples -> model -> the configuration of each function that keeps its latency budget.
     def configured(margins: Sequence[SharingMargin | None]) -> list[Configuration]:
         return [
-            configure(
+            (configure if spec.phases is None else configure_llm)(
                 spec,
                 caps,
                 quantile=quantile,

@@ -37,8 +37,9 @@ def test_every_place_says_it_is_generated() -> None:
 def test_the_table_is_physical() -> None:
     """Latency never falls with the batch, never rises with the share, and memory fits the GPU."""
     workload = read_workload(EXAMPLE / "workload.toml")
-    for function in workload.functions:
-        samples = function.samples
+    prefills = [function.phases.prefill_samples for function in workload.functions if function.phases is not None]
+    assert prefills
+    for samples in [function.samples for function in workload.functions] + prefills:
         assert samples.memory_mib is not None
         assert samples.memory_mib.max() < 40960
         for batch in np.unique(samples.batch):

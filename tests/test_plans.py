@@ -22,6 +22,7 @@ from dilu_core.plotting import plot_plan
 from dilu_core.quota import QuotaConfig
 from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 from dilu_core.slots import Placement, Slot
+from dilu_core.token_latency import LatencyCheck, TokenLatency
 
 
 def _plan() -> Plan:
@@ -54,7 +55,14 @@ def _plan() -> Plan:
         FunctionPlan(
             name="llm", kind="llm-inference", config=QuotaConfig(1, 200, 400, 9.0, 111.0, 555.0), detail="",
             slo_ms=50.0, budget_ms=25.0, limit_rps=150.0, load_rps=100.0, memory_mib=50000, instances=("llm#0",),
-            whole_gpu_gpus=2,
+            whole_gpu_gpus=2, tokens=TokenLatency(
+                prompt_tokens=500, output_tokens=101, ttft_prompt_tokens=900,
+                ttft=LatencyCheck(slo_ms=800.0, budget_ms=400.0, latency_ms=321.0, upper_ms=345.6),
+                tpot=LatencyCheck(
+                    slo_ms=43.0, budget_ms=43.0, latency_ms=33.3, upper_ms=34.4, measured_ms=33.5,
+                    evidence="interpolated",
+                ),
+            ),
         ),
         FunctionPlan(name="late", kind="inference", config=None, detail="nothing is fast enough", slo_ms=0.1),
     )  # fmt: skip
@@ -109,6 +117,52 @@ def test_summary_says_everything_a_person_asks() -> None:
         "not planned    late: nothing is fast enough", "not placed     語#1: no GPU has", "note           gang: noisy",
     ):  # fmt: skip
         assert expected in text
+
+
+def test_an_llm_has_a_table_of_its_objectives() -> None:
+    """TTFT at the promised prompt and TPOT at the typical one, each with mean, bound, table, budget and objective."""
+    rows = [line.split() for line in _plan().summary().splitlines()]
+    assert ["llm", "TTFT", "900", "101", "1", "321.0", "345.6", "-", "400.0", "800.0"] in rows
+    assert ["llm", "TPOT", "500", "101", "1", "33.3", "34.4", "~33.5", "43.0", "43.0"] in rows
+
+
+def test_a_plan_without_phases_is_read_and_has_no_such_table() -> None:
+    """A stored plan from before there were phases is still a plan."""
+    document = copy.deepcopy(DOCUMENT)
+    for entry in document["functions"]:
+        del entry["tokens"]
+    made = Plan.from_dict(document)
+    assert all(each.tokens is None for each in made.functions)
+    assert "Tokens" not in made.summary()
+
+
+@pytest.mark.parametrize(
+    ("argument", "damage"),
+    [
+        ("tokens.version", {"version": 7}),
+        ("tokens.prompt_tokens", {"prompt_tokens": 0}),
+        ("tokens.output_tokens", {"output_tokens": 1}),
+        ("tokens.ttft", {"ttft": [1]}),
+        ("tokens.tpot.slo_ms", {"tpot": {**DOCUMENT["functions"][2]["tokens"]["tpot"], "slo_ms": 0}}),
+        ("tokens.tpot.evidence", {"tpot": {**DOCUMENT["functions"][2]["tokens"]["tpot"], "evidence": "hearsay"}}),
+        ("tokens.ttft.upper_ms", {"ttft": {"slo_ms": 1.0, "budget_ms": 1.0, "latency_ms": None}}),
+    ],
+)
+def test_damaged_objectives_are_named(argument: str, damage: dict[str, Any]) -> None:
+    """What is wrong in the objectives of an LLM is named down to the field."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        TokenLatency.from_dict({**DOCUMENT["functions"][2]["tokens"], **damage})
+    assert caught.value.argument == argument
+
+
+def test_objectives_are_checks() -> None:
+    """A number is no objective, and a plan takes no other value for its tokens."""
+    good = _plan().functions[2].tokens
+    assert good is not None
+    with pytest.raises(InvalidArgumentError, match=r"^tpot is 5"):
+        TokenLatency(prompt_tokens=5, output_tokens=5, ttft_prompt_tokens=5, ttft=good.ttft, tpot=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"^tokens is 'fast'"):
+        FunctionPlan(name="f", kind="llm-inference", config=None, detail="", tokens="fast")  # type: ignore[arg-type]
 
 
 def test_wide_names_keep_columns_straight() -> None:

@@ -56,6 +56,65 @@ def test_everything_arrives(tmp_path: Path) -> None:
     assert (workload.options, workload.price_per_gpu_hour) == ({"quantile": 0.9}, 1.5)
 
 
+LLM = """
+profiles = "table.csv"
+[gpu_types.A100]
+memory_mib = 40960
+[[functions]]
+name = "llm"
+kind = "llm-inference"
+profile = "bert"
+prefill_profile = "prefill"
+ttft_slo_ms = 800
+tpot_slo_ms = 50
+prompt_tokens = 500
+output_tokens = 200
+ttft_prompt_tokens = 900
+load_rps = 2
+"""
+
+
+def _write_llm(folder: Path, text: str) -> Path:
+    path = _write(folder, text)
+    rows = "prefill,128,500,30,2000\nprefill,512,500,100,2100\nprefill,1024,1000,110,2300\n"
+    (folder / "table.csv").write_text(TABLE + rows, encoding="utf-8")
+    return path
+
+
+def test_an_llm_has_two_profiles(tmp_path: Path) -> None:
+    """`prefill_profile` names the rows of the second surface, and the other fields are those of FunctionSpec."""
+    (function,) = read_workload(_write_llm(tmp_path, LLM)).functions
+    assert function.phases is not None
+    assert function.phases.prefill_samples.batch.tolist() == [128, 512, 1024]
+    assert function.samples.batch.tolist() == [1, 2, 4]
+    assert (function.ttft_slo_ms, function.tpot_slo_ms, function.slo_ms) == (800.0, 50.0, None)
+    assert (function.prompt_tokens, function.output_tokens, function.ttft_prompt_tokens) == (500, 200, 900)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"prefill"', '"prefil"', r"functions\[0\]\.prefill_profile is 'prefil'.*did you mean 'prefill'"),
+        ('"prefill"', "3", r"functions\[0\]\.prefill_profile is 3"),
+        (
+            'prefill_profile = "prefill"',
+            "",
+            r"functions\[0\]\.prefill_profile of 'llm' is missing; ttft_slo_ms is given",
+        ),
+        ("ttft_slo_ms = 800", "", r"functions\[0\]\.ttft_slo_ms of 'llm' is missing; prefill_profile is given"),
+        ("tpot_slo_ms = 50", "tpot_slo_ms = 50\nslo_ms = 9", r"functions\[0\]\.slo_ms of 'llm' is given beside"),
+        ("output_tokens = 200", "output_tokens = 1", r"functions\[0\]\.output_tokens is 1"),
+        ("llm-inference", "inference", r"functions\[0\]\.prefill_profile is given for inference function"),
+        ("prefill_profile", "prefill_samples", r"functions\[0\]\.prefill_samples is not a known key"),
+    ],
+)
+def test_mistakes_about_phases_are_refused_by_entry(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """One mistake in a good LLM entry is an error in the words of the file."""
+    assert old in LLM
+    with pytest.raises(FileFormatError, match=message):
+        read_workload(_write_llm(tmp_path, LLM.replace(old, new, 1)))
+
+
 def test_nothing_but_a_gpu_type_is_an_empty_workload(tmp_path: Path) -> None:
     """No functions and no nodes are legal: a plan of nothing on nothing."""
     workload = read_workload(_write(tmp_path, "[gpu_types.A100]\nmemory_mib = 1\n"))
