@@ -191,7 +191,7 @@ def igniter(train: InterferenceSamples, fits: Fits) -> Predict:
     a, b, alone, ability = parts(train)
     target = measured_slowdown(train, fits) - 1.0
     one, n = np.eye(len(names)), len(names)
-    launch = np.array([fits[name].model.launch_ms for name in names])
+    launch = np.array([fits[name].roofline.launch_ms for name in names])
     sensitivity, cache = np.ones(n), np.tile([0.05, 0.05], (n, 1))
     delay = np.zeros(n)
 
@@ -254,7 +254,7 @@ def per_row(of: Callable[..., Column], fits: Fits, names: tuple[str, ...], batch
     values = np.empty(len(names))
     for name in set(names):
         chosen = np.array(names) == name
-        values[chosen] = of(fits[name].model, batch[chosen], share[chosen])
+        values[chosen] = of(fits[name].roofline, batch[chosen], share[chosen])
     return values
 
 

@@ -105,7 +105,7 @@ class Tenant:
     def of(cls, function: str, model: RooflineModel, batch: int, sm_milli: int, *, busy: float = 1.0) -> Tenant:
         """The tenant that runs batches of `batch` on `sm_milli` of a GPU."""
         if not isinstance(model, RooflineModel):
-            check.fail("model", f"is {model!r:.80}; expected a RooflineModel, such as the `.model` of a LatencyFit.")
+            check.fail("model", f"is {model!r:.80}; expected a RooflineModel, such as the `.roofline` of a LatencyFit.")
         size, share = check.integer("batch", batch, at_least=1), check.share_milli("sm_milli", sm_milli)
         return cls(function, float(stall(model, size, share)), float(gpu_use(model, size, share)), busy)
 

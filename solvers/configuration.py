@@ -100,7 +100,7 @@ def configure(
         at_limit_ms = float(fit.model.latency_ms(config.batch, config.limit_milli))
         measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
         rate = 1000.0 * config.batch / at_limit_ms
-        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings, model=fit.model)
+        return Configuration(config, "", budget_ms, rate, measured_ms, evidence, warnings, model=fit.roofline)
 
     found = search(grid)
     if found.best is None:
@@ -141,7 +141,7 @@ def _configure_training(
         return Configuration(None, found.termination.detail, warnings=warnings)
     measured_ms, evidence = read_table(samples, config.batch, config.request_milli)
     rate = float(fit.model.throughput_sps(config.limit_milli))
-    return Configuration(config, "", None, rate, measured_ms, evidence, warnings, model=fit.step.model)
+    return Configuration(config, "", None, rate, measured_ms, evidence, warnings, model=fit.step.roofline)
 
 
 def _least(pareto: Sequence[QuotaConfig], load_rps: float, share_of: Callable[[QuotaConfig], int]) -> QuotaConfig:
@@ -230,7 +230,7 @@ def _cells_over_when_slowed(
 ) -> list[tuple[int, int]]:
     """Cells of `grid` whose bound, or whose measurement, times the slowdown of `margin` exceeds `budget_ms`."""
     batches, shares = np.array(grid.batches)[:, None], np.array(grid.sm_milli)
-    factors = margin.factors(fit.model, grid)
+    factors = margin.factors(fit.roofline, grid)
     bound_ms = fit.latency_ms(batches, shares) if quantile is None else fit.upper_ms(batches, shares, quantile)
     over = bound_ms * factors > budget_ms * (1.0 + BUDGET_TOLERANCE)
     for i, batch in enumerate(grid.batches):

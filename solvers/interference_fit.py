@@ -293,5 +293,5 @@ def _feature(
     values, of_row = np.empty(len(names)), np.array(names, dtype=object)
     for name in dict.fromkeys(names):
         rows = of_row == name
-        values[rows] = of(fits[name].model, batch[rows], sm_milli[rows])
+        values[rows] = of(fits[name].roofline, batch[rows], sm_milli[rows])
     return values

@@ -113,7 +113,7 @@ def configure_llm(
             measured_ms,
             evidence,
             warnings,
-            model=fit.decode.model,
+            model=fit.decode.roofline,
             tokens=tokens(first, further),
         )
 
@@ -135,8 +135,8 @@ def _cells_over_when_slowed(
 ) -> list[tuple[int, int]]:
     """Cells of `grid` whose bound or measurement exceeds a budget when slowed as the worse of both phases is."""
     fit, cells = tables.fit, (np.array(grid.batches)[:, None], np.array(grid.sm_milli))
-    of_prefill = margin.factors(fit.prefill.model, QuotaGrid((fit.prompt_tokens,), grid.sm_milli))
-    factors = np.maximum(margin.factors(fit.decode.model, grid), of_prefill)
+    of_prefill = margin.factors(fit.prefill.roofline, QuotaGrid((fit.prompt_tokens,), grid.sm_milli))
+    factors = np.maximum(margin.factors(fit.decode.roofline, grid), of_prefill)
     ttft_ms = fit.ttft_ms(*cells) if quantile is None else fit.ttft_upper_ms(*cells, quantile)
     tpot_ms = fit.tpot_ms(*cells) if quantile is None else fit.tpot_upper_ms(*cells, quantile)
     over = ttft_ms * factors > ttft_budget_ms * (1.0 + BUDGET_TOLERANCE)

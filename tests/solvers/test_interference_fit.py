@@ -49,8 +49,8 @@ FITS = solo_fits()
 
 def true_excess(a: str, batch_a: int, share_a: int, b: str, batch_b: int, share_b: int) -> float:
     """By the fitted rooflines, so that only the interference is to be recovered."""
-    waits = 1 + WAITS * float(stall(FITS[a].model, batch_a, share_a))
-    presses = 1 + PRESSES * float(gpu_use(FITS[b].model, batch_b, share_b))
+    waits = 1 + WAITS * float(stall(FITS[a].roofline, batch_a, share_a))
+    presses = 1 + PRESSES * float(gpu_use(FITS[b].roofline, batch_b, share_b))
     return math.exp(STRENGTH[a, b]) * waits * presses
 
 
@@ -225,7 +225,7 @@ def test_measured_pairs_are_told_better_than_by_their_mean(data_dir: Path) -> No
     for a, ba, sa, b, bb, sb in zip(
         rows.function, rows.batch, rows.sm_milli, rows.co_function, rows.co_batch, rows.co_sm_milli, strict=True
     ):
-        waits, use = stall(fits[a].model, ba, sa), gpu_use(fits[b].model, bb, sb)
+        waits, use = stall(fits[a].roofline, ba, sa), gpu_use(fits[b].roofline, bb, sb)
         for quantile, values in excess.items():
             values.append(float(model.excess(a, waits, b, use, quantile=quantile)))
     mean = measured_slowdown(train.directed(), fits).mean()
