@@ -31,8 +31,8 @@ from dilu_core.units import FULL_GPU_MILLI
 AMPLITUDE = 2.0
 """Standard deviation of the smooth deviation, in units of the noise's."""
 
-BATCH_LENGTH, SHARE_LENGTH = 1.0, 1.0
-"""Correlation lengths in log batch and log share: a factor of 2.7."""
+BATCH_LENGTH, SHARE_LENGTH = 0.7, 1.0
+"""Correlation lengths in log batch and log share: a factor of 2 and of 2.7."""
 
 ODDS = 3.0
 """Belief in a smooth deviation before the data."""
@@ -42,7 +42,7 @@ FEWEST_CELLS = 7
 
 _LEAST_DEVIATION = 0.005  # residuals of half a per cent are not worth a table
 _LEAST_WEIGHT = 0.1  # a deviation less probable than this is not worth a table
-_LARGEST = 0.15  # log residual up to which a sample shapes the deviation; beyond, it is an outlier
+_LARGEST = 0.3  # log residual up to which a sample shapes the deviation; beyond, it is an outlier
 _STEPS = 4  # knots per octave: interpolating a roofline between them is right to about 0.1 p per cent
 _OCTAVES_DOWN, _OCTAVES_UP = 3, 3  # how far the table reaches beyond the measured batches
 _LEAST_SHARE = 10.0  # milli-GPU; the table reaches down to here, or to half the least measured share
