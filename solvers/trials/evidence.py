@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE, TIE
@@ -46,7 +46,7 @@ class Evidence:
     latency_ms, count
         (n,) median of the measurements, NaN where there is none, and their number.
     score
-        (n,) what the search wants most of: throughput efficacy; for training the reciprocal share. NaN where unmeasured.
+        (n,) what the search wants most of: throughput efficacy; for training the reciprocal share. NaN: not measured.
     seen
         The measured cells, on the grid or off it, one row each, ascending; `None` before the first.
     budget_ms
@@ -79,18 +79,30 @@ class Evidence:
 
     @property
     def settled(self) -> Mask:
-        """On which side of the budget the latency lies is beyond doubt: `_SIGMAS` of the median's noise away.
-
-        Before repeats show the noise, the guard stands for it. Repeats draw the estimate towards their own scatter; if
-        that is small, Student's t over it settles sooner.
-        """
-        belief = (_BELIEF * self.guard**2 + self.freedom * self.noise**2) / (_BELIEF + self.freedom)
-        margin = _SIGMAS * math.sqrt(belief)
-        if self.freedom >= 2:
-            margin = min(margin, float(stdtrit(self.freedom, _CONFIDENCE)) * self.noise)
+        """On which side of the budget the latency lies is beyond doubt: `_SIGMAS` of the median's noise away."""
         with np.errstate(invalid="ignore"):
-            distance = np.abs(np.log(self.latency_ms / self.budget_ms))
-            return np.asarray(self.measured & (distance * np.sqrt(self.count) >= margin))
+            return np.asarray(self.measured & (np.abs(self._distance) >= _SIGMAS * self._believed_noise))
+
+    @property
+    def chance(self) -> Column:
+        """(n,) probability that a measured latency truly is within the budget; NaN where unmeasured."""
+        if self._believed_noise == 0.0:
+            return np.where(self.measured, (self._distance >= 0.0).astype(np.float64), np.nan)
+        return np.asarray(ndtr(self._distance / self._believed_noise))
+
+    @property
+    def _distance(self) -> Column:
+        """(n,) how far below the budget the median lies, in logs, times the root of its measurements."""
+        return np.asarray(np.log(self.budget_ms / self.latency_ms) * np.sqrt(self.count))
+
+    @property
+    def _believed_noise(self) -> float:
+        """Standard deviation of a log latency. Before repeats show the noise, the guard stands for it; repeats draw it
+        towards their own scatter, and where that is small, Student's t over it does so sooner."""
+        belief = (_BELIEF * self.guard**2 + self.freedom * self.noise**2) / (_BELIEF + self.freedom)
+        if self.freedom < 2:
+            return math.sqrt(belief)
+        return min(math.sqrt(belief), float(stdtrit(self.freedom, _CONFIDENCE)) / _SIGMAS * self.noise)
 
     @property
     def trusted(self) -> Mask:

@@ -66,7 +66,7 @@ def _stopped(why: str) -> Termination:
 def _no_start(settings: TrialSettings, evidence: Evidence) -> Termination:
     smallest = evidence.latency_ms[: len(settings.grid.sm_milli)]
     if np.isnan(smallest[-1]):
-        detail = "batch %d could not be measured at the greatest share" % settings.grid.batches[0]
+        detail = f"batch {settings.grid.batches[0]} could not be measured at the greatest share"
         return Termination(TerminationReason.NO_SOLUTION_FOUND, None, detail)
     least = float(np.nanmin(smallest)) if not np.isnan(smallest).all() else math.nan
     detail = (

@@ -1,4 +1,4 @@
-"""What a strategy answers: the next cell, or why it is done; and the walk that turns a published rule into a strategy."""
+"""What a strategy answers: the next cell, or why it is done; and how a published rule becomes a strategy."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from dilu_core.solvers.quota_answers import TIE, quota_config
 from dilu_core.solvers.trials.bisection import propose_bisection
 from dilu_core.solvers.trials.evidence import MOST_MEASUREMENTS, Evidence, gather
 from dilu_core.solvers.trials.growth import propose_growth
-from dilu_core.solvers.trials.guided import propose_guided
+from dilu_core.solvers.trials.guided import STOP, propose_guided
 from dilu_core.solvers.trials.proposal import Proposal
 from dilu_core.trials import Trial, TrialRecord, TrialSettings
 from dilu_core.units import FULL_GPU_MILLI
@@ -326,7 +326,7 @@ class TrialSearch:
         else:
             proposal = propose_bisection(settings, evidence, outstanding)
         if proposal.cell is None and proposal.termination is not None:
-            doubtful = _doubtful(evidence, proposal.termination)
+            doubtful = _doubtful(settings, evidence, proposal.termination)
             if doubtful is not None:
                 proposal = Proposal() if doubtful in outstanding else Proposal(doubtful)
         self._proposal = proposal
@@ -369,13 +369,21 @@ class TrialSearch:
         return rule.limit_milli(trial.sm_milli, saturating)
 
 
-def _doubtful(evidence: Evidence, ended: Termination) -> int | None:
-    """The measured cell that decides how the search ends, if noise may have put it on the wrong side of the budget."""
-    decides = evidence.best_of(evidence.meets)
-    if decides is None and ended.reason is TerminationReason.INFEASIBLE:
-        looked_at = evidence.open & evidence.measured
-        if looked_at.any():
-            decides = int(np.nanargmin(np.where(looked_at, evidence.latency_ms, np.nan)))
-    if decides is None or evidence.settled[decides] or evidence.count[decides] >= MOST_MEASUREMENTS:
-        return None
-    return decides
+def _doubtful(settings: TrialSettings, evidence: Evidence, ended: Termination) -> int | None:
+    """The measured cell on which the answer hangs, if noise may have put it on the wrong side of the budget.
+
+    First the answer itself; then a better cell that was measured over the budget, where its chance to be within it,
+    times the gain, is worth a trial; without an answer, the least latency, which decides that there is none.
+    """
+    again = evidence.measured & evidence.open & ~evidence.settled & (evidence.count < MOST_MEASUREMENTS)
+    best = evidence.best_of(evidence.meets)
+    if best is not None and again[best]:
+        return best
+    over = again & (evidence.latency_ms > evidence.budget_ms)
+    if best is None:
+        if ended.reason is not TerminationReason.INFEASIBLE or not over.any():
+            return None
+        return int(np.argmin(np.where(over, evidence.latency_ms, np.inf)))
+    gain = np.where(over, evidence.chance * np.log(evidence.score / evidence.score[best]), 0.0)
+    likely = int(np.argmax(gain))
+    return likely if gain[likely] > STOP * settings.tolerance else None
