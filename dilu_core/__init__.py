@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dilu_core.plans import FunctionPlan, Plan
     from dilu_core.plotting import plot_plan
     from dilu_core.profile_files import read_profiles
+    from dilu_core.profiling import profile_function
     from dilu_core.quota import LimitRule, Quota, QuotaConfig, QuotaGrid, QuotaSearchResult
     from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
     from dilu_core.samples import ProfileSamples
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
     from dilu_core.solvers.planner import plan
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
+    from dilu_core.solvers.trials.drive import run_trials
+    from dilu_core.solvers.trials.search import TrialSearch
     from dilu_core.solvers.warm_up import warm_up
     from dilu_core.traces import ArrivalTrace, read_trace
+    from dilu_core.trial_plots import plot_trials
+    from dilu_core.trials import Trial, TrialRecord, TrialResult
     from dilu_core.verification import Violation, ViolationCode
     from dilu_core.workload import Workload, read_workload
 
@@ -102,6 +107,10 @@ __all__ = [
     "TerminationReason",
     "TrainingFit",
     "TrainingModel",
+    "Trial",
+    "TrialRecord",
+    "TrialResult",
+    "TrialSearch",
     "VerticalMode",
     "VerticalParams",
     "VerticalScaler",
@@ -117,10 +126,13 @@ __all__ = [
     "place",
     "plan",
     "plot_plan",
+    "plot_trials",
+    "profile_function",
     "read_profiles",
     "read_trace",
     "read_workload",
     "replay",
+    "run_trials",
     "search_quota",
     "search_quota_many",
     "search_training_quota",
@@ -190,6 +202,7 @@ _NAMES_OF = {
     ),
     "dilu_core.plotting": ("plot_plan",),
     "dilu_core.profile_files": ("read_profiles",),
+    "dilu_core.profiling": ("profile_function",),
     "dilu_core.quota": (
         "LimitRule",
         "Quota",
@@ -237,10 +250,18 @@ _NAMES_OF = {
         "ReplayTimeline",
         "replay",
     ),
+    "dilu_core.solvers.trials.drive": ("run_trials",),
+    "dilu_core.solvers.trials.search": ("TrialSearch",),
     "dilu_core.solvers.warm_up": ("warm_up",),
     "dilu_core.traces": (
         "ArrivalTrace",
         "read_trace",
+    ),
+    "dilu_core.trial_plots": ("plot_trials",),
+    "dilu_core.trials": (
+        "Trial",
+        "TrialRecord",
+        "TrialResult",
     ),
     "dilu_core.verification": (
         "Violation",

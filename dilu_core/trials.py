@@ -16,6 +16,9 @@ from dilu_core.units import FULL_GPU_MILLI
 STRATEGIES = ("guided", "hybrid-growth", "bisection")
 """Model-guided; the hybrid growth search of the Dilu paper; bisection over the share, for training."""
 
+SHORTEST_MS, LONGEST_MS = 1e-6, 1e12
+"""A nanosecond and three decades: what lies outside is no latency of a batch."""
+
 _VERSION = 1
 
 
@@ -125,7 +128,7 @@ class TrialSettings:
         if self.training:
             self._check_training()
         else:
-            keep("slo_ms", check.finite("slo_ms", self.slo_ms, above=0))
+            keep("slo_ms", check.finite("slo_ms", self.slo_ms, at_least=SHORTEST_MS, at_most=LONGEST_MS))
 
     def _check_training(self) -> None:
         if self.slo_ms is not None:
@@ -201,12 +204,17 @@ def _trials(argument: str, value: object) -> frozenset[Trial]:
     for i, each in enumerate(value):
         if isinstance(each, Trial):
             found.add(each)
-        elif isinstance(each, Sequence) and not isinstance(each, str) and len(each) == 2:
-            pair = {"batch": each[0], "sm_milli": each[1]}
-            found.add(check.build(f"{argument}[{i}]", pair, Trial, required=("batch", "sm_milli")))
         else:
-            check.fail(f"{argument}[{i}]", f"is {each!r:.80}; expected a pair (batch, sm_milli).")
+            found.add(trial_of_pair(f"{argument}[{i}]", each))
     return frozenset(found)
+
+
+def trial_of_pair(argument: str, value: object) -> Trial:
+    """`(batch, sm_milli)` as a trial; the error names the half at fault as a part of `argument`."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        check.fail(argument, f"is {value!r:.80}; expected a pair (batch, sm_milli).")
+    pair = {"batch": value[0], "sm_milli": value[1]}
+    return check.build(argument, pair, Trial, required=("batch", "sm_milli"))
 
 
 def _codes(value: object) -> tuple[float, ...]:

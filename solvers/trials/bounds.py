@@ -29,6 +29,13 @@ def monotone_bounds(
     return lower.max(axis=0), upper.min(axis=0)
 
 
+def dominated_ms(seen_batch: Column, seen_milli: Column, seen_ms: Column, batch: Column, sm_milli: Column) -> Column:
+    """(n,) greatest latency measured at a batch no greater on a share no smaller: a bound by monotonicity alone, which
+    takes nothing to be in proportion. 0 where there is none."""
+    below = (seen_batch[:, None] <= batch[None, :]) & (seen_milli[:, None] >= sm_milli[None, :])
+    return np.asarray(np.where(below, seen_ms[:, None], 0.0).max(axis=0, initial=0.0))
+
+
 def largest_violation(seen_batch: Column, seen_milli: Column, seen_ms: Column) -> float:
     """By what part of itself some measurement lies below the bound that another one gives it; 0: all agree."""
     if seen_ms.size < 2:

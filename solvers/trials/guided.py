@@ -23,7 +23,8 @@ from dilu_core.latency_fit import LatencyFit
 from dilu_core.result import Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
-from dilu_core.solvers.trials.bounds import largest_violation, monotone_bounds
+from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE
+from dilu_core.solvers.trials.bounds import dominated_ms, largest_violation, monotone_bounds
 from dilu_core.solvers.trials.evidence import Evidence, Mask
 from dilu_core.solvers.trials.proposal import Proposal
 from dilu_core.solvers.trials.surrogate import Surrogate
@@ -92,9 +93,8 @@ def _look(
 ) -> _View:
     assert evidence.seen is not None
     seen, batch, sm_milli = evidence.seen, evidence.batch, evidence.sm_milli
-    columns = (seen.batch.astype(np.float64), seen.sm_milli.astype(np.float64), seen.latency_ms)
-    slack = min(max(UNEVENNESS, 1.2 * largest_violation(*columns)), _MOST_UNEVENNESS)
-    lower, upper = monotone_bounds(*columns, batch, sm_milli)
+    slack = _slack(seen)
+    lower, upper = monotone_bounds(*_seen(seen), batch, sm_milli)
     with np.errstate(divide="ignore"):
         low, high = np.log(lower * (1.0 - slack)), np.log(upper * (1.0 + slack))
     worth = np.log(1e6 * batch / sm_milli)
@@ -176,14 +176,24 @@ def _expected_improvement(view: _View) -> Column:
 
 
 def _surely_infeasible(evidence: Evidence) -> bool:
-    """Every open cell was measured over the budget, or lies over it by the monotone bounds taken at their word."""
+    """Every open cell was measured over the budget, needs at least what a measured miss does, or lies over the budget
+    by the loosened bounds."""
     if evidence.seen is None or not evidence.open.any():
         return False
-    seen = evidence.seen
-    columns = (seen.batch.astype(np.float64), seen.sm_milli.astype(np.float64), seen.latency_ms)
+    columns = _seen(evidence.seen)
     lower, _ = monotone_bounds(*columns, evidence.batch, evidence.sm_milli)
-    least = np.where(evidence.measured, evidence.latency_ms, lower)[evidence.open]
-    return bool((least > evidence.budget_ms * (1.0 + 1e-9)).all())
+    bound = np.maximum(lower * (1.0 - _slack(evidence.seen)), dominated_ms(*columns, evidence.batch, evidence.sm_milli))
+    least = np.where(evidence.measured, evidence.latency_ms, bound)[evidence.open]
+    return bool((least > evidence.budget_ms * (1.0 + BUDGET_TOLERANCE)).all())
+
+
+def _seen(samples: ProfileSamples) -> tuple[Column, Column, Column]:
+    return samples.batch.astype(np.float64), samples.sm_milli.astype(np.float64), samples.latency_ms
+
+
+def _slack(samples: ProfileSamples) -> float:
+    """By which part latencies are allowed to break the bounds."""
+    return min(max(UNEVENNESS, 1.2 * largest_violation(*_seen(samples))), _MOST_UNEVENNESS)
 
 
 def _infeasible(evidence: Evidence) -> Termination:

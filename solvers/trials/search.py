@@ -30,7 +30,7 @@ from dilu_core.solvers.trials.evidence import MOST_MEASUREMENTS, Evidence, gathe
 from dilu_core.solvers.trials.growth import propose_growth
 from dilu_core.solvers.trials.guided import STOP, propose_guided
 from dilu_core.solvers.trials.proposal import Proposal
-from dilu_core.trials import Trial, TrialRecord, TrialSettings
+from dilu_core.trials import LONGEST_MS, SHORTEST_MS, Trial, TrialRecord, TrialSettings, trial_of_pair
 from dilu_core.units import FULL_GPU_MILLI
 
 _VERSION = 1
@@ -179,10 +179,8 @@ class TrialSearch:
         for i in range(len(samples)):
             memory = math.nan if samples.memory_mib is None else float(samples.memory_mib[i])
             trial = Trial(int(samples.batch[i]), int(samples.sm_milli[i]))
-            record = TrialRecord(
-                trial, float(samples.latency_ms[i]), None if math.isnan(memory) else memory, asked=False
-            )
-            self._records.append(record)
+            latency = self._latency(samples.latency_ms[i])
+            self._records.append(TrialRecord(trial, latency, None if math.isnan(memory) else memory, asked=False))
         self._evidence = self._proposal = None
 
     @property
@@ -257,7 +255,7 @@ class TrialSearch:
         return ProfileSamples(
             [record.trial.batch for record in told],
             [record.trial.sm_milli for record in told],
-            [record.latency_ms for record in told],
+            [record.latency_ms or math.nan for record in told],
             memory_mib=None if np.isnan(memory).all() else memory,
             dropped=len(self._records) - len(told),
             failure_codes=(),
@@ -302,9 +300,11 @@ class TrialSearch:
         if not isinstance(pairs, list | tuple):
             check.fail("trial_search.outstanding", f"is {pairs!r:.80}; expected a list of pairs.")
         for i, pair in enumerate(pairs):
-            if not isinstance(pair, list | tuple) or len(pair) != 2:
-                check.fail(f"trial_search.outstanding[{i}]", f"is {pair!r:.80}; expected a pair (batch, sm_milli).")
-            search._outstanding.append(Trial(*pair))
+            where = f"trial_search.outstanding[{i}]"
+            trial = trial_of_pair(where, pair)
+            if trial.batch not in settings.grid.batches or trial.sm_milli not in settings.grid.sm_milli:
+                check.fail(where, f"is {pair!r}, which lies off the grid; it was never asked for.")
+            search._outstanding.append(trial)
         return search
 
     def _gathered(self) -> Evidence:
@@ -348,7 +348,9 @@ class TrialSearch:
         if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.integer | np.floating):
             check.fail("latency_ms", f"is {value!r:.80}; expected a number, or None for a failed trial.")
         latency = np.array([value], dtype=np.float64)
-        return None if failed_latencies(latency, self._settings.failure_codes)[0] else float(latency[0])
+        if failed_latencies(latency, self._settings.failure_codes)[0] or not SHORTEST_MS <= latency[0] <= LONGEST_MS:
+            return None
+        return float(latency[0])
 
     def _in_doubt(self, proposal: Proposal) -> str:
         evidence = self._gathered()

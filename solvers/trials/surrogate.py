@@ -66,7 +66,7 @@ class Surrogate:
         weights = np.linalg.solve(among, across)
         residuals = np.log(samples.latency_ms / self.fit.model.latency_ms(*seen))
         mean = np.log(self.fit.model.latency_ms(batch, sm_milli)) + weights.T @ residuals
-        return mean, weights, across
+        return np.asarray(mean), np.asarray(weights), across
 
 
 def _columns(samples: ProfileSamples) -> tuple[Column, Column]:
