@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from dilu_core.quota import QuotaGrid
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE, TIE
 from dilu_core.trials import Trial, TrialRecord, TrialSettings
-from dilu_core.units import FULL_GPU_MILLI
 
 MOST_MEASUREMENTS = 8
 """Of one cell. What is still in doubt then counts as a miss."""
@@ -39,8 +39,8 @@ class Evidence:
 
     Parameters
     ----------
-    batch, sm_milli
-        (n,) the cells.
+    grid, batch, sm_milli
+        The cells, (n,) in the order of the grid.
     open
         (n,) whether a cell may be asked for, and be the answer.
     latency_ms, count
@@ -55,6 +55,7 @@ class Evidence:
         Relative scatter of repeated measurements, and the degrees of freedom behind it; 0 and 0 without repeats.
     """
 
+    grid: QuotaGrid
     batch: Column
     sm_milli: Column
     open: Mask
@@ -120,13 +121,22 @@ class Evidence:
     def trial(self, cell: int) -> Trial:
         return Trial(int(self.batch[cell]), int(self.sm_milli[cell]))
 
+    def cell(self, trial: Trial) -> int | None:
+        """Where a trial lies among the cells; `None` off the grid."""
+        return cell_of(self.grid, trial)
+
+
+def cell_of(grid: QuotaGrid, trial: Trial) -> int | None:
+    if trial.batch not in grid.batches or trial.sm_milli not in grid.sm_milli:
+        return None
+    return grid.batches.index(trial.batch) * len(grid.sm_milli) + grid.sm_milli.index(trial.sm_milli)
+
 
 def gather(settings: TrialSettings, records: Sequence[TrialRecord]) -> Evidence:
     """What these records, in any order, say under these settings."""
     grid = settings.grid
     batch = np.repeat(np.array(grid.batches, dtype=np.float64), len(grid.sm_milli))
     sm_milli = np.tile(np.array(grid.sm_milli, dtype=np.float64), len(grid.batches))
-    place = {Trial(b, s): i for i, (b, s) in enumerate((b, s) for b in grid.batches for s in grid.sm_milli)}
     found: dict[Trial, list[float]] = defaultdict(list)
     for record in records:
         if record.latency_ms is not None:
@@ -134,21 +144,22 @@ def gather(settings: TrialSettings, records: Sequence[TrialRecord]) -> Evidence:
     cells = sorted(found)
     medians = np.array([np.median(found[cell]) for cell in cells])
     latency, count = np.full(batch.shape, np.nan), np.zeros(batch.shape, dtype=np.int64)
-    for cell, median in zip(cells, medians, strict=True):
-        if cell in place:
-            latency[place[cell]], count[place[cell]] = median, len(found[cell])
+    for trial, median in zip(cells, medians, strict=True):
+        cell = cell_of(grid, trial)
+        if cell is not None:
+            latency[cell], count[cell] = median, len(found[trial])
     seen = None
     if cells:
         seen = ProfileSamples([c.batch for c in cells], [c.sm_milli for c in cells], medians, failure_codes=())
     budget = settings.budget_ms
     if budget is None:
-        whole = latency[place[Trial(grid.batches[0], FULL_GPU_MILLI)]]
-        budget = float(whole) / settings.fraction
+        budget = float(latency[-1]) / settings.fraction  # the only batch on a whole GPU
     noise, freedom = _scatter(list(found.values()))
     return Evidence(
+        grid=grid,
         batch=batch,
         sm_milli=sm_milli,
-        open=_open_cells(settings, records, batch, sm_milli, place, count > 0),
+        open=_open_cells(settings, records, batch, sm_milli, count > 0),
         latency_ms=latency,
         count=count,
         score=np.where(count > 0, 1.0 / sm_milli, np.nan) if settings.training else 1e6 * batch / (latency * sm_milli),
@@ -176,7 +187,6 @@ def _open_cells(
     records: Sequence[TrialRecord],
     batch: Column,
     sm_milli: Column,
-    place: dict[Trial, int],
     measured: Mask,
 ) -> Mask:
     excluded = np.zeros(batch.shape, dtype=np.bool_)
@@ -194,10 +204,11 @@ def _open_cells(
             if record.memory_mib is not None:
                 least = np.where(batch >= record.trial.batch, np.maximum(least, record.memory_mib), least)
         if settings.memory_model is not None:
-            model = settings.memory_model
-            least = np.maximum(least, [model.memory_mib(b) for b in batch.astype(int).tolist()])
+            modelled = [settings.memory_model.memory_mib(b) for b in settings.grid.batches]
+            least = np.maximum(least, np.repeat(modelled, len(settings.grid.sm_milli)))
         excluded |= least > settings.memory_limit_mib
-    for cell in settings.blocked:
-        if cell in place:
-            excluded[place[cell]] = True
+    for trial in settings.blocked:
+        cell = cell_of(settings.grid, trial)
+        if cell is not None:
+            excluded[cell] = True
     return ~excluded

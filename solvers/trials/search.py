@@ -18,6 +18,7 @@ from typing import Any, overload
 import numpy as np
 
 from dilu_core import _checks as check
+from dilu_core.errors import StateError
 from dilu_core.latency_fit import LatencyFit
 from dilu_core.performance import MemoryModel, RooflineModel
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid
@@ -172,6 +173,16 @@ class TrialSearch:
             self._outstanding.remove(trial)
         self._evidence = self._proposal = None
 
+    def withdraw(self, trial: Trial) -> None:
+        """Forget that an outstanding trial was asked for, such as one whose machine was lost; it may be asked again.
+
+        Raises `StateError` where it is not outstanding.
+        """
+        if trial not in self._outstanding:
+            raise StateError(f"{trial} is not outstanding; outstanding are {self._outstanding or 'none'}.")
+        self._outstanding.remove(trial)
+        self._proposal = None
+
     def tell_samples(self, samples: ProfileSamples) -> None:
         """Measurements made before, every row one; they cost none of the budget."""
         if not isinstance(samples, ProfileSamples):
@@ -317,8 +328,7 @@ class TrialSearch:
         if self._proposal is not None:
             return self._proposal
         evidence, settings = self._gathered(), self._settings
-        cells = {evidence.trial(i): i for i in range(len(evidence.batch))} if self._outstanding else {}
-        outstanding = frozenset(cells[trial] for trial in self._outstanding)
+        outstanding = frozenset(cell for trial in self._outstanding if (cell := evidence.cell(trial)) is not None)
         if settings.strategy == "guided":
             proposal = propose_guided(settings, evidence, outstanding, self._prior)
         elif settings.strategy == "hybrid-growth":

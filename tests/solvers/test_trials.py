@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dilu_core.errors import InvalidArgumentError
+from dilu_core.errors import InvalidArgumentError, StateError
 from dilu_core.performance import MemoryModel, RooflineModel
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid
 from dilu_core.result import Limit, TerminationReason
@@ -220,6 +220,20 @@ def test_parallel_trials_are_distinct_and_bounded_by_what_is_worth_asking() -> N
     drive(search, table)
     assert search.ask(5) == ()
     assert search.ask() is None
+
+
+def test_a_withdrawn_trial_is_asked_again_and_cost_nothing() -> None:
+    """A lost machine is no failed trial: nothing is excluded, the budget is whole."""
+    search = TrialSearch(GRID, slo_ms=120, max_trials=1)
+    trial = search.ask()
+    assert trial is not None
+    assert search.ask() is None
+    search.withdraw(trial)
+    assert search.ask() == trial
+    search.withdraw(trial)
+    with pytest.raises(StateError, match="outstanding"):
+        search.withdraw(trial)
+    assert search.trials == ()
 
 
 def test_an_infeasible_slo_ends_with_a_certificate() -> None:
