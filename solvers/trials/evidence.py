@@ -49,6 +49,8 @@ class Evidence:
         (n,) what the search wants most of: throughput efficacy; for training the reciprocal share. NaN: not measured.
     seen
         The measured cells, on the grid or off it, one row each, ascending; `None` before the first.
+    asked
+        How many distinct cells the search asked for.
     budget_ms
         What a batch may take. NaN for training until a whole GPU was measured.
     noise, freedom
@@ -63,6 +65,7 @@ class Evidence:
     count: NDArray[np.int64]
     score: Column
     seen: ProfileSamples | None
+    asked: int
     budget_ms: float
     guard: float
     noise: float
@@ -164,6 +167,7 @@ def gather(settings: TrialSettings, records: Sequence[TrialRecord]) -> Evidence:
         count=count,
         score=np.where(count > 0, 1.0 / sm_milli, np.nan) if settings.training else 1e6 * batch / (latency * sm_milli),
         seen=seen,
+        asked=len({record.trial for record in records if record.asked}),
         budget_ms=budget,
         guard=settings.guard,
         noise=noise,

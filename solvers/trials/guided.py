@@ -7,7 +7,8 @@ improvement of log efficacy,
     EI = E[ max(0, g - l - log best) ; l <= log budget ],   l = log t ~ N(mean, spread),  g = log(batch / share),
 
 among cells that the monotone bounds, loosened by the unevenness seen, do not rule out. It stops when they rule out all
-(`OPTIMAL`), or when no trial is expected to gain `STOP` of the tolerance (`FEASIBLE`, with the odds of what is left).
+(`OPTIMAL`), or when no trial is expected to gain `STOP` of the tolerance, and more beyond `PATIENCE` trials
+(`FEASIBLE`, with the odds of what is left).
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ STOP = 0.3
 
 UNEVENNESS = 0.05
 """By how much latencies may break the monotone bounds, at least; 1.2 times what they were seen to, if that is more."""
+
+PATIENCE = 10
+"""Beyond so many trials each must be expected to gain more, in proportion: on a fine grid thousands of cells differ by
+less than the roughness of latencies, and some of them would seem worth a trial for ever."""
 
 _MOST_UNEVENNESS = 0.4
 _LONG_SHOT = 0.5  # without a cell likelier than this to meet the budget, the likeliest of all is asked for
@@ -66,9 +71,14 @@ def propose_guided(
         return Proposal(_likeliest(view))
     gain = np.where(view.promising, _expected_improvement(view), -1.0)
     cell = int(np.argmax(gain))
-    if gain[cell] >= STOP * settings.tolerance:
+    if gain[cell] >= worth_a_trial(settings, evidence):
         return Proposal(cell)
     return Proposal(termination=_feasible(settings, evidence, view, float(gain[cell])))
+
+
+def worth_a_trial(settings: TrialSettings, evidence: Evidence) -> float:
+    """The gain of log efficacy that a trial must be expected to bring."""
+    return STOP * settings.tolerance * max(1.0, evidence.asked / PATIENCE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from dilu_core.solvers.quota_answers import TIE, quota_config
 from dilu_core.solvers.trials.bisection import propose_bisection
 from dilu_core.solvers.trials.evidence import MOST_MEASUREMENTS, Evidence, gather
 from dilu_core.solvers.trials.growth import propose_growth
-from dilu_core.solvers.trials.guided import STOP, propose_guided
+from dilu_core.solvers.trials.guided import propose_guided, worth_a_trial
 from dilu_core.solvers.trials.proposal import Proposal
 from dilu_core.trials import LONGEST_MS, SHORTEST_MS, Trial, TrialRecord, TrialSettings, trial_of_pair
 from dilu_core.units import FULL_GPU_MILLI
@@ -398,4 +398,4 @@ def _doubtful(settings: TrialSettings, evidence: Evidence, ended: Termination) -
         return int(np.argmin(np.where(over, evidence.latency_ms, np.inf)))
     gain = np.where(over, evidence.chance * np.log(evidence.score / evidence.score[best]), 0.0)
     likely = int(np.argmax(gain))
-    return likely if gain[likely] > STOP * settings.tolerance else None
+    return likely if gain[likely] > worth_a_trial(settings, evidence) else None

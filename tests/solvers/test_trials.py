@@ -428,6 +428,16 @@ def test_a_feasible_end_says_what_remains_uncertain() -> None:
         assert part in search.termination.detail
 
 
+def test_a_fine_grid_does_not_take_trials_for_ever() -> None:
+    """On 3,200 cells, most of them as good as their neighbours, the search ends early, near the optimum."""
+    grid = QuotaGrid(tuple(range(1, 65)), tuple(range(20, 1001, 20)))
+    table = table_of(MODEL, grid)
+    search = TrialSearch(grid, slo_ms=200)
+    assert len(drive(search, table)) <= 40
+    assert search.best is not None
+    assert search.best.efficacy == pytest.approx(optimum(table, 100.0), rel=0.01)
+
+
 def test_a_looser_slo_never_gives_a_worse_answer_when_every_cell_is_decided() -> None:
     """The published search may; one without tolerance may not."""
     table = table_of(RooflineModel(20.0, 0.0, 2.0, 3.0, 0.0, 5.0), GRID)
