@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dilu_core.plans import FunctionPlan, Plan
     from dilu_core.plotting import plot_plan
     from dilu_core.profile_files import read_profiles
+    from dilu_core.profiling import profile_function
     from dilu_core.quota import LimitRule, Quota, QuotaConfig, QuotaGrid, QuotaSearchResult
     from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
     from dilu_core.samples import ProfileSamples
@@ -55,10 +56,14 @@ if TYPE_CHECKING:
     from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
+    from dilu_core.solvers.trials.drive import run_trials
+    from dilu_core.solvers.trials.search import TrialSearch
     from dilu_core.solvers.warm_up import warm_up
     from dilu_core.token_latency import LatencyCheck, TokenLatency
     from dilu_core.traces import ArrivalTrace, read_trace
     from dilu_core.training_model import TrainingModel
+    from dilu_core.trial_plots import plot_trials
+    from dilu_core.trials import Trial, TrialRecord, TrialResult
     from dilu_core.upper_bound import UpperBound
     from dilu_core.verification import Violation, ViolationCode
     from dilu_core.workload import Workload, read_workload
@@ -132,6 +137,10 @@ __all__ = [
     "TokenLatency",
     "TrainingFit",
     "TrainingModel",
+    "Trial",
+    "TrialRecord",
+    "TrialResult",
+    "TrialSearch",
     "UpperBound",
     "VerticalMode",
     "VerticalParams",
@@ -154,11 +163,14 @@ __all__ = [
     "plan",
     "plot_latency",
     "plot_plan",
+    "plot_trials",
+    "profile_function",
     "read_interference",
     "read_profiles",
     "read_trace",
     "read_workload",
     "replay",
+    "run_trials",
     "search_llm_quota",
     "search_quota",
     "search_quota_many",
@@ -247,6 +259,7 @@ _NAMES_OF = {
     ),
     "dilu_core.plotting": ("plot_plan",),
     "dilu_core.profile_files": ("read_profiles",),
+    "dilu_core.profiling": ("profile_function",),
     "dilu_core.quota": (
         "LimitRule",
         "Quota",
@@ -304,6 +317,8 @@ _NAMES_OF = {
         "ReplayTimeline",
         "replay",
     ),
+    "dilu_core.solvers.trials.drive": ("run_trials",),
+    "dilu_core.solvers.trials.search": ("TrialSearch",),
     "dilu_core.solvers.warm_up": ("warm_up",),
     "dilu_core.token_latency": (
         "LatencyCheck",
@@ -314,6 +329,12 @@ _NAMES_OF = {
         "read_trace",
     ),
     "dilu_core.training_model": ("TrainingModel",),
+    "dilu_core.trial_plots": ("plot_trials",),
+    "dilu_core.trials": (
+        "Trial",
+        "TrialRecord",
+        "TrialResult",
+    ),
     "dilu_core.upper_bound": ("UpperBound",),
     "dilu_core.verification": (
         "Violation",

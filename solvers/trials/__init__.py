@@ -1,0 +1,1 @@
+"""Trial search on real hardware, ask and tell. `search.TrialSearch` is the entry, `drive.run_trials` its loop."""
