@@ -5,9 +5,8 @@
 
 Every table is fitted from 8 and from 12 of its cells and asked for the others. The cells are those that the library's
 profiler chooses (`first_cells`, `LatencyFit.measure_next`), and for comparison a space-filling design. Beside ours,
-fitted to the same cells by scipy: Amdahl's law over a linear batch, iGniter's formula (Xu et al., TPDS 2022), a quadratic
-in log batch and log share, and our roofline alone, minimised by scipy.optimize.least_squares.
-"""
+fitted to the same cells by scipy: Amdahl's law over a linear batch, iGniter's formula (Xu et al., TPDS 2022), a
+quadratic in log batch and log share, and our roofline alone, minimised by scipy.optimize.least_squares."""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ def profiler_chosen(
 ) -> NDArray[np.int64]:
     """The rows that the library's own profiler measures: `first_cells`, then one after another `measure_next`.
 
-    It may choose among a random 80 % of the table; where a cell is not in reach, the nearest or the next best stands in.
-    """
+    It may choose among a random 80 % of the table; where a cell is not in reach, the nearest or the next best stands
+    in."""
     within = np.sort(rng.permutation(len(table))[: max(count + 4, int(_WITHIN_REACH * len(table)))])
     reach = table.select(within)
     grid = QuotaGrid(tuple(set(reach.batch.tolist())), tuple(set(reach.sm_milli.tolist())))

@@ -145,7 +145,7 @@ def _believing(evidence: Evidence, waiting: Mask, fit: LatencyFit, prior: object
 
 
 def _fit(samples: ProfileSamples, prior: object) -> LatencyFit:
-    return fit_latency(samples, prior=prior)  # type: ignore[arg-type]  # whatever kinds of prior the fit takes
+    return fit_latency(samples, prior=prior, residual=False)
 
 
 def _start(evidence: Evidence, fresh: Mask) -> int | None:

@@ -20,6 +20,7 @@ import numpy as np
 from dilu_core import _checks as check
 from dilu_core.errors import StateError
 from dilu_core.latency_fit import LatencyFit
+from dilu_core.latency_prior import LatencyPrior
 from dilu_core.performance import MemoryModel, RooflineModel
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid
 from dilu_core.result import Limit, Termination, TerminationReason
@@ -281,9 +282,9 @@ class TrialSearch:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value from which `from_dict` continues identically.
 
-        A prior that is no `RooflineModel` is not kept: it must be handed to `from_dict` again.
+        A prior that is neither a `RooflineModel` nor a `LatencyPrior` is not kept: hand it to `from_dict` again.
         """
-        kept = isinstance(self._prior, RooflineModel)
+        kept = isinstance(self._prior, RooflineModel | LatencyPrior)
         return {
             "version": _VERSION,
             "settings": self._settings.to_dict(),
@@ -302,7 +303,8 @@ class TrialSearch:
             check.fail("prior", "is missing; the search was made with one that is not kept in JSON.")
         kept = check.item("trial_search", document, "prior")
         if prior is None and kept is not None:
-            prior = RooflineModel.from_dict(kept)
+            kind = RooflineModel if isinstance(kept, Mapping) and "form" in kept else LatencyPrior
+            prior = kind.from_dict(kept)
         values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
         search = cls(values.pop("grid"), prior=prior, **values)
         for where, entry in check.entries("trial_search", document, "records"):

@@ -41,7 +41,7 @@ class Surrogate:
     def at(self, batch: Column, sm_milli: Column) -> tuple[Column, Column]:
         """(n,) mean of log t in log ms, and its standard deviation."""
         mean, weights, across = self._conditioned(batch, sm_milli)
-        gradient = self.fit.model.log_gradient(batch, sm_milli)
+        gradient = self.fit.roofline.log_gradient(batch, sm_milli)
         variance = np.einsum("ij,jk,ik->i", gradient, self.fit.covariance, gradient)
         variance += np.maximum(MISFIT**2 - (across * weights).sum(axis=0), 0.0) + ROUGHNESS**2
         return mean, np.sqrt(variance)
@@ -49,7 +49,7 @@ class Surrogate:
     def draws(self, batch: Column, sm_milli: Column, count: int, seed: int) -> NDArray[np.float64]:
         """(count, n) joint draws of log t."""
         mean, weights, across = self._conditioned(batch, sm_milli)
-        gradient = self.fit.model.log_gradient(batch, sm_milli)
+        gradient = self.fit.roofline.log_gradient(batch, sm_milli)
         covariance = gradient @ self.fit.covariance @ gradient.T
         covariance += _kernel(batch, sm_milli, batch, sm_milli) - across.T @ weights + ROUGHNESS**2 * np.eye(len(mean))
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
