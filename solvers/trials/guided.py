@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from dilu_core.latency_fit import LatencyFit
+from dilu_core.latency_prior import LatencyPrior
+from dilu_core.performance import RooflineModel
 from dilu_core.result import Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
@@ -47,10 +49,14 @@ _DRAWS, _DRAWN_CELLS = 1000, 200
 _STARTS = ((0.5, 0.5), (0.75, 0.25), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75))  # of the log ranges of batch and share
 
 Column = NDArray[np.float64]
+Prior = LatencyPrior | RooflineModel | None
 
 
 def propose_guided(
-    settings: TrialSettings, evidence: Evidence, outstanding: frozenset[int], prior: object = None
+    settings: TrialSettings,
+    evidence: Evidence,
+    outstanding: frozenset[int],
+    prior: Prior = None,
 ) -> Proposal:
     """The trial to run next, as if those outstanding had come back as predicted."""
     waiting = np.zeros(evidence.open.shape, dtype=np.bool_)
@@ -99,7 +105,12 @@ class _View:
 
 
 def _look(
-    settings: TrialSettings, evidence: Evidence, fresh: Mask, best: int | None, waiting: Mask, prior: object
+    settings: TrialSettings,
+    evidence: Evidence,
+    fresh: Mask,
+    best: int | None,
+    waiting: Mask,
+    prior: Prior,
 ) -> _View:
     assert evidence.seen is not None
     seen, batch, sm_milli = evidence.seen, evidence.batch, evidence.sm_milli
@@ -127,7 +138,7 @@ def _look(
     )
 
 
-def _believing(evidence: Evidence, waiting: Mask, fit: LatencyFit, prior: object) -> LatencyFit:
+def _believing(evidence: Evidence, waiting: Mask, fit: LatencyFit, prior: Prior) -> LatencyFit:
     """The fit as if outstanding trials had come back as it predicts (kriging believer): sure of them, not moved."""
     if not waiting.any():
         return fit
@@ -144,7 +155,7 @@ def _believing(evidence: Evidence, waiting: Mask, fit: LatencyFit, prior: object
     return _fit(together, prior)
 
 
-def _fit(samples: ProfileSamples, prior: object) -> LatencyFit:
+def _fit(samples: ProfileSamples, prior: Prior) -> LatencyFit:
     return fit_latency(samples, prior=prior, residual=False)
 
 

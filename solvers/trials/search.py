@@ -90,7 +90,7 @@ class TrialSearch:
         guard: float = 0.03,
         strategy: str = "guided",
         seed: int = 0,
-        prior: Any = None,
+        prior: LatencyPrior | RooflineModel | None = None,
         tolerance: float = 0.01,
         max_trials: int | None = None,
         max_gpu_s: float | None = None,
@@ -280,31 +280,24 @@ class TrialSearch:
         return None if seen is None else fit_latency(seen, prior=self._prior)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able value from which `from_dict` continues identically.
-
-        A prior that is neither a `RooflineModel` nor a `LatencyPrior` is not kept: hand it to `from_dict` again.
-        """
-        kept = isinstance(self._prior, RooflineModel | LatencyPrior)
+        """A JSON-able value from which `from_dict` continues identically."""
         return {
             "version": _VERSION,
             "settings": self._settings.to_dict(),
-            "prior": self._prior.to_dict() if kept else None,
-            "needs_prior": self._prior is not None and not kept,
+            "prior": None if self._prior is None else self._prior.to_dict(),
             "records": [record.to_dict() for record in self._records],
             "outstanding": [[trial.batch, trial.sm_milli] for trial in self._outstanding],
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, prior: Any = None) -> TrialSearch:
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialSearch:
         """The search `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
         document = check.document("trial_search", data, version=_VERSION)
         settings = TrialSettings.from_dict(check.item("trial_search", document, "settings"))
-        if prior is None and check.item("trial_search", document, "needs_prior"):
-            check.fail("prior", "is missing; the search was made with one that is not kept in JSON.")
         kept = check.item("trial_search", document, "prior")
-        if prior is None and kept is not None:
-            kind = RooflineModel if isinstance(kept, Mapping) and "form" in kept else LatencyPrior
-            prior = kind.from_dict(kept)
+        prior: LatencyPrior | RooflineModel | None = None
+        if kept is not None:
+            prior = (RooflineModel if isinstance(kept, Mapping) and "form" in kept else LatencyPrior).from_dict(kept)
         values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
         search = cls(values.pop("grid"), prior=prior, **values)
         for where, entry in check.entries("trial_search", document, "records"):

@@ -16,6 +16,7 @@ from dilu_core.performance import MemoryModel, RooflineModel
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid
 from dilu_core.result import Limit, TerminationReason
 from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.prior_learning import learn_prior
 from dilu_core.solvers.trials.search import TrialSearch
 from dilu_core.trials import Trial
 
@@ -559,9 +560,13 @@ def test_a_spoilt_document_is_refused_by_name(argument: str, spoil: Any) -> None
     assert caught.value.argument == argument
 
 
-def test_a_prior_of_another_kind_must_be_handed_in_again() -> None:
-    """JSON keeps models only; a search without its prior would not go on identically."""
-    document = {**TrialSearch(GRID, slo_ms=100).to_dict(), "needs_prior": True}
-    with pytest.raises(InvalidArgumentError, match="prior"):
-        TrialSearch.from_dict(document)
-    assert TrialSearch.from_dict(document, prior=MODEL).ask() is not None
+def test_a_learnt_prior_is_kept() -> None:
+    """A search with a learnt prior goes on with it after a round trip through JSON."""
+    tables = [ProfileSamples([1, 4, 16, 16], [200, 500, 200, 1000], [9.0, 12.0, 60.0 + i, 20.0]) for i in range(3)]
+    search = TrialSearch(GRID, slo_ms=100, prior=learn_prior(tables))
+    first = search.ask()
+    assert first is not None
+    search.tell(first, 30.0)
+    again = TrialSearch.from_dict(json.loads(json.dumps(search.to_dict())))
+    assert again.to_dict() == search.to_dict()
+    assert again.ask() == search.ask()
