@@ -36,19 +36,41 @@ def fit_latency_by_scipy(
     Soft-L1 is written as residuals, rho = sign(r) c sqrt(2 (sqrt(1 + (r / c)^2) - 1)), so that plain least squares with
     its numeric Jacobian minimises C.
     """
-    used = [0, 1, 2, 3, 4, 5] if family == "bandwidth" else [0, 1, 2, 3, 5]
-    center = prior.center_for(family, samples)[used]
-    precision = prior.precision(family)[np.ix_(used, used)]
-    root = np.asarray(np.linalg.cholesky(precision).T, dtype=np.float64)
+    used, center, precision, root = _prior(samples, family, prior)
     best, cost = center, math.inf
     for start in STARTS[:starts]:
         found, value = _minimise(_residuals(samples, family, used, center, root), center + np.array(start)[used])
         if value < cost:
             best, cost = found, value
     if reweighed:
-        ratio = min(max(_noise(samples, family, used, best, precision) / NOISE, 0.1), 3.0)
+        ratio = _ratio(samples, family, used, best, precision)
         best, cost = _minimise(_residuals(samples, family, used, center, ratio * root), best)
     return roofline_of(_full(best, used), family), cost
+
+
+def objective_by_numpy(
+    samples: ProfileSamples,
+    model: RooflineModel,
+    family: Family,
+    *,
+    prior: LatencyPrior = GENERAL_PRIOR,
+    weighed_at: RooflineModel | None = None,
+) -> float:
+    """The objective C of a model; with `weighed_at` the prior is weighed by the noise estimated at that model."""
+    used, center, precision, root = _prior(samples, family, prior)
+    ratio = 1.0
+    if weighed_at is not None:
+        ratio = _ratio(samples, family, used, np.log(np.array(weighed_at.parameters)[used]), precision)
+    logs = np.log(np.array(model.parameters)[used])
+    return 0.5 * float((_residuals(samples, family, used, center, ratio * root)(logs) ** 2).sum())
+
+
+def _prior(samples: ProfileSamples, family: Family, prior: LatencyPrior) -> tuple[list[int], Vector, Vector, Vector]:
+    """The parameters in use, their centre and precision, and a root R of it: R^T R = P."""
+    used = [0, 1, 2, 3, 4, 5] if family == "bandwidth" else [0, 1, 2, 3, 5]
+    precision = prior.precision(family)[np.ix_(used, used)]
+    root = np.asarray(np.linalg.cholesky(precision).T, dtype=np.float64)
+    return used, prior.center_for(family, samples)[used], precision, root
 
 
 def _full(logs: Vector, used: list[int]) -> Vector:
@@ -76,6 +98,11 @@ def _residuals(
 def _minimise(residuals: Callable[[Vector], Vector], start: Vector) -> tuple[Vector, float]:
     found = least_squares(residuals, start, method="lm", xtol=1e-10, ftol=1e-10)
     return np.asarray(found.x), float(found.cost)
+
+
+def _ratio(samples: ProfileSamples, family: Family, used: list[int], logs: Vector, precision: Vector) -> float:
+    """Estimated over assumed noise, within the kernel's bounds."""
+    return min(max(_noise(samples, family, used, logs, precision) / NOISE, 0.1), 3.0)
 
 
 def _noise(samples: ProfileSamples, family: Family, used: list[int], logs: Vector, precision: Vector) -> float:

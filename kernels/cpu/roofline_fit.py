@@ -26,7 +26,7 @@ BANDWIDTH = 4  # index of log d, the one parameter a function may do without
 _ABSENT = -1e9  # log of a time that takes no part
 _STEP_CAP = 2.0  # in logs: no parameter moves by more than a factor e^2 a step
 _REFUSALS = 12  # damping increases in a row before the point counts as a minimum
-_ROUGH = 1e-3  # tolerance at which the starts are compared; the best is then finished
+_ROUGH = 1e-4  # tolerance at which the starts are compared; the best is then finished
 
 _LEAST_RATIO, _GREATEST_RATIO = 0.1, 3.0  # estimated over assumed noise: no profile is better than half a per cent
 
