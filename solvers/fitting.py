@@ -41,8 +41,8 @@ from dilu_core.solvers.memory_fit import fit_memory
 
 __all__ = ["fit_latency", "fit_latency_many", "fit_memory", "fit_training"]
 
-STARTS = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.7, -1.5, -1.0, 1.0, 0.0, 0.0), (-1.5, 0.0, 1.5, 0.0, 0.0, 0.0))
-"""Offsets of log(L, h, m, w, d, p) from the prior's centre to start from: there, compute-bound, memory-bound."""
+STARTS = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.7, -1.5, -1.0, 1.0, 0.0, 0.0), (0.0, -1.5, 0.0, 0.0, 2.0, 0.0))
+"""Offsets of log(L, h, m, w, d, p) from the prior's centre to start from: there, compute-bound, bandwidth-bound."""
 
 _MAX_ITERATIONS = 200
 _TOLERANCE = 1e-10  # of the objective, relative
