@@ -63,17 +63,11 @@ class SharedDeviation:
 
     def __post_init__(self) -> None:
         for name in ("batch", "sm_milli"):
-            column = check.float_column(name, getattr(self, name))
-            if column.size == 0 or not (column > 0).all() or not (np.diff(column) > 0).all():
-                check.fail(name, "are no knots; expected positive numbers that ascend.")
-            object.__setattr__(self, name, column)
-        try:
-            table = np.array(self.log_factor, dtype=np.float64)
-        except (TypeError, ValueError):
-            check.fail("log_factor", f"is no table of numbers: {self.log_factor!r:.80}.")
-        if table.shape != (self.batch.size, self.sm_milli.size) or not np.isfinite(table).all():
-            check.fail("log_factor", f"has shape {table.shape} or is not finite; expected one number per knot.")
-        object.__setattr__(self, "log_factor", check.read_only(table))
+            object.__setattr__(self, name, check.knots(name, getattr(self, name)))
+        table = check.float_table("log_factor", self.log_factor, (self.batch.size, self.sm_milli.size))
+        if not np.isfinite(table).all():
+            check.fail("log_factor", "holds a factor that is not finite.")
+        object.__setattr__(self, "log_factor", table)
 
     def at(self, batch: ArrayLike, sm_milli: ArrayLike) -> Column:
         """Log factor on latency; the arguments broadcast."""
@@ -92,7 +86,7 @@ class SharedDeviation:
         return isinstance(other, SharedDeviation) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash(self.log_factor.tobytes())
+        return hash((self.batch.tobytes(), self.sm_milli.tobytes()))  # no log factors: 0.0 equals -0.0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
