@@ -46,7 +46,9 @@ class MonotoneSurface:
     latency_ms_at_knots: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        batch, share, table = _positive_table("latency_ms_at_knots", self.batch, self.sm_milli, self.latency_ms_at_knots)
+        batch, share, table = _positive_table(
+            "latency_ms_at_knots", self.batch, self.sm_milli, self.latency_ms_at_knots
+        )
         logs = np.log(table)
         by_batch = np.diff(logs, axis=0)
         by_share = -np.diff(logs, axis=1)
