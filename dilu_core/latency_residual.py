@@ -122,18 +122,24 @@ class SmoothDeviation:
 def smooth_deviation(batch: ArrayLike, sm_milli: ArrayLike, residuals: Column) -> SmoothDeviation | None:
     """The deviation that log residuals `(n,)` at these samples speak for, or `None` where they speak for noise."""
     samples, share = operating_points(batch, sm_milli)
-    if len(set(zip(samples.tolist(), share.tolist(), strict=True))) < FEWEST_CELLS:
-        return None
     kept = np.abs(residuals) <= _LARGEST
-    points, left = scaled_points(samples, share)[kept], residuals[kept]
+    left = residuals[kept]
+    cells, owner = np.unique(np.stack([samples[kept], share[kept]], axis=1), axis=0, return_inverse=True)
+    owner = owner.ravel()
     noise_only = float(left @ left)
-    if left.size < FEWEST_CELLS or noise_only <= _LEAST_DEVIATION**2 * left.size:
+    if len(cells) < FEWEST_CELLS or noise_only <= _LEAST_DEVIATION**2 * left.size:
         return None
-    matrix = AMPLITUDE**2 * covariance(points, points) + np.eye(left.size)
-    factor = np.linalg.cholesky(matrix)
-    half = np.linalg.solve(factor, left)
-    explained = float(half @ half)
-    gain = 0.5 * left.size * math.log(noise_only / explained) - float(np.log(np.diag(factor)).sum()) + math.log(ODDS)
+    # Repeats of a cell enter by their mean m of k, of variance 1/k, and their scatter around it: with D the diagonal of
+    # the k, r^T A^-1 r = within + m^T B^-1 m and |A| = |B| |D|, B = AMPLITUDE^2 K + D^-1 over cells.
+    repeats = np.bincount(owner)
+    means = np.bincount(owner, left) / repeats
+    within = float(((left - means[owner]) ** 2).sum())
+    points = scaled_points(cells[:, 0], cells[:, 1])
+    factor = np.linalg.cholesky(AMPLITUDE**2 * covariance(points, points) + np.diag(1.0 / repeats))
+    half = np.linalg.solve(factor, means)
+    log_volume = float(2.0 * np.log(np.diag(factor)).sum() + np.log(repeats).sum())
+    explained = within + float(half @ half)
+    gain = 0.5 * (left.size * math.log(noise_only / explained) - log_volume) + math.log(ODDS)
     weight = 1.0 / (1.0 + math.exp(min(-gain, 700.0)))
     if weight < _LEAST_WEIGHT:
         return None
