@@ -144,7 +144,7 @@ def smooth_deviation(batch: ArrayLike, sm_milli: ArrayLike, residuals: Column) -
     if weight < _LEAST_WEIGHT:
         return None
     coefficients = weight * AMPLITUDE**2 * np.linalg.solve(factor.T, half)
-    return SmoothDeviation(points, coefficients, weight)
+    return SmoothDeviation(check.read_only(points), check.read_only(coefficients), weight)
 
 
 def corrected_surface(
