@@ -137,16 +137,37 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 def float_column(argument: str, values: object) -> NDArray[np.float64]:
     """`values` as a read-only one-dimensional float64 array; only real numbers pass, and masked ones become NaN."""
-    try:
-        raw = values.filled(np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-        if raw.size and raw.dtype.kind not in "iufO":
-            raise TypeError
-        column = np.array(raw, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        fail(argument, f"is not a column of numbers: {values!r:.120}.")
+    column = _float_array(argument, values, "column")
     if column.ndim != 1:
         fail(argument, f"has {column.ndim} dimensions; expected one column.")
-    column.flags.writeable = False
+    return column
+
+
+def float_table(argument: str, values: object, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """`values` as a read-only float64 table of this shape; only real numbers pass, and masked ones become NaN."""
+    table = _float_array(argument, values, "table")
+    if table.shape != shape:
+        fail(argument, f"has shape {table.shape}; expected {shape}.")
+    return table
+
+
+def _float_array(argument: str, values: object, what: str) -> NDArray[np.float64]:
+    try:
+        raw = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        if raw.size and raw.dtype.kind not in "iufO":
+            raise TypeError
+        array = np.array(np.ma.filled(raw.astype(np.float64), np.nan))
+    except (TypeError, ValueError, OverflowError):
+        fail(argument, f"is not a {what} of numbers: {values!r:.120}.")
+    array.flags.writeable = False
+    return array
+
+
+def knots(argument: str, values: object) -> NDArray[np.float64]:
+    """`values` as the places between which a table interpolates: a read-only column, positive and ascending."""
+    column = float_column(argument, values)
+    if column.size == 0 or not (np.isfinite(column) & (column > 0)).all() or not (np.diff(column) > 0).all():
+        fail(argument, "are no knots; expected positive numbers that ascend.")
     return column
 
 

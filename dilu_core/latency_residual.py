@@ -63,17 +63,11 @@ class SharedDeviation:
 
     def __post_init__(self) -> None:
         for name in ("batch", "sm_milli"):
-            column = check.float_column(name, getattr(self, name))
-            if column.size == 0 or not (column > 0).all() or not (np.diff(column) > 0).all():
-                check.fail(name, "are no knots; expected positive numbers that ascend.")
-            object.__setattr__(self, name, column)
-        try:
-            table = np.array(self.log_factor, dtype=np.float64)
-        except (TypeError, ValueError):
-            check.fail("log_factor", f"is no table of numbers: {self.log_factor!r:.80}.")
-        if table.shape != (self.batch.size, self.sm_milli.size) or not np.isfinite(table).all():
-            check.fail("log_factor", f"has shape {table.shape} or is not finite; expected one number per knot.")
-        object.__setattr__(self, "log_factor", check.read_only(table))
+            object.__setattr__(self, name, check.knots(name, getattr(self, name)))
+        table = check.float_table("log_factor", self.log_factor, (self.batch.size, self.sm_milli.size))
+        if not np.isfinite(table).all():
+            check.fail("log_factor", "holds a factor that is not finite.")
+        object.__setattr__(self, "log_factor", table)
 
     def at(self, batch: ArrayLike, sm_milli: ArrayLike) -> Column:
         """Log factor on latency; the arguments broadcast."""
@@ -92,7 +86,7 @@ class SharedDeviation:
         return isinstance(other, SharedDeviation) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash(self.log_factor.tobytes())
+        return hash((self.batch.tobytes(), self.sm_milli.tobytes()))  # no log factors: 0.0 equals -0.0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
@@ -128,23 +122,29 @@ class SmoothDeviation:
 def smooth_deviation(batch: ArrayLike, sm_milli: ArrayLike, residuals: Column) -> SmoothDeviation | None:
     """The deviation that log residuals `(n,)` at these samples speak for, or `None` where they speak for noise."""
     samples, share = operating_points(batch, sm_milli)
-    if len(set(zip(samples.tolist(), share.tolist(), strict=True))) < FEWEST_CELLS:
-        return None
     kept = np.abs(residuals) <= _LARGEST
-    points, left = scaled_points(samples, share)[kept], residuals[kept]
+    left = residuals[kept]
+    cells, owner = np.unique(np.stack([samples[kept], share[kept]], axis=1), axis=0, return_inverse=True)
+    owner = owner.ravel()
     noise_only = float(left @ left)
-    if left.size < FEWEST_CELLS or noise_only <= _LEAST_DEVIATION**2 * left.size:
+    if len(cells) < FEWEST_CELLS or noise_only <= _LEAST_DEVIATION**2 * left.size:
         return None
-    matrix = AMPLITUDE**2 * covariance(points, points) + np.eye(left.size)
-    factor = np.linalg.cholesky(matrix)
-    half = np.linalg.solve(factor, left)
-    explained = float(half @ half)
-    gain = 0.5 * left.size * math.log(noise_only / explained) - float(np.log(np.diag(factor)).sum()) + math.log(ODDS)
+    # Repeats of a cell enter by their mean m of k, of variance 1/k, and their scatter around it: with D the diagonal of
+    # the k, r^T A^-1 r = within + m^T B^-1 m and |A| = |B| |D|, B = AMPLITUDE^2 K + D^-1 over cells.
+    repeats = np.bincount(owner)
+    means = np.bincount(owner, left) / repeats
+    within = float(((left - means[owner]) ** 2).sum())
+    points = scaled_points(cells[:, 0], cells[:, 1])
+    factor = np.linalg.cholesky(AMPLITUDE**2 * covariance(points, points) + np.diag(1.0 / repeats))
+    half = np.linalg.solve(factor, means)
+    log_volume = float(2.0 * np.log(np.diag(factor)).sum() + np.log(repeats).sum())
+    explained = within + float(half @ half)
+    gain = 0.5 * (left.size * math.log(noise_only / explained) - log_volume) + math.log(ODDS)
     weight = 1.0 / (1.0 + math.exp(min(-gain, 700.0)))
     if weight < _LEAST_WEIGHT:
         return None
     coefficients = weight * AMPLITUDE**2 * np.linalg.solve(factor.T, half)
-    return SmoothDeviation(points, coefficients, weight)
+    return SmoothDeviation(check.read_only(points), check.read_only(coefficients), weight)
 
 
 def corrected_surface(

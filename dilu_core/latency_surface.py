@@ -32,7 +32,7 @@ class MonotoneSurface:
         `(n_batches,)` knots, positive and ascending; they need not be whole.
     sm_milli
         `(n_shares,)` knots, ascending within (0, 1000].
-    latency_ms
+    latency_ms_at_knots
         `(n_batches, n_shares)` latencies that obey the laws; `enclosing` makes them obey.
 
     Raises
@@ -46,17 +46,9 @@ class MonotoneSurface:
     latency_ms_at_knots: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        batch, share = _knots("batch", self.batch), _knots("sm_milli", self.sm_milli)
-        if share[-1] > FULL_GPU_MILLI:
-            check.fail("sm_milli", f"ends at {share[-1]:g}; expected shares of at most {FULL_GPU_MILLI}.")
-        try:
-            table = np.array(self.latency_ms_at_knots, dtype=np.float64)
-        except (TypeError, ValueError):
-            check.fail("latency_ms_at_knots", f"is no table of numbers: {self.latency_ms_at_knots!r:.80}.")
-        if table.shape != (batch.size, share.size):
-            check.fail("latency_ms_at_knots", f"has shape {table.shape}; the knots ask for {(batch.size, share.size)}.")
-        if not (np.isfinite(table) & (table > 0)).all():
-            check.fail("latency_ms_at_knots", "holds a latency that is not positive and finite.")
+        batch, share, table = _positive_table(
+            "latency_ms_at_knots", self.batch, self.sm_milli, self.latency_ms_at_knots
+        )
         logs = np.log(table)
         by_batch = np.diff(logs, axis=0)
         by_share = -np.diff(logs, axis=1)
@@ -64,9 +56,9 @@ class MonotoneSurface:
             check.fail("latency_ms_at_knots", "falls with the batch, or grows faster than it.")
         if (by_share < -_SLACK).any() or (by_share > np.diff(np.log(share)) + _SLACK).any():
             check.fail("latency_ms_at_knots", "rises with the share, or falls faster than it grows.")
-        object.__setattr__(self, "batch", check.read_only(batch))
-        object.__setattr__(self, "sm_milli", check.read_only(share))
-        object.__setattr__(self, "latency_ms_at_knots", check.read_only(table))
+        object.__setattr__(self, "batch", batch)
+        object.__setattr__(self, "sm_milli", share)
+        object.__setattr__(self, "latency_ms_at_knots", table)
 
     @classmethod
     def enclosing(cls, batch: ArrayLike, sm_milli: ArrayLike, latency_ms: ArrayLike) -> MonotoneSurface:
@@ -74,15 +66,16 @@ class MonotoneSurface:
 
         First every knot is lifted to the greatest latency at a smaller batch and a greater share, so that nothing is
         promised that the table contradicts; then growth beyond proportion is cut down. A table that obeys the laws is
-        left as it is.
+        left as it is. Raises `InvalidArgumentError` naming the argument: no knots, a wrong shape, a latency that is not
+        positive.
         """
-        knots, shares = np.log(_knots("batch", batch)), np.log(_knots("sm_milli", sm_milli))
-        logs = np.log(np.array(latency_ms, dtype=np.float64))
+        batches, milli, table = _positive_table("latency_ms", batch, sm_milli, latency_ms)
+        knots, shares, logs = np.log(batches), np.log(milli), np.log(table)
         logs = np.maximum.accumulate(logs, axis=0)
         logs = np.maximum.accumulate(logs[:, ::-1], axis=1)[:, ::-1]
         logs = np.minimum.accumulate(logs - knots[:, None], axis=0) + knots[:, None]
         logs = np.minimum.accumulate((logs + shares)[:, ::-1], axis=1)[:, ::-1] - shares
-        return cls(np.exp(knots), np.minimum(np.exp(shares), FULL_GPU_MILLI), np.exp(logs))
+        return cls(batches, milli, np.exp(logs))
 
     @cached_property
     def _logs(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -137,11 +130,17 @@ class MonotoneSurface:
         return check.build("model", document, cls, required=("batch", "sm_milli", "latency_ms_at_knots"))
 
 
-def _knots(argument: str, values: object) -> NDArray[np.float64]:
-    knots = check.float_column(argument, values)
-    if knots.size == 0 or not np.isfinite(knots).all() or not (knots > 0).all() or not (np.diff(knots) > 0).all():
-        check.fail(argument, "are no knots; expected positive numbers that ascend.")
-    return knots
+def _positive_table(
+    name: str, batch: object, sm_milli: object, latency_ms: object
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The checked knots and the table over them, which errors call `name`."""
+    batches, shares = check.knots("batch", batch), check.knots("sm_milli", sm_milli)
+    if shares[-1] > FULL_GPU_MILLI:
+        check.fail("sm_milli", f"ends at {shares[-1]:g}; expected shares of at most {FULL_GPU_MILLI}.")
+    table = check.float_table(name, latency_ms, (batches.size, shares.size))
+    if not (np.isfinite(table) & (table > 0)).all():
+        check.fail(name, "holds a latency that is not positive and finite.")
+    return batches, shares, table
 
 
 def _cell(knots: NDArray[np.float64], at: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -58,14 +58,19 @@ def farthest_cells(
     seen = samples.cells().astype(np.float64)
     there = scaled_points(seen[:, 0], seen[:, 1] / FULL_GPU_MILLI)
     amplitude, noise = (AMPLITUDE * scatter) ** 2, scatter**2
-    across = amplitude * covariance(here, there)
-    among = amplitude * covariance(there, there) + noise * np.eye(len(there))
-    joint = gradient @ parameter_covariance @ gradient.T + amplitude * covariance(here, here)
-    joint -= across @ np.linalg.solve(among, across.T)
+    # A grid may have ten thousand cells: their covariance is written out for one chosen cell at a time, and what is told
+    # of the others, by the measured cells and then by each chosen one, is kept as a column whose products it is.
+    factor = np.linalg.cholesky(amplitude * covariance(there, there) + noise * np.eye(len(there)))
+    told = np.linalg.solve(factor, amplitude * covariance(there, here)).T
+    unsure = gradient @ parameter_covariance
+    variance = amplitude + (unsure * gradient).sum(axis=1) - (told**2).sum(axis=1)
     chosen: list[tuple[int, int]] = []
     while len(chosen) < count and fresh.any():
-        best = int(np.argmax(np.where(fresh, np.diag(joint), -np.inf)))
+        best = int(np.argmax(np.where(fresh, variance, -np.inf)))
         chosen.append((int(cells[best, 0]), int(cells[best, 1])))
         fresh[best] = False
-        joint = joint - np.outer(joint[:, best], joint[best]) / (joint[best, best] + noise)
+        with_best = amplitude * covariance(here, here[best : best + 1])[:, 0] + unsure @ gradient[best]
+        column = (with_best - told @ told[best]) / np.sqrt(variance[best] + noise)
+        told = np.column_stack([told, column])
+        variance = variance - column**2
     return tuple(chosen)

@@ -88,9 +88,12 @@ def roofline_fit_terms(
     of_streamed = math.exp(sharpness * (log_streamed - top))
     total = of_launch + of_scaled + of_streamed
     log_norm = top + math.log(total) / sharpness
-    host = math.exp(min(log_host + log_batch - log_norm, 700.0))
-    part = 1.0 / (1.0 + host)
-    share = part / total
+    log_serial = log_host + log_batch
+    lesser = math.exp(-abs(log_serial - log_norm))
+    greater_part = 1.0 / (1.0 + lesser)
+    lesser_part = lesser * greater_part
+    host = greater_part if log_serial >= log_norm else lesser_part
+    share = (lesser_part if log_serial >= log_norm else greater_part) / total
     bend = (
         of_launch * (log_launch - log_norm)
         + of_scaled * (log_scaled - log_norm)
@@ -98,9 +101,9 @@ def roofline_fit_terms(
     )
     scaled = share * of_scaled
     return (
-        log_norm + math.log(1.0 + host),
+        max(log_norm, log_serial) + math.log(1.0 + lesser),
         share * of_launch,
-        1.0 - part,
+        host,
         scaled * of_fixed,
         scaled * (1.0 - of_fixed),
         share * of_streamed,

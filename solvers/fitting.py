@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF, Calibration
-from dilu_core.kernels.cpu.roofline_fit import fit_rooflines
+from dilu_core.kernels.cpu.roofline_fit import GREATEST_RATIO, LEAST_RATIO, fit_rooflines
 from dilu_core.latency_fit import LatencyFit, TrainingFit
 from dilu_core.latency_prior import (
     BANDWIDTH,
@@ -282,17 +282,21 @@ def _log_latency(task: _Task) -> NDArray[np.float64]:
 def _evidence(tasks: Sequence[_Task], found: _Minima, prior: LatencyPrior) -> NDArray[np.float64]:
     """Laplace's approximation of the log probability of the samples under each task's family, up to a constant.
 
-    log e = -C + 1/2 log |P| - 1/2 log |H|, with the objective C, the prior's precision P and the curvature H at the
-    minimum (MacKay, Neural Computation 4, 1992). A parameter that the samples do not need costs what it leaves unsaid.
+    log e = -C / rho^2 - n log rho + 1/2 log |P| - 1/2 log |H / rho^2|, with the objective C and the curvature H at the
+    minimum, both in units of NOISE, the noise rho NOISE that the kernel estimated and weighed the prior by, and the
+    prior's precision P (MacKay, Neural Computation 4, 1992). A parameter that the samples do not need costs what it
+    leaves unsaid.
     """
-    spread = {}
-    for family in FAMILIES:
-        used = [k for k in range(PARAMETERS) if family == "bandwidth" or k != BANDWIDTH]
-        spread[family] = np.linalg.slogdet(prior.precision(family)[np.ix_(used, used)])[1]
+    used = {family: [k for k in range(PARAMETERS) if family == "bandwidth" or k != BANDWIDTH] for family in FAMILIES}
+    spread = {
+        family: np.linalg.slogdet(prior.precision(family)[np.ix_(used[family], used[family])])[1] for family in FAMILIES
+    }
     volumes = np.linalg.slogdet(found.curvatures)[1]  # a bandwidth that takes no part has curvature 1
-    return np.array(
-        [0.5 * (spread[task.family] - volumes[i]) - found.costs[i] for i, task in enumerate(tasks)], dtype=np.float64
-    )
+    ratio = np.clip(found.noises / NOISE, LEAST_RATIO, GREATEST_RATIO)
+    counts = np.array([len(task.samples) for task in tasks])
+    sizes = np.array([len(used[task.family]) for task in tasks])
+    spreads = np.array([spread[task.family] for task in tasks])
+    return np.asarray((sizes - counts) * np.log(ratio) + 0.5 * (spreads - volumes) - found.costs / ratio**2)
 
 
 def _termination(converged: bool) -> Termination:

