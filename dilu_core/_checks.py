@@ -150,6 +150,20 @@ def float_column(argument: str, values: object) -> NDArray[np.float64]:
     return column
 
 
+def float_table(argument: str, values: object) -> NDArray[np.float64]:
+    """`values` as a two-dimensional float64 array of real numbers, its own copy; strings are refused."""
+    try:
+        raw = np.asarray(values)
+        if raw.size and raw.dtype.kind not in "iufO":
+            raise TypeError
+        table = np.array(raw, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        fail(argument, f"is no table of numbers: {values!r:.80}.")
+    if table.ndim != 2:
+        fail(argument, f"has {table.ndim} dimensions; expected rows and columns.")
+    return table
+
+
 def int_column(argument: str, values: object, *, at_least: int, at_most: int | None = None) -> NDArray[np.int64]:
     """`values` as a read-only one-dimensional int64 array within bounds; the message names the first bad element."""
     raw = float_column(argument, values)

@@ -199,13 +199,13 @@ def prior_around(model: RooflineModel, spread: float) -> LatencyPrior:
 
 
 def positive_definite(argument: str, value: object) -> Matrix:
-    """`value` as a read-only positive definite matrix of the size of q."""
-    try:
-        matrix = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        check.fail(argument, f"is {value!r:.120}; expected a {PARAMETERS} by {PARAMETERS} matrix.")
+    """`value` as a read-only symmetric positive definite matrix of the size of q."""
+    matrix = check.float_table(argument, value)
     if matrix.shape != (PARAMETERS, PARAMETERS) or not np.isfinite(matrix).all():
         check.fail(argument, f"has shape {matrix.shape} or is not finite; expected ({PARAMETERS}, {PARAMETERS}).")
+    if not np.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-9 * float(np.abs(matrix).max())):
+        check.fail(argument, "is not symmetric.")
+    matrix = 0.5 * matrix + 0.5 * matrix.T  # symmetric to the last bit
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:

@@ -64,13 +64,10 @@ class SharedDeviation:
     def __post_init__(self) -> None:
         for name in ("batch", "sm_milli"):
             column = check.float_column(name, getattr(self, name))
-            if column.size == 0 or not (column > 0).all() or not (np.diff(column) > 0).all():
+            if column.size == 0 or not (np.isfinite(column) & (column > 0)).all() or not (np.diff(column) > 0).all():
                 check.fail(name, "are no knots; expected positive numbers that ascend.")
             object.__setattr__(self, name, column)
-        try:
-            table = np.array(self.log_factor, dtype=np.float64)
-        except (TypeError, ValueError):
-            check.fail("log_factor", f"is no table of numbers: {self.log_factor!r:.80}.")
+        table = check.float_table("log_factor", self.log_factor)
         if table.shape != (self.batch.size, self.sm_milli.size) or not np.isfinite(table).all():
             check.fail("log_factor", f"has shape {table.shape} or is not finite; expected one number per knot.")
         object.__setattr__(self, "log_factor", check.read_only(table))

@@ -49,10 +49,7 @@ class MonotoneSurface:
         batch, share = _knots("batch", self.batch), _knots("sm_milli", self.sm_milli)
         if share[-1] > FULL_GPU_MILLI:
             check.fail("sm_milli", f"ends at {share[-1]:g}; expected shares of at most {FULL_GPU_MILLI}.")
-        try:
-            table = np.array(self.latency_ms_at_knots, dtype=np.float64)
-        except (TypeError, ValueError):
-            check.fail("latency_ms_at_knots", f"is no table of numbers: {self.latency_ms_at_knots!r:.80}.")
+        table = check.float_table("latency_ms_at_knots", self.latency_ms_at_knots)
         if table.shape != (batch.size, share.size):
             check.fail("latency_ms_at_knots", f"has shape {table.shape}; the knots ask for {(batch.size, share.size)}.")
         if not (np.isfinite(table) & (table > 0)).all():
