@@ -33,6 +33,9 @@ PER_SAMPLE = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])  # times per sample: the d
 _VERSION = 1
 _TYPICAL_BATCH = 32.0**0.5  # the geometric mean of the batches 1..32
 _SCALE_SPREAD = 5.0  # in logs: a factor of 150, next to nothing
+_LEAST_LOGS = np.array([-700.0] * 5 + [-5.0])  # of times, and of a sharpness below which latency leaves all floats
+_GREATEST_LOGS = np.array([700.0] * 5 + [20.0])
+_LEAST_VARIANCE, _GREATEST_VARIANCE = 1e-13, 1e13  # in any direction: beyond, no covariance is inverted to any use
 
 Matrix = NDArray[np.float64]
 
@@ -47,10 +50,15 @@ class FamilyPrior:
 
     def __post_init__(self) -> None:
         center = check.float_column("center", self.center)
-        if center.size != PARAMETERS or not np.isfinite(center).all():
-            check.fail("center", f"is {self.center!r:.80}; expected {PARAMETERS} finite numbers.")
+        if center.size != PARAMETERS or not ((center >= _LEAST_LOGS) & (center <= _GREATEST_LOGS)).all():
+            check.fail("center", f"is {self.center!r:.80}; expected {PARAMETERS} logs of times in ms and a sharpness.")
+        covariance = positive_definite("covariance", self.covariance)
+        least, *_, greatest = np.linalg.eigvalsh(covariance)
+        if least < _LEAST_VARIANCE or greatest > _GREATEST_VARIANCE:
+            span = f"{_LEAST_VARIANCE:g} to {_GREATEST_VARIANCE:g}"
+            check.fail("covariance", f"has variances from {least:g} to {greatest:g}; expected them within {span}.")
         object.__setattr__(self, "center", center)
-        object.__setattr__(self, "covariance", positive_definite("covariance", self.covariance))
+        object.__setattr__(self, "covariance", covariance)
         if self.deviation is not None and not isinstance(self.deviation, SharedDeviation):
             check.fail("deviation", f"is {self.deviation!r:.80}; expected a SharedDeviation or None.")
 
@@ -194,7 +202,8 @@ def prior_around(model: RooflineModel, spread: float) -> LatencyPrior:
     typical = float(np.exp(np.log(model.latency_ms(_TYPICAL_BATCH, 400)).mean()))
     least = 1e-6 * typical  # a time of zero stands for a millionth of the typical latency
     times = np.maximum(times, least * np.where(PER_SAMPLE[:-1] > 0, 1.0 / _TYPICAL_BATCH, 1.0))
-    own = FamilyPrior(np.append(np.log(times), math.log(model.sharpness)), spread**2 * np.eye(PARAMETERS))
+    center = np.append(np.log(times), math.log(model.sharpness))
+    own = FamilyPrior(np.clip(center, _LEAST_LOGS, _GREATEST_LOGS), spread**2 * np.eye(PARAMETERS))
     return LatencyPrior(own, own, provenance="the shape of one model")
 
 
