@@ -114,14 +114,15 @@ class LatencyPrior:
         for name in FAMILIES:
             if not isinstance(getattr(self, name), FamilyPrior):
                 check.fail(name, f"is {getattr(self, name)!r:.80}; expected a FamilyPrior.")
-        check.flag("scale_known", self.scale_known)
-        check.flag("batch_known", self.batch_known)
-        check.integer("functions", self.functions, at_least=0)
+        object.__setattr__(self, "scale_known", check.flag("scale_known", self.scale_known))
+        object.__setattr__(self, "batch_known", check.flag("batch_known", self.batch_known))
+        object.__setattr__(self, "functions", check.integer("functions", self.functions, at_least=0))
         check.text("gpu_type", self.gpu_type, empty=True)
         check.text("provenance", self.provenance, empty=True)
 
     def family(self, name: Family) -> FamilyPrior:
-        """The prior of one family."""
+        """The prior of one family; `InvalidArgumentError` naming `family` for any other name."""
+        check.choice("family", name, FAMILIES)
         return self.bandwidth if name == "bandwidth" else self.compute
 
     def center_for(self, name: Family, samples: ProfileSamples) -> NDArray[np.float64]:
