@@ -59,9 +59,8 @@ def learn_prior(functions: Iterable[ProfileSamples | LatencyFit]) -> LatencyPrio
     InvalidArgumentError
         Naming `functions`: fewer than two, something else than samples, or more than one GPU type.
     """
-    if isinstance(functions, str) or not isinstance(functions, Iterable):
-        check.fail("functions", f"is {functions!r:.80}; expected samples of several functions.")
-    tables = [each.samples if isinstance(each, LatencyFit) else each for each in functions]
+    given = check.instances_of("functions", functions, object)
+    tables = [each.samples if isinstance(each, LatencyFit) else each for each in given]
     tables = list(check.instances_of("functions", tables, ProfileSamples))
     if len(tables) < 2:
         check.fail("functions", f"holds {len(tables)}; expected at least two to learn what they have in common.")
