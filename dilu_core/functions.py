@@ -9,7 +9,9 @@ import numpy as np
 
 from dilu_core import _checks as checks
 from dilu_core.cluster import INSTANCE_KINDS, InstanceKind
+from dilu_core.latency_prior import LatencyPrior
 from dilu_core.llm_phases import LlmPhases
+from dilu_core.performance import RooflineModel
 from dilu_core.quota import QuotaGrid
 from dilu_core.samples import ProfileSamples
 
@@ -60,6 +62,9 @@ class FunctionSpec:
     grid
         Batches (for training one, that of a step) and shares to choose from; `None` takes the measured batches and
         shares in steps of the plan.
+    prior
+        What is believed of the latency surface beforehand, as `fit_latency` takes it: with a prior learnt from other
+        functions on the same GPU type fewer samples do. Not for the two phases of an LLM, which have two surfaces.
 
     Raises
     ------
@@ -84,6 +89,7 @@ class FunctionSpec:
     anti_affinity: tuple[str, ...] = ()
     gpu_types: tuple[str, ...] | None = None
     grid: QuotaGrid | None = None
+    prior: LatencyPrior | RooflineModel | None = None
     prefill_samples: ProfileSamples | None = None
     ttft_slo_ms: float | None = None
     tpot_slo_ms: float | None = None
@@ -99,6 +105,8 @@ class FunctionSpec:
             checks.fail("samples", f"is {self.samples!r:.80}; expected ProfileSamples (see read_profiles).")
         if self.grid is not None and not isinstance(self.grid, QuotaGrid):
             checks.fail("grid", f"is {self.grid!r:.80}; expected a QuotaGrid or None.")
+        if self.prior is not None and not isinstance(self.prior, LatencyPrior | RooflineModel):
+            checks.fail("prior", f"is {self.prior!r:.80}; expected a LatencyPrior, a RooflineModel or None.")
         checks.flag("splittable", self.splittable)
         if self.is_training:
             self._check_training()
@@ -191,6 +199,8 @@ class FunctionSpec:
                 checks.fail(name, f"of {self.name!r} is missing; {given[0]} is given, and needs {', '.join(_PHASES)}.")
         phases = self.phases
         assert phases is not None
+        if self.prior is not None:
+            checks.fail("prior", f"is given for the two phases of {self.name!r}; it is the prior of one surface.")
         for name in given:
             object.__setattr__(self, name, getattr(phases, name))
         theirs, ours = phases.prefill_samples.gpu_type, self.samples.gpu_type

@@ -23,11 +23,12 @@ import numpy as np
 
 from dilu_core import _checks as check
 from dilu_core.latency_fit import LatencyFit
-from dilu_core.latency_prior import TIMES, FamilyPrior, LatencyPrior, prior_around
+from dilu_core.latency_prior import BANDWIDTH, GENERAL_PRIOR, TIMES, FamilyPrior, LatencyPrior, prior_around
 
 _VERSION = 1
 _SPREADS = np.array([1.0, 1.5, 1.5, 0.5, 1.0, 0.5])  # of log(L, h, m, w, d, p), beyond what the fit leaves open
 _SPREAD_AS_A_WHOLE = 0.5  # software, clocks and power limits: a factor of 1.6
+_GREATEST_SPREAD = 100.0
 
 
 @dataclass(frozen=True)
@@ -102,23 +103,30 @@ def transfer_prior(
     scale_spread
         Standard deviation of the log of the function's speed as a whole on the target.
 
-    The centre scales as the module states; the covariance is that of the fit, plus what the scaling leaves open. Raises
-    `InvalidArgumentError` naming the argument.
+    The centre scales as the module states; the covariance is that of the fit, plus what the scaling leaves open. Where
+    the fit did without a bandwidth term, the general prior speaks for it. Raises `InvalidArgumentError` naming the
+    argument.
     """
     if not isinstance(fit, LatencyFit):
         check.fail("fit", f"is {fit!r:.80}; expected a LatencyFit.")
     old, new = _peaks("source", source), _peaks("target", target)
-    whole = check.finite("scale_spread", scale_spread, above=0)
-    compute = math.log(old.tflops / new.tflops)
-    bandwidth = math.log(old.bandwidth_gb_s / new.bandwidth_gb_s)
-    one_sm = math.log(old.tflops / old.sms) - math.log(new.tflops / new.sms)
+    whole = check.finite("scale_spread", scale_spread, above=0, at_most=_GREATEST_SPREAD)
+    compute = math.log(old.tflops) - math.log(new.tflops)
+    bandwidth = math.log(old.bandwidth_gb_s) - math.log(new.bandwidth_gb_s)
+    one_sm = compute - (math.log(old.sms) - math.log(new.sms))
     shift = np.array([0.5 * one_sm, 0.0, 0.5 * (compute + bandwidth), compute, bandwidth, 0.0])
     around = prior_around(fit.roofline, 1.0).family(fit.family)
     left_open = np.diag(_SPREADS**2) + whole**2 * np.outer(TIMES, TIMES)
-    own = FamilyPrior(around.center + shift, fit.covariance + left_open)
+    own = streaming = FamilyPrior(around.center + shift, fit.covariance + left_open)
+    if fit.family == "compute":  # says nothing of the bandwidth term, which is not to say that there is none
+        general = GENERAL_PRIOR.family("bandwidth").covariance
+        center, spread = own.center.copy(), own.covariance.copy()
+        center[BANDWIDTH] = GENERAL_PRIOR.center_for("bandwidth", fit.samples)[BANDWIDTH] + bandwidth
+        spread[BANDWIDTH, BANDWIDTH] += general[BANDWIDTH, BANDWIDTH]
+        streaming = FamilyPrior(center, spread)
     return LatencyPrior(
         own,
-        own,
+        streaming,
         scale_known=True,
         functions=1,
         gpu_type=new.name,

@@ -33,6 +33,9 @@ PER_SAMPLE = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])  # times per sample: the d
 _VERSION = 1
 _TYPICAL_BATCH = 32.0**0.5  # the geometric mean of the batches 1..32
 _SCALE_SPREAD = 5.0  # in logs: a factor of 150, next to nothing
+_LEAST_LOGS = np.array([-700.0] * 5 + [-5.0])  # of times, and of a sharpness below which latency leaves all floats
+_GREATEST_LOGS = np.array([700.0] * 5 + [20.0])
+_LEAST_VARIANCE, _GREATEST_VARIANCE = 1e-13, 1e13  # in any direction: beyond, no covariance is inverted to any use
 
 Matrix = NDArray[np.float64]
 
@@ -47,10 +50,15 @@ class FamilyPrior:
 
     def __post_init__(self) -> None:
         center = check.float_column("center", self.center)
-        if center.size != PARAMETERS or not np.isfinite(center).all():
-            check.fail("center", f"is {self.center!r:.80}; expected {PARAMETERS} finite numbers.")
+        if center.size != PARAMETERS or not ((center >= _LEAST_LOGS) & (center <= _GREATEST_LOGS)).all():
+            check.fail("center", f"is {self.center!r:.80}; expected {PARAMETERS} logs of times in ms and a sharpness.")
+        covariance = positive_definite("covariance", self.covariance)
+        least, *_, greatest = np.linalg.eigvalsh(covariance)
+        if least < _LEAST_VARIANCE or greatest > _GREATEST_VARIANCE:
+            span = f"{_LEAST_VARIANCE:g} to {_GREATEST_VARIANCE:g}"
+            check.fail("covariance", f"has variances from {least:g} to {greatest:g}; expected them within {span}.")
         object.__setattr__(self, "center", center)
-        object.__setattr__(self, "covariance", positive_definite("covariance", self.covariance))
+        object.__setattr__(self, "covariance", covariance)
         if self.deviation is not None and not isinstance(self.deviation, SharedDeviation):
             check.fail("deviation", f"is {self.deviation!r:.80}; expected a SharedDeviation or None.")
 
@@ -106,14 +114,15 @@ class LatencyPrior:
         for name in FAMILIES:
             if not isinstance(getattr(self, name), FamilyPrior):
                 check.fail(name, f"is {getattr(self, name)!r:.80}; expected a FamilyPrior.")
-        check.flag("scale_known", self.scale_known)
-        check.flag("batch_known", self.batch_known)
-        check.integer("functions", self.functions, at_least=0)
+        object.__setattr__(self, "scale_known", check.flag("scale_known", self.scale_known))
+        object.__setattr__(self, "batch_known", check.flag("batch_known", self.batch_known))
+        object.__setattr__(self, "functions", check.integer("functions", self.functions, at_least=0))
         check.text("gpu_type", self.gpu_type, empty=True)
         check.text("provenance", self.provenance, empty=True)
 
     def family(self, name: Family) -> FamilyPrior:
-        """The prior of one family."""
+        """The prior of one family; `InvalidArgumentError` naming `family` for any other name."""
+        check.choice("family", name, FAMILIES)
         return self.bandwidth if name == "bandwidth" else self.compute
 
     def center_for(self, name: Family, samples: ProfileSamples) -> NDArray[np.float64]:
@@ -194,18 +203,19 @@ def prior_around(model: RooflineModel, spread: float) -> LatencyPrior:
     typical = float(np.exp(np.log(model.latency_ms(_TYPICAL_BATCH, 400)).mean()))
     least = 1e-6 * typical  # a time of zero stands for a millionth of the typical latency
     times = np.maximum(times, least * np.where(PER_SAMPLE[:-1] > 0, 1.0 / _TYPICAL_BATCH, 1.0))
-    own = FamilyPrior(np.append(np.log(times), math.log(model.sharpness)), spread**2 * np.eye(PARAMETERS))
+    center = np.append(np.log(times), math.log(model.sharpness))
+    own = FamilyPrior(np.clip(center, _LEAST_LOGS, _GREATEST_LOGS), spread**2 * np.eye(PARAMETERS))
     return LatencyPrior(own, own, provenance="the shape of one model")
 
 
 def positive_definite(argument: str, value: object) -> Matrix:
-    """`value` as a read-only positive definite matrix of the size of q."""
-    try:
-        matrix = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        check.fail(argument, f"is {value!r:.120}; expected a {PARAMETERS} by {PARAMETERS} matrix.")
-    if matrix.shape != (PARAMETERS, PARAMETERS) or not np.isfinite(matrix).all():
-        check.fail(argument, f"has shape {matrix.shape} or is not finite; expected ({PARAMETERS}, {PARAMETERS}).")
+    """`value` as a read-only symmetric positive definite matrix of the size of q."""
+    matrix = check.float_table(argument, value, (PARAMETERS, PARAMETERS))
+    if not np.isfinite(matrix).all():
+        check.fail(argument, "holds a number that is not finite.")
+    if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
+        check.fail(argument, "is not symmetric.")
+    matrix = 0.5 * matrix + 0.5 * matrix.T  # symmetric to the last bit
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:

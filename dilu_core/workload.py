@@ -151,7 +151,7 @@ def _read_tables(entries: object, folder: Path) -> dict[str, ProfileSamples]:
 
 
 def _functions(rows: list[dict[str, Any]], profiles: Mapping[str, ProfileSamples]) -> tuple[FunctionSpec, ...]:
-    settable = {each.name for each in fields(FunctionSpec)} - {"samples", "prefill_samples", "grid"}
+    settable = {each.name for each in fields(FunctionSpec)} - {"samples", "prefill_samples", "grid", "prior"}
     functions = []
     for i, row in enumerate(rows):
         where = f"functions[{i}]"

@@ -78,7 +78,7 @@ def configure(
     slo_ms = function.slo_ms
     assert slo_ms is not None  # FunctionSpec holds this for every kind of inference
     budget_ms = exec_fraction * slo_ms
-    fit = fit_latency(trusted)
+    fit = fit_latency(trusted, prior=function.prior)
     warnings += fit.diagnostics()  # of what is left, so nothing is said twice
     blocked = cells_over(samples, grid, budget_ms)
     if margin is not None:
@@ -133,7 +133,7 @@ def _configure_training(
     grid: QuotaGrid,
     warnings: tuple[str, ...],
 ) -> Configuration:
-    fit = fit_training(trusted, batch=None if function.grid is None else function.grid.batches[0])
+    fit = fit_training(trusted, batch=None if function.grid is None else function.grid.batches[0], prior=function.prior)
     found = search_training_quota(fit, fraction=function.throughput_fraction, grid=grid)
     config = found.best
     warnings += fit.diagnostics()

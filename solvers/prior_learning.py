@@ -8,9 +8,9 @@ out, and
     mu    = (sum_i q_i + k0 mu0) / (n + k0)
     Sigma = (sum_i [(q_i - mu)(q_i - mu)^T + C_i] + n0 Sigma0) / (n + n0)
 
-with the uncertainty C_i of each fit, and mu0, Sigma0 of the general prior standing for k0 and n0 further functions, so
-that two functions do not settle what the third is like. (Gelman et al., "Bayesian Data Analysis", 3rd edition, section
-5; the empirical version of it.)
+with the uncertainty C_i of each fit, and mu0, Sigma0 of the general prior, in the functions' unit of batch, standing
+for k0 and n0 further functions, so that two functions do not settle what the third is like. (Gelman et al., "Bayesian
+Data Analysis", 3rd edition, section 5; the empirical version of it.)
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def learn_prior(functions: Iterable[ProfileSamples | LatencyFit]) -> LatencyPrio
     InvalidArgumentError
         Naming `functions`: fewer than two, something else than samples, or more than one GPU type.
     """
-    if isinstance(functions, str) or not isinstance(functions, Iterable):
-        check.fail("functions", f"is {functions!r:.80}; expected samples of several functions.")
-    tables = [each.samples if isinstance(each, LatencyFit) else each for each in functions]
+    given = check.instances_of("functions", functions, object)
+    tables = [each.samples if isinstance(each, LatencyFit) else each for each in given]
     tables = list(check.instances_of("functions", tables, ProfileSamples))
     if len(tables) < 2:
         check.fail("functions", f"holds {len(tables)}; expected at least two to learn what they have in common.")
@@ -81,22 +80,22 @@ def learn_prior(functions: Iterable[ProfileSamples | LatencyFit]) -> LatencyPrio
 def _family_prior(tables: Sequence[ProfileSamples], family: Family) -> FamilyPrior:
     fits = fit_latency_many(tables, family=family, residual=False)
     batch, share = _reference_points(tables)
-    general = GENERAL_PRIOR.family(family)
+    believed = np.mean([GENERAL_PRIOR.center_for(family, table) for table in tables], axis=0)  # in their unit of batch
+    believed -= TIMES * np.log(roofline_of(believed, family).latency_ms(batch, share)).mean()
     shapes, uncertain = [], []
     for fit in fits:
         gradient = fit.roofline.log_gradient(batch, share).mean(axis=0)
         without_speed = np.eye(PARAMETERS) - np.outer(TIMES, gradient)
         with np.errstate(divide="ignore"):
             logs = np.log(fit.roofline.parameters)
-        logs = np.where(np.isfinite(logs), logs, general.center)
-        shapes.append(logs - TIMES * np.log(fit.roofline.latency_ms(batch, share)).mean())
+        shape = logs - TIMES * np.log(fit.roofline.latency_ms(batch, share)).mean()
+        shapes.append(np.where(np.isfinite(shape), shape, believed))
         uncertain.append(without_speed @ fit.covariance @ without_speed.T)
     found, count = np.array(shapes), len(fits)
-    speed = np.log(roofline_of(general.center, family).latency_ms(batch, share)).mean()
-    center = (found.sum(axis=0) + _MEAN_BELIEF * (general.center - TIMES * speed)) / (count + _MEAN_BELIEF)
+    center = (found.sum(axis=0) + _MEAN_BELIEF * believed) / (count + _MEAN_BELIEF)
     apart = found - center
     scatter = np.einsum("ni,nj->ij", apart, apart) + np.sum(uncertain, axis=0)
-    spread = (scatter + _SPREAD_BELIEF * general.covariance) / (count + _SPREAD_BELIEF)
+    spread = (scatter + _SPREAD_BELIEF * GENERAL_PRIOR.family(family).covariance) / (count + _SPREAD_BELIEF)
     return FamilyPrior(center, spread, _deviation_in_common(fits))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,16 @@ def test_packaging_lists_every_package() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     assert sorted(listed) == sorted(packages)
+
+
+def test_packaging_lists_every_file_of_data() -> None:
+    """A file that is no Python and lies in a package is installed with it: the library reads it at run time."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    for package in settings["packages"]:
+        folder = ROOT.joinpath(*package.split("."))
+        patterns = settings["package-data"].get(package, [])
+        data = [each.name for each in folder.iterdir() if each.is_file() and each.suffix not in (".py", ".pyc")]
+        assert [name for name in data if not any(fnmatch(name, pattern) for pattern in patterns)] == []
 
 
 def test_checkers_and_run_time_see_the_same_names() -> None:
