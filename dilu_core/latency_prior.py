@@ -54,6 +54,10 @@ class FamilyPrior:
         if self.deviation is not None and not isinstance(self.deviation, SharedDeviation):
             check.fail("deviation", f"is {self.deviation!r:.80}; expected a SharedDeviation or None.")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         return {

@@ -58,7 +58,7 @@ def farthest_cells(
     seen = samples.cells().astype(np.float64)
     there = scaled_points(seen[:, 0], seen[:, 1] / FULL_GPU_MILLI)
     amplitude, noise = (AMPLITUDE * scatter) ** 2, scatter**2
-    # A grid may have ten thousand cells: their covariance is written out for one chosen cell at a time, and what is told
+    # A grid may have ten thousand cells: their covariance is written out for one chosen cell at a time; what is told
     # of the others, by the measured cells and then by each chosen one, is kept as a column whose products it is.
     factor = np.linalg.cholesky(amplitude * covariance(there, there) + noise * np.eye(len(there)))
     told = np.linalg.solve(factor, amplitude * covariance(there, here)).T
