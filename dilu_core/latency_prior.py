@@ -203,18 +203,17 @@ def prior_around(model: RooflineModel, spread: float) -> LatencyPrior:
 
 
 def positive_definite(argument: str, value: object) -> Matrix:
-    """`value` as a read-only positive definite matrix of the size of q."""
-    try:
-        matrix = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        check.fail(argument, f"is {value!r:.120}; expected a {PARAMETERS} by {PARAMETERS} matrix.")
-    if matrix.shape != (PARAMETERS, PARAMETERS) or not np.isfinite(matrix).all():
-        check.fail(argument, f"has shape {matrix.shape} or is not finite; expected ({PARAMETERS}, {PARAMETERS}).")
+    """`value` as a read-only symmetric positive definite matrix of the size of q."""
+    matrix = check.float_table(argument, value, (PARAMETERS, PARAMETERS))
+    if not np.isfinite(matrix).all():
+        check.fail(argument, "holds a number that is not finite.")
+    if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
+        check.fail(argument, "is not symmetric.")
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         check.fail(argument, "is not positive definite.")
-    return check.read_only(matrix)
+    return matrix
 
 
 _GENERAL = FamilyPrior(np.array([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1]), np.diag([4.0, 4.0, 4.0, 4.0, 4.0, 0.25]))
