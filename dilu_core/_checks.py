@@ -135,6 +135,14 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return owned
 
 
+def restore(value: object, state: Mapping[str, Any]) -> None:
+    """Set the unpickled fields of a frozen `value`: pickling forgets that its arrays are read-only."""
+    for name, field in state.items():
+        if isinstance(field, np.ndarray):
+            field.flags.writeable = False
+        object.__setattr__(value, name, field)
+
+
 def float_column(argument: str, values: object) -> NDArray[np.float64]:
     """`values` as a read-only one-dimensional float64 array; only real numbers pass, and masked ones become NaN."""
     column = _float_array(argument, values, "column")

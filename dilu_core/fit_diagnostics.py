@@ -28,12 +28,12 @@ def outlying_rows(residuals: NDArray[np.float64]) -> tuple[int, ...]:
 def describe(
     samples: ProfileSamples,
     model: RooflineModel,
-    outliers: tuple[int, ...],
+    residuals: NDArray[np.float64],
     *,
     measure_next: tuple[tuple[int, int], ...] = (),
     fixed_batch: bool = False,
 ) -> tuple[str, ...]:
-    """The sentences that apply to these samples and the model fitted to them.
+    """The sentences that apply to these samples and the model fitted to them, which leaves the log `residuals` (n,).
 
     `measure_next` are the cells that would tell most, named where the samples are too few. With `fixed_batch` the model
     is used at one measured batch only, and few batches are no fault.
@@ -42,7 +42,7 @@ def describe(
     found = [
         _too_few(merged, fixed_batch, measure_next),
         _dropped(samples),
-        _outliers(samples, model, outliers),
+        _outliers(samples, residuals),
         *_repeated(merged),
         _unsteady(samples),
         _rising_with_share(merged),
@@ -78,20 +78,16 @@ def _dropped(samples: ProfileSamples) -> str:
     return f"{samples.dropped} failed measurement{'s' * (samples.dropped > 1)} dropped before fitting."
 
 
-def _outliers(samples: ProfileSamples, model: RooflineModel, outliers: tuple[int, ...]) -> str:
+def _outliers(samples: ProfileSamples, residuals: NDArray[np.float64]) -> str:
+    outliers = outlying_rows(residuals)
     if not outliers:
         return ""
-    row = max(outliers, key=lambda i: abs(_log_error(samples, model, i)))
-    error = np.expm1(_log_error(samples, model, row))
+    row = max(outliers, key=lambda i: abs(float(residuals[i])))
+    error = np.expm1(residuals[row])
     return (
         f"{len(outliers)} of {len(samples)} measurements lie far off the fitted surface; the farthest is "
         f"latency_ms[{row}] (batch {samples.batch[row]}, share {samples.sm_milli[row]}), {error:+.0%}. Measure again."
     )
-
-
-def _log_error(samples: ProfileSamples, model: RooflineModel, row: int) -> float:
-    predicted = model.latency_ms(samples.batch[row], samples.sm_milli[row])
-    return float(np.log(samples.latency_ms[row] / predicted))
 
 
 def repeated_batches(samples: ProfileSamples) -> dict[int, int]:

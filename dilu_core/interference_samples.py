@@ -154,10 +154,7 @@ class InterferenceSamples:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, which forgets that the columns are read-only."""
-        for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
+        check.restore(self, state)
 
 
 _REQUIRED = ("function", "batch", "co_function", "co_batch", "latency_ms")

@@ -128,7 +128,7 @@ class LatencyFit:
         cell = check.integer("batch", batch, at_least=1), check.share_milli("sm_milli", sm_milli)
         mean, upper = float(self.latency_ms(*cell)), float(self.upper_ms(*cell, quantile))
         reasons = reasons_for_width(self.samples, float(self.leverage(*cell)), self.scatter, *cell)
-        return UpperBound(*cell, quantile, mean, upper, reasons)
+        return UpperBound(*cell, float(quantile), mean, upper, reasons)
 
     def error_quantile(self, quantile: float) -> float:
         """k of `upper_ms`: the calibrated quantile of log error over `spread`."""
@@ -184,7 +184,7 @@ class LatencyFit:
     def diagnostics(self) -> tuple[str, ...]:
         """Plain sentences on what is odd in the samples, or not pinned down by them, and what to measure next."""
         wanted = () if self.identified else self.measure_next(count=3)
-        return describe(self.samples, self.roofline, self.outliers, measure_next=wanted)
+        return describe(self.samples, self.roofline, self.residuals, measure_next=wanted)
 
     def measure_next(self, grid: QuotaGrid | None = None, *, count: int = 1) -> tuple[tuple[int, int], ...]:
         """The cells (batch, sm_milli) of `grid` that would tell most about the surface, the best first.
@@ -199,6 +199,10 @@ class LatencyFit:
             check.fail("grid", f"is {grid!r:.80}; expected a QuotaGrid or None.")
         wanted = check.integer("count", count, at_least=0)
         return farthest_cells(self.roofline, self.covariance, self.scatter, self.samples, grid, wanted)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
 
     def with_calibration(self, calibration: Calibration | None) -> LatencyFit:
         """The same fit, its bound resting on another calibration (see `calibrate`)."""
@@ -264,7 +268,7 @@ class TrainingFit:
     def diagnostics(self) -> tuple[str, ...]:
         """What is odd in the samples; that they hold few batches is no fault if this one is among them."""
         measured = bool((self.step.samples.batch == self.batch).any())
-        return describe(self.step.samples, self.step.roofline, self.step.outliers, fixed_batch=measured)
+        return describe(self.step.samples, self.step.roofline, self.step.residuals, fixed_batch=measured)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""

@@ -62,6 +62,10 @@ class FamilyPrior:
         if self.deviation is not None and not isinstance(self.deviation, SharedDeviation):
             check.fail("deviation", f"is {self.deviation!r:.80}; expected a SharedDeviation or None.")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         return {
@@ -220,7 +224,7 @@ def positive_definite(argument: str, value: object) -> Matrix:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         check.fail(argument, "is not positive definite.")
-    return check.read_only(matrix)
+    return matrix
 
 
 _GENERAL = FamilyPrior(np.array([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1]), np.diag([4.0, 4.0, 4.0, 4.0, 4.0, 0.25]))

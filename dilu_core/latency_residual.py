@@ -44,7 +44,7 @@ _LEAST_DEVIATION = 0.005  # residuals of half a per cent are not worth a table
 _LEAST_WEIGHT = 0.1  # a deviation less probable than this is not worth a table
 _LARGEST = 0.3  # log residual up to which a sample shapes the deviation; beyond, it is an outlier
 _STEPS = 4  # knots per octave: interpolating a roofline between them is right to about 0.1 p per cent
-_OCTAVES_DOWN, _OCTAVES_UP = 3, 3  # how far the table reaches beyond the measured batches
+_OCTAVES_DOWN, _OCTAVES_UP = 3, 3  # how far the table reaches beyond the measured batches at least
 _LEAST_SHARE = 10.0  # milli-GPU; the table reaches down to here, or to half the least measured share
 
 Column = NDArray[np.float64]
@@ -87,6 +87,10 @@ class SharedDeviation:
 
     def __hash__(self) -> int:
         return hash((self.batch.tobytes(), self.sm_milli.tobytes()))  # no log factors: 0.0 equals -0.0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
@@ -155,14 +159,16 @@ def corrected_surface(
 ) -> MonotoneSurface:
     """The roofline times its deviations, made to obey the laws of a latency surface.
 
-    The table reaches three octaves beyond the measured batches either way, and over all shares from `least_milli` / 2.
+    The table reaches three octaves beyond the measured batches either way, or down to batch 1, and over all shares
+    from `least_milli` / 2.
     """
     measured = np.asarray(batch, dtype=np.float64)
-    octaves = math.log2(measured.max() / measured.min()) + _OCTAVES_DOWN + _OCTAVES_UP
-    start = math.log2(measured.min()) - _OCTAVES_DOWN
+    down = max(math.ceil(math.log2(measured.min())), _OCTAVES_DOWN)
+    octaves = math.log2(measured.max() / measured.min()) + down + _OCTAVES_UP
+    start = math.log2(measured.min()) - down
     batches = 2.0 ** (start + np.arange(math.ceil(octaves * _STEPS) + 1) / _STEPS)
-    down = math.ceil(_STEPS * math.log2(FULL_GPU_MILLI / min(_LEAST_SHARE, least_milli / 2.0)))
-    shares = FULL_GPU_MILLI * 2.0 ** (-np.arange(down, -1, -1) / _STEPS)
+    steps = math.ceil(_STEPS * math.log2(FULL_GPU_MILLI / min(_LEAST_SHARE, least_milli / 2.0)))
+    shares = FULL_GPU_MILLI * 2.0 ** (-np.arange(steps, -1, -1) / _STEPS)
     latency = np.log(roofline.latency_ms(batches[:, None], shares))
     for deviation in deviations:
         latency = latency + deviation.at(batches[:, None], shares)

@@ -112,6 +112,10 @@ class MonotoneSurface:
     def __hash__(self) -> int:
         return hash(self.latency_ms_at_knots.tobytes())
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         return {

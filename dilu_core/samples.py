@@ -226,10 +226,7 @@ class ProfileSamples:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, which forgets that the columns are read-only."""
-        for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
+        check.restore(self, state)
 
 
 def failed_latencies(latency_ms: NDArray[np.float64], codes: Sequence[float] = FAILURE_CODES) -> NDArray[np.bool_]:
