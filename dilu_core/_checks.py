@@ -135,6 +135,14 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return owned
 
 
+def restore_read_only(owner: object, state: Mapping[str, Any]) -> None:
+    """Set the fields of a frozen `owner` after pickling, which forgets that its arrays are read-only."""
+    for name, value in state.items():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+        object.__setattr__(owner, name, value)
+
+
 def float_column(argument: str, values: object) -> NDArray[np.float64]:
     """`values` as a read-only one-dimensional float64 array; only real numbers pass, and masked ones become NaN."""
     try:

@@ -62,6 +62,9 @@ class FamilyPrior:
         if self.deviation is not None and not isinstance(self.deviation, SharedDeviation):
             check.fail("deviation", f"is {self.deviation!r:.80}; expected a SharedDeviation or None.")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        check.restore_read_only(self, state)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         return {

@@ -72,6 +72,9 @@ class SharedDeviation:
             check.fail("log_factor", f"has shape {table.shape} or is not finite; expected one number per knot.")
         object.__setattr__(self, "log_factor", check.read_only(table))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        check.restore_read_only(self, state)
+
     def at(self, batch: ArrayLike, sm_milli: ArrayLike) -> Column:
         """Log factor on latency; the arguments broadcast."""
         samples, share = operating_points(batch, sm_milli)
