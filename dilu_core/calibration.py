@@ -44,6 +44,7 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
 """Where `calibrate` tabulates the scores."""
 
 _VERSION = 1
+_GREATEST_LEVEL = 1e6  # a prediction wrong by all that floats can tell apart scores less than this
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,10 @@ class Calibration:
     provenance: str = ""
 
     def __post_init__(self) -> None:
-        quantiles = tuple(check.float_column("quantiles", self.quantiles).tolist())
+        quantiles = increasing_probabilities("quantiles", self.quantiles)
         levels = tuple(check.float_column("levels", self.levels).tolist())
-        if len(quantiles) < 2 or not all(0.0 < q < 1.0 for q in quantiles):
-            check.fail("quantiles", f"are {quantiles!r:.80}; expected two probabilities or more within (0, 1).")
-        if any(right <= left for left, right in pairwise(quantiles)):
-            check.fail("quantiles", f"are {quantiles!r:.80}; expected them ascending.")
-        if len(levels) != len(quantiles) or not all(map(math.isfinite, levels)):
-            check.fail("levels", f"are {levels!r:.80}; expected one finite number per quantile.")
+        if len(levels) != len(quantiles) or not all(abs(level) <= _GREATEST_LEVEL for level in levels):
+            check.fail("levels", f"are {levels!r:.80}; expected one number per quantile, within +-{_GREATEST_LEVEL:g}.")
         if any(right < left for left, right in pairwise(levels)):
             check.fail("levels", f"are {levels!r:.80}; expected them not to fall.")
         object.__setattr__(self, "quantiles", quantiles)
@@ -102,8 +99,12 @@ class Calibration:
             check.fail("quantile", f"is {quantile!r}; expected a probability strictly between 0 and 1.")
         right = min(max(bisect.bisect_left(self.quantiles, wanted), 1), len(self.quantiles) - 1)
         low, high = _logit(self.quantiles[right - 1]), _logit(self.quantiles[right])
-        slope = (self.levels[right] - self.levels[right - 1]) / (high - low)
-        value = self.levels[right - 1] + slope * (_logit(wanted) - low)
+        below, above = self.levels[right - 1], self.levels[right]
+        value = below + (above - below) / (high - low) * (_logit(wanted) - low)
+        if wanted >= self.quantiles[right - 1]:  # rounding must not step over a tabulated level
+            value = max(value, below if wanted <= self.quantiles[right] else above)
+        if wanted <= self.quantiles[right]:
+            value = min(value, above if wanted >= self.quantiles[right - 1] else below)
         return max(value, 0.0) if wanted >= 0.5 else value
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,6 +124,16 @@ class Calibration:
         document = check.document("calibration", data, version=_VERSION)
         optional = ("functions", "scores", "provenance")
         return check.build("calibration", document, cls, required=("quantiles", "levels"), optional=optional)
+
+
+def increasing_probabilities(argument: str, values: object) -> tuple[float, ...]:
+    """`values` as two probabilities or more within (0, 1), ascending."""
+    found = tuple(check.float_column(argument, values).tolist())
+    if len(found) < 2 or not all(0.0 < q < 1.0 for q in found):
+        check.fail(argument, f"are {found!r:.80}; expected two probabilities or more within (0, 1).")
+    if any(right <= left for left, right in pairwise(map(_logit, found))):
+        check.fail(argument, f"are {found!r:.80}; expected them ascending.")
+    return found
 
 
 @cache

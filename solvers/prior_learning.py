@@ -60,8 +60,8 @@ def learn_prior(functions: Iterable[ProfileSamples | LatencyFit]) -> LatencyPrio
         Naming `functions`: fewer than two, something else than samples, or more than one GPU type.
     """
     given = check.instances_of("functions", functions, object)
-    tables = [each.samples if isinstance(each, LatencyFit) else each for each in given]
-    tables = list(check.instances_of("functions", tables, ProfileSamples))
+    samples = [each.samples if isinstance(each, LatencyFit) else each for each in given]
+    tables = check.instances_of("functions", samples, ProfileSamples)
     if len(tables) < 2:
         check.fail("functions", f"holds {len(tables)}; expected at least two to learn what they have in common.")
     gpu_types = {table.gpu_type for table in tables}
