@@ -212,14 +212,14 @@ def test_corrected_surfaces_are_lawful_whatever_the_deviations(
 def test_without_deviations_the_table_is_the_roofline(
     roofline: RooflineModel, start: int, octaves: int, least: int
 ) -> None:
-    """From batch 1 to eightfold the measured ones it is right to 0.2 p per cent, and never below, as a roofline is
+    """From batch 1 to eightfold the measured ones it is right to 0.25 p per cent, and never below, as a roofline is
     convex in logs."""
     measured_batches = [2**start, 2 ** (start + octaves)]
     surface = corrected_surface(roofline, measured_batches, (), least)
     batch, share = np.geomspace(1, 8 * measured_batches[-1], 41), np.geomspace(min(10, least / 2), 1000, 37)
     ratio = surface.latency_ms(batch[:, None], share) / roofline.latency_ms(batch[:, None], share)
     assert ratio.min() > 1 - 1e-9
-    assert ratio.max() < 1 + 0.002 * roofline.sharpness
+    assert ratio.max() < 1 + 0.0025 * max(roofline.sharpness, 1.0)
 
 
 def test_a_shared_deviation_multiplies_the_roofline() -> None:
