@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +60,10 @@ class SharedDeviation:
     batch: Column
     sm_milli: Column
     log_factor: Column
+
+    if TYPE_CHECKING:  # the columns are stored as arrays, and made from anything array-like
+
+        def __init__(self, batch: ArrayLike, sm_milli: ArrayLike, log_factor: ArrayLike) -> None: ...
 
     def __post_init__(self) -> None:
         for name in ("batch", "sm_milli"):

@@ -182,15 +182,13 @@ def test_a_batch_that_contradicts_itself_is_met_in_the_middle() -> None:
     assert ratio.max() < 1.16
 
 
-shared_deviations = st.integers(0, 10**6).map(
-    lambda seed: (
-        lambda rng: SharedDeviation(
-            np.sort(rng.choice(np.arange(1, 200), 4, replace=False)),  # type: ignore[arg-type]
-            np.sort(rng.choice(np.arange(1, 1001), 3, replace=False)),  # type: ignore[arg-type]
-            rng.normal(0, 1.0, (4, 3)),
-        )
-    )(np.random.default_rng(seed))
-)
+def any_deviation(seed: int) -> SharedDeviation:
+    rng = np.random.default_rng(seed)
+    batch, share = (np.sort(rng.permutation(greatest)[:size] + 1) for greatest, size in ((200, 4), (1000, 3)))
+    return SharedDeviation(batch, share, rng.normal(0, 1.0, (4, 3)))
+
+
+shared_deviations = st.integers(0, 10**6).map(any_deviation)
 
 
 @settings(max_examples=40)
@@ -224,7 +222,7 @@ def test_without_deviations_the_table_is_the_roofline(
 
 def test_a_shared_deviation_multiplies_the_roofline() -> None:
     """30 % everywhere is 30 % everywhere."""
-    shared = SharedDeviation([1], [1000], np.full((1, 1), np.log(1.3)))  # type: ignore[arg-type]
+    shared = SharedDeviation([1], [1000], np.full((1, 1), np.log(1.3)))
     surface = corrected_surface(TRUE, BATCH, (shared,), 100)
     np.testing.assert_allclose(
         surface.latency_ms(BATCH, SHARE), 1.3 * TRUE.latency_ms(BATCH, SHARE), rtol=0.002 * TRUE.sharpness
@@ -233,7 +231,7 @@ def test_a_shared_deviation_multiplies_the_roofline() -> None:
 
 def test_shared_deviations_interpolate_and_stand_still_beyond() -> None:
     """Bilinear in logs between the knots, the edge outside of them, in the shape of the arguments."""
-    shared = SharedDeviation([1, 4], [250, 1000], [[0.0, 0.1], [0.2, 0.5]])  # type: ignore[arg-type]
+    shared = SharedDeviation([1, 4], [250, 1000], [[0.0, 0.1], [0.2, 0.5]])
     assert float(shared.at(2, 500)) == pytest.approx(0.2)
     assert shared.at([0.1, 1000], 10).tolist() == pytest.approx([0.0, 0.2])
     assert shared.at([[1], [4]], [1, 250, 1000]).shape == (2, 3)

@@ -194,7 +194,7 @@ def test_what_is_no_table_is_refused_by_name(field: str, value: object) -> None:
 def test_a_table_that_breaks_a_law_is_refused(table: list[list[float]], words: str) -> None:
     """Each of the four laws is checked; `enclosing` takes the same table."""
     with pytest.raises(InvalidArgumentError, match=words) as caught:
-        MonotoneSurface([1, 2], [500, 1000], table)  # type: ignore[arg-type]
+        MonotoneSurface([1, 2], [500, 1000], table)
     assert caught.value.argument == "latency_ms_at_knots"
     MonotoneSurface.enclosing([1, 2], [500, 1000], table)
 
