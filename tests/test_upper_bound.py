@@ -77,6 +77,12 @@ def test_sentences_count_and_name_what_was_measured() -> None:
     assert reasons_for_width(one, 0.2, 0.08, 8, 100) == ("The samples scatter by 8% around the fitted surface.",)
 
 
+def test_a_bound_is_wide_from_the_uncertainty_of_one_measurement_on() -> None:
+    """At leverage 1 there is something to say, just below there is nothing."""
+    assert reasons_for_width(WELL, 0.999, 0.01, 8, 400) == ()
+    assert reasons_for_width(WELL, 1.0, 0.01, 8, 400) != ()
+
+
 @pytest.mark.parametrize("cell", [(1, 1000), (32, 100), (8, 400), (5, 330)])
 def test_amid_many_good_samples_there_is_no_reason(cell: tuple[int, int]) -> None:
     """Thirty exact samples leave nothing to explain, at measured cells and between them."""
