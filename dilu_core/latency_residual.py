@@ -9,7 +9,8 @@ for it beforehand and both scales integrated out at their best:
     w = 1 / (1 + N / (ODDS G)),   log N = -n/2 log r^T r,   log G = -n/2 log r^T A^-1 r - 1/2 log |A|,
     A = AMPLITUDE^2 K + I,
 
-so white residuals leave the roofline as it is, and the deviation earns its place by the data. (Rasmussen and Williams,
+so the deviation earns its place by the data. White residuals of twenty samples or more mostly leave the roofline as it
+is; those of fewer cannot be told from a smooth deviation, and bend it a little. (Rasmussen and Williams,
 "Gaussian Processes for Machine Learning", MIT Press 2006, chapters 2 and 5.)
 """
 
