@@ -9,7 +9,8 @@ for it beforehand and both scales integrated out at their best:
     w = 1 / (1 + N / (ODDS G)),   log N = -n/2 log r^T r,   log G = -n/2 log r^T A^-1 r - 1/2 log |A|,
     A = AMPLITUDE^2 K + I,
 
-so white residuals leave the roofline as it is, and the deviation earns its place by the data. (Rasmussen and Williams,
+so the deviation earns its place by the data. White residuals of twenty samples or more mostly leave the roofline as it
+is; those of fewer cannot be told from a smooth deviation, and bend it a little. (Rasmussen and Williams,
 "Gaussian Processes for Machine Learning", MIT Press 2006, chapters 2 and 5.)
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +61,10 @@ class SharedDeviation:
     batch: Column
     sm_milli: Column
     log_factor: Column
+
+    if TYPE_CHECKING:  # the columns are stored as arrays, and made from anything array-like
+
+        def __init__(self, batch: ArrayLike, sm_milli: ArrayLike, log_factor: ArrayLike) -> None: ...
 
     def __post_init__(self) -> None:
         for name in ("batch", "sm_milli"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +44,10 @@ class MonotoneSurface:
     batch: NDArray[np.float64]
     sm_milli: NDArray[np.float64]
     latency_ms_at_knots: NDArray[np.float64]
+
+    if TYPE_CHECKING:  # the columns are stored as arrays, and made from anything array-like
+
+        def __init__(self, batch: ArrayLike, sm_milli: ArrayLike, latency_ms_at_knots: ArrayLike) -> None: ...
 
     def __post_init__(self) -> None:
         batch, share, table = _positive_table(

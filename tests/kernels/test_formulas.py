@@ -62,6 +62,69 @@ def test_gradient_agrees_with_finite_differences(logs: Six, batch: int, share: f
         assert found[k + 1] == pytest.approx((log_t(above) - log_t(below)) / (2 * step), abs=2e-6)
 
 
+ABSENT = -1e9  # log of a time of zero
+
+
+@given(logs, batches, shares, st.sets(st.integers(0, 4), max_size=4))
+def test_terms_from_logs_are_the_gradient_from_times(logs: Six, batch: int, share: float, absent: set[int]) -> None:
+    """`roofline_fit_terms` is `roofline_log_gradient`, whichever times are zero."""
+    times = [0.0 if k in absent else math.exp(log) for k, log in enumerate(logs[:5])]
+    in_logs = [ABSENT if k in absent else log for k, log in enumerate(logs[:5])]
+    sharpness = math.exp(logs[5])
+    expected = formulas.roofline_log_gradient(*times, sharpness, batch, share)  # type: ignore[call-arg]
+    found = formulas.roofline_fit_terms(*in_logs, sharpness, math.log(batch), math.log(share))  # type: ignore[call-arg]
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(logs, batches, shares)
+def test_derivatives_from_logs_agree_with_finite_differences(logs: Six, batch: int, share: float) -> None:
+    """Every derivative of `roofline_fit_terms` is the central difference of its first term."""
+
+    def terms(values: list[float]) -> tuple[float, ...]:
+        launch, host, fixed, compute, bandwidth, sharpness = values
+        return formulas.roofline_fit_terms(
+            launch, host, fixed, compute, bandwidth, math.exp(sharpness), math.log(batch), math.log(share)
+        )
+
+    found, step = terms(list(logs)), 1e-5
+    for k in range(6):
+        above, below = list(logs), list(logs)
+        above[k] += step
+        below[k] -= step
+        assert found[k + 1] == pytest.approx((terms(above)[0] - terms(below)[0]) / (2 * step), abs=2e-6)
+
+
+any_log = st.one_of(st.just(ABSENT), st.floats(-1e6, 1e6), st.floats(-700.0, 700.0))
+
+
+@given(st.tuples(any_log, any_log, any_log, any_log, any_log), st.floats(1e-3, 1e4), st.floats(0, 40), shares)
+def test_extreme_logs_neither_overflow_nor_vanish(
+    times: tuple[float, float, float, float, float], sharpness: float, log_batch: float, share: float
+) -> None:
+    """Logs of a million either way and times of zero give finite terms; parts are shares of one, and the latency lies
+    between its greatest term and what all of them could make of it."""
+    launch, host, fixed, compute, bandwidth = times
+    found = formulas.roofline_fit_terms(launch, host, fixed, compute, bandwidth, sharpness, log_batch, math.log(share))
+    assert all(map(math.isfinite, found))
+    assert all(-1e-12 <= part <= 1 + 1e-12 for part in found[1:6])
+    assert sum(found[1:6]) == pytest.approx(1.0)
+    scaled = max(fixed, compute + log_batch) - math.log(share)
+    greatest = max(launch, scaled, bandwidth + log_batch, host + log_batch)
+    room = 1e-9 * abs(greatest) + 1e-9
+    assert greatest - room <= found[0] <= greatest + math.log(2) * 2 + math.log(3) / sharpness + room
+
+
+@given(st.integers(0, 4), st.floats(-6, 6), batches, shares)
+def test_one_time_alone_is_all_of_the_latency(which: int, log: float, batch: int, share: float) -> None:
+    """With every other time zero the log latency is that term's, and so is the whole derivative; host time too."""
+    times = [log if k == which else ABSENT for k in range(5)]
+    found = formulas.roofline_fit_terms(*times, 3.0, math.log(batch), math.log(share))  # type: ignore[call-arg]
+    per_batch = math.log(batch) if which in (1, 3, 4) else 0.0
+    per_share = math.log(share) if which in (2, 3) else 0.0
+    assert found[0] == pytest.approx(log + per_batch - per_share, abs=1e-12)
+    assert found[1:] == pytest.approx([float(k == which) for k in range(5)] + [0.0], abs=1e-12)
+
+
 @given(logs, batches, shares)
 def test_least_share_inverts_the_roofline(logs: Six, batch: int, share: float) -> None:
     """At the share it names the latency is the one asked for; where it names none, no share suffices."""
