@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,12 +47,12 @@ def test_levels_never_fall(at: list[float], rises: list[float], start: float, as
     """For any table, close quantiles among them, and through every tabulated one and its neighbouring floats."""
     at.sort()
     logits = [math.log(q / (1 - q)) for q in at]
-    if any(right <= left for left, right in zip(logits, logits[1:], strict=False)):
+    if any(right <= left for left, right in pairwise(logits)):
         return  # too close to tell apart; refused
     table = Calibration(tuple(at), tuple((start + np.cumsum(rises[: len(at)])).tolist()))
     beside = [math.nextafter(q, side) for q in at for side in (0.0, 1.0)]
     levels = [table.level(q) for q in sorted({*asked, *at, *beside})]
-    assert all(left <= right for left, right in zip(levels, levels[1:], strict=False))
+    assert all(left <= right for left, right in pairwise(levels))
     assert all(table.level(q) >= 0.0 for q in (*asked, *at) if q >= 0.5)
 
 
