@@ -198,6 +198,17 @@ def test_no_deviation_is_invented() -> None:
         assert np.abs(deviation.log_factor).mean() < 0.01
 
 
+def test_what_few_noisy_functions_share_by_chance_is_mostly_disbelieved() -> None:
+    """Three functions with 6 % noise: less than 0.6 of their mean residual is taken for a deviation in common."""
+    for seed in range(4):
+        rng = np.random.default_rng(45 + seed)
+        tables = [measure(draw(rng), GRID, rng, noise=0.06) for _ in range(3)]
+        residuals = [fit_latency(table, family="bandwidth", residual=False).residuals for table in tables]
+        deviation = learn_prior(tables).bandwidth.deviation
+        assert deviation is not None
+        assert np.std(deviation.log_factor) < 0.6 * np.std(np.mean(residuals, axis=0))
+
+
 def test_one_wild_measurement_is_no_deviation_in_common() -> None:
     """A cell twice too slow in one function of eight moves the deviation there by less than 3 %."""
     tables = tables_of(50)
