@@ -108,7 +108,7 @@ def test_impossible_calibrations_are_refused(changes: dict[str, object], argumen
     """The error names the field, in a document as in a call."""
     fields = {key: value for key, value in TABLE.to_dict().items() if key != "version"} | changes
     with pytest.raises(InvalidArgumentError) as caught:
-        Calibration(**fields)
+        Calibration(**fields)  # type: ignore[arg-type]
     assert caught.value.argument == argument
     with pytest.raises(InvalidArgumentError) as caught:
         Calibration.from_dict(TABLE.to_dict() | changes)

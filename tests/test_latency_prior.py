@@ -119,7 +119,7 @@ def test_a_firm_prior_decides_and_a_vague_one_yields() -> None:
 @pytest.mark.parametrize("factor", [1e-6, 1.0, 1e9])
 def test_prior_around_keeps_the_shape_alone(factor: float) -> None:
     """The speed of the model plays no part, and times of zero become small ones."""
-    slower = RooflineModel(*(factor * np.array(TRUE.parameters[:5])).tolist(), TRUE.sharpness)
+    slower = RooflineModel(*(factor * np.array(TRUE.parameters[:5])).tolist(), sharpness=TRUE.sharpness)
     samples = measure(TRUE, [(1, 200), (16, 700)])
     expected = fit_latency(samples, prior=TRUE, prior_spread=0.3)
     found = fit_latency(samples, prior=prior_around(slower, 0.3))
@@ -186,6 +186,7 @@ def test_json_and_pickle_round_trips_are_the_identity(prior: LatencyPrior) -> No
         assert again == prior
         assert hash(again) == hash(prior)
         assert fit_latency(samples, prior=again) == expected
+        assert again.bandwidth.deviation is not None
         for array in (again.bandwidth.center, again.bandwidth.covariance, again.bandwidth.deviation.log_factor):
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 0.0
@@ -269,7 +270,7 @@ def test_other_bad_arguments_are_named() -> None:
     samples = measure(TRUE, GRID[:3])
     for ask in (build().family, build().precision, lambda name: build().center_for(name, samples)):
         with pytest.raises(InvalidArgumentError) as caught:
-            ask("spline")
+            ask("spline")  # type: ignore[arg-type]
         assert caught.value.argument == "family"
 
 

@@ -22,7 +22,8 @@ from dilu_core.solvers.fitting import fit_latency, fit_latency_many
 
 GRID = [(b, s) for b in (1, 2, 4, 8, 16, 32) for s in (100, 200, 400, 700, 1000)]
 TRUE = RooflineModel(8.0, 0.2, 1.5, 1.2, 0.4, 3.5)
-FIT = fit_latency(ProfileSamples(*np.array(GRID[::4]).T, TRUE.latency_ms(*np.array(GRID[::4]).T)))
+KNOWN = np.array(GRID[::4]).T
+FIT = fit_latency(ProfileSamples(KNOWN[0], KNOWN[1], TRUE.latency_ms(KNOWN[0], KNOWN[1])))
 
 
 def with_scores(fit: LatencyFit, scores: list[float]) -> ProfileSamples:
@@ -131,9 +132,9 @@ def drawn(seed: int, count: int) -> tuple[list[LatencyFit], list[ProfileSamples]
         model = RooflineModel(*np.exp(logs).tolist())
         cells = np.array(GRID)[rng.choice(len(GRID), 12, replace=False)]
         wave = 0.05 * np.sin(3 * np.log(cells[:, 0]) + rng.uniform(0, 6)) * np.sin(2 * np.log(cells[:, 1]))
-        latency = model.latency_ms(*cells.T) * np.exp(wave + 0.03 * rng.standard_normal(12))
-        known.append(ProfileSamples(*cells[:6].T, latency[:6], failure_codes=()))
-        held_out.append(ProfileSamples(*cells[6:].T, latency[6:], failure_codes=()))
+        latency = model.latency_ms(cells[:, 0], cells[:, 1]) * np.exp(wave + 0.03 * rng.standard_normal(12))
+        known.append(ProfileSamples(cells[:6, 0], cells[:6, 1], latency[:6], failure_codes=()))
+        held_out.append(ProfileSamples(cells[6:, 0], cells[6:, 1], latency[6:], failure_codes=()))
     return fit_latency_many(known), held_out
 
 
@@ -230,11 +231,7 @@ def test_bad_arguments_are_named(changes: dict[str, object], argument: str) -> N
 def test_anything_that_can_be_listed_serves() -> None:
     """Generators of fits and samples, arrays of groups and quantiles."""
     expected = calibrate([FIT, FIT], [HELD_OUT, HELD_OUT], groups=["a", "b"], quantiles=(0.1, 0.9))
-    found = calibrate(
-        (FIT for _ in range(2)),
-        iter([HELD_OUT] * 2),
-        groups=np.arange(2),
-        quantiles=np.array([0.1, 0.9]),  # type: ignore[arg-type]
-    )
+    listed = {"fits": (FIT for _ in range(2)), "held_out": iter([HELD_OUT] * 2)}
+    found = calibrate(**listed, groups=np.arange(2), quantiles=np.array([0.1, 0.9]))  # type: ignore[arg-type]
     assert found == expected
     assert calibrate([FIT], [HELD_OUT]).quantiles == QUANTILES
