@@ -218,12 +218,12 @@ def positive_definite(argument: str, value: object) -> Matrix:
         check.fail(argument, f"has shape {matrix.shape} or is not finite; expected ({PARAMETERS}, {PARAMETERS}).")
     if not np.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-9 * float(np.abs(matrix).max())):
         check.fail(argument, "is not symmetric.")
-    matrix = 0.5 * matrix + 0.5 * matrix.T  # symmetric to the last bit
+    matrix = check.read_only(0.5 * matrix + 0.5 * matrix.T)  # symmetric to the last bit
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         check.fail(argument, "is not positive definite.")
-    return check.read_only(matrix)
+    return matrix
 
 
 _GENERAL = FamilyPrior(np.array([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1]), np.diag([4.0, 4.0, 4.0, 4.0, 4.0, 0.25]))
