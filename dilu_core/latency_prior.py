@@ -219,7 +219,7 @@ def positive_definite(argument: str, value: object) -> Matrix:
         check.fail(argument, "holds a number that is not finite.")
     if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
         check.fail(argument, "is not symmetric.")
-    matrix = 0.5 * matrix + 0.5 * matrix.T  # symmetric to the last bit
+    matrix = check.read_only(0.5 * matrix + 0.5 * matrix.T)  # symmetric to the last bit
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
