@@ -97,7 +97,7 @@ class LatencyFit:
         deviations = tuple(each for each in (self.deviation, self.residual) if each is not None)
         if not deviations:
             return self.roofline
-        return corrected_surface(self.roofline, self.samples.batch, deviations, float(self.samples.sm_milli.min()))
+        return corrected_surface(self.roofline, self.samples.batch, self.samples.sm_milli, deviations)
 
     @cached_property
     def residual(self) -> SmoothDeviation | None:

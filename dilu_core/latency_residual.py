@@ -46,6 +46,7 @@ _LEAST_WEIGHT = 0.1  # a deviation less probable than this is not worth a table
 _LARGEST = 0.3  # log residual up to which a sample shapes the deviation; beyond, it is an outlier
 _STEPS = 4  # knots per octave: interpolating a roofline between them is right to about 0.1 p per cent
 _OCTAVES_DOWN, _OCTAVES_UP = 3, 3  # how far the table reaches beyond the measured batches at least
+_SAME_KNOT = 1e-3  # knots this close in logs are one
 _LEAST_SHARE = 10.0  # milli-GPU; the table reaches down to here, or to half the least measured share
 
 Column = NDArray[np.float64]
@@ -159,25 +160,36 @@ def smooth_deviation(batch: ArrayLike, sm_milli: ArrayLike, residuals: Column) -
 def corrected_surface(
     roofline: RooflineModel,
     batch: ArrayLike,
+    sm_milli: ArrayLike,
     deviations: tuple[SharedDeviation | SmoothDeviation, ...],
-    least_milli: float,
 ) -> MonotoneSurface:
     """The roofline times its deviations, made to obey the laws of a latency surface.
 
-    The table reaches three octaves beyond the measured batches either way, or down to batch 1, and over all shares
-    from `least_milli` / 2.
+    `batch` and `sm_milli` are what was measured. The table reaches three octaves beyond the batches either way, or down
+    to batch 1, and over all shares from half the least; what is measured, and where a deviation bends, are knots of it.
     """
-    measured = np.asarray(batch, dtype=np.float64)
+    measured, shared = np.asarray(batch, dtype=np.float64), np.asarray(sm_milli, dtype=np.float64)
     down = max(math.ceil(math.log2(measured.min())), _OCTAVES_DOWN)
     octaves = math.log2(measured.max() / measured.min()) + down + _OCTAVES_UP
     start = math.log2(measured.min()) - down
     batches = 2.0 ** (start + np.arange(math.ceil(octaves * _STEPS) + 1) / _STEPS)
-    steps = math.ceil(_STEPS * math.log2(FULL_GPU_MILLI / min(_LEAST_SHARE, least_milli / 2.0)))
+    steps = math.ceil(_STEPS * math.log2(FULL_GPU_MILLI / min(_LEAST_SHARE, shared.min() / 2.0)))
     shares = FULL_GPU_MILLI * 2.0 ** (-np.arange(steps, -1, -1) / _STEPS)
+    bends = [each for each in deviations if isinstance(each, SharedDeviation)]
+    batches = _with_knots(batches, measured, *(each.batch for each in bends))
+    shares = _with_knots(shares, shared, *(each.sm_milli for each in bends))
     latency = np.log(roofline.latency_ms(batches[:, None], shares))
     for deviation in deviations:
         latency = latency + deviation.at(batches[:, None], shares)
     return MonotoneSurface.enclosing(batches, shares, np.exp(latency))
+
+
+def _with_knots(regular: Column, *others: Column) -> Column:
+    """The regular knots and those of the others that lie within their range, none twice."""
+    every = np.unique(np.concatenate([regular, *others]))
+    every = every[(every >= regular[0]) & (every <= regular[-1])]
+    apart = np.diff(np.log(every), prepend=-np.inf) > _SAME_KNOT
+    return np.asarray(every[apart])
 
 
 def scaled_points(batch: Column, share: Column) -> Column:

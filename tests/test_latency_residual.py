@@ -201,7 +201,7 @@ def test_corrected_surfaces_are_lawful_whatever_the_deviations(
     rng = np.random.default_rng(seed)
     points = np.stack([rng.uniform(0, 8, 9), rng.uniform(-4, 0, 9)], axis=1)
     own = SmoothDeviation(points, rng.normal(0, 1, 9), 1.0)
-    surface = corrected_surface(roofline, 2.0 ** np.array([start, start + octaves]), (shared, own), least)
+    surface = corrected_surface(roofline, 2.0 ** np.array([start, start + octaves]), [least], (shared, own))
     batch, share = np.geomspace(0.1, 1e6, 60), np.geomspace(0.5, 1000.0, 50)
     assert_lawful(surface.latency_ms(batch[:, None], share), batch, share)
 
@@ -213,7 +213,7 @@ def test_without_deviations_the_table_is_the_roofline(
     """From batch 1 to eightfold the measured ones it is right to 0.25 p per cent, and never below, as a roofline is
     convex in logs."""
     measured_batches = [2**start, 2 ** (start + octaves)]
-    surface = corrected_surface(roofline, measured_batches, (), least)
+    surface = corrected_surface(roofline, measured_batches, [least], ())
     batch, share = np.geomspace(1, 8 * measured_batches[-1], 41), np.geomspace(min(10, least / 2), 1000, 37)
     ratio = surface.latency_ms(batch[:, None], share) / roofline.latency_ms(batch[:, None], share)
     assert ratio.min() > 1 - 1e-9
@@ -223,7 +223,7 @@ def test_without_deviations_the_table_is_the_roofline(
 def test_a_shared_deviation_multiplies_the_roofline() -> None:
     """30 % everywhere is 30 % everywhere."""
     shared = SharedDeviation([1], [1000], np.full((1, 1), np.log(1.3)))
-    surface = corrected_surface(TRUE, BATCH, (shared,), 100)
+    surface = corrected_surface(TRUE, BATCH, [100], (shared,))
     np.testing.assert_allclose(
         surface.latency_ms(BATCH, SHARE), 1.3 * TRUE.latency_ms(BATCH, SHARE), rtol=0.002 * TRUE.sharpness
     )

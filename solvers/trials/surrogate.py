@@ -63,10 +63,10 @@ class Surrogate:
         seen = _columns(samples)
         among = _kernel(*seen, *seen) + (ROUGHNESS**2 + self.noise**2) * np.eye(len(samples))
         across = _kernel(*seen, batch, sm_milli)
-        weights = np.linalg.solve(among, across)
+        weights: Column = np.asarray(np.linalg.solve(among, across), dtype=np.float64)
         residuals = np.log(samples.latency_ms / self.fit.model.latency_ms(*seen))
         mean = np.log(self.fit.model.latency_ms(batch, sm_milli)) + weights.T @ residuals
-        return np.asarray(mean), np.asarray(weights), across
+        return np.asarray(mean, dtype=np.float64), weights, across
 
 
 def _columns(samples: ProfileSamples) -> tuple[Column, Column]:

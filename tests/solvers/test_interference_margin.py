@@ -54,7 +54,7 @@ def _plan(*functions: FunctionSpec, **options: Any) -> Plan:
 def _tenants(specs: tuple[FunctionSpec, ...], configs: dict[str, QuotaConfig]) -> dict[str, Tenant]:
     found = {}
     for spec in specs:
-        model = (fit_latency(spec.samples)).model
+        model = fit_latency(spec.samples).roofline
         found[spec.name] = Tenant.of(spec.name, model, configs[spec.name].batch, configs[spec.name].request_milli)
     return found
 

@@ -201,7 +201,7 @@ class UnsureOfWideShares(LatencyFit):
 def test_objectives_that_nothing_meets_together() -> None:
     """Where the bound on prefill is surer at one share and decode faster at another, each SLO is met, never both."""
     flat = fit_latency(ProfileSamples([128, 512, 2048] * 2, [500] * 3 + [1000] * 3, [100.0] * 6))
-    unsure = UnsureOfWideShares(flat.model, flat.samples, flat.family, flat.precision)
+    unsure = UnsureOfWideShares(flat.roofline, flat.samples, flat.family, flat.precision)
     fit = LlmFit(unsure, FIT.decode, 512, 1000)
     grid = QuotaGrid((1,), (500, 1000))
     ttft, tpot = fit.ttft_upper_ms(1, grid.sm_milli), fit.tpot_upper_ms(1, grid.sm_milli)

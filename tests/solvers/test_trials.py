@@ -67,7 +67,7 @@ def monotone_tables(draw: st.DrawFn) -> tuple[QuotaGrid, Table]:
     term = st.tuples(st.floats(0.1, 10), st.floats(0, 1), st.floats(0, 1))
     terms = draw(st.lists(term, min_size=1, max_size=4))
     table = {
-        (b, s): sum(a * b**rise * (1000 / s) ** fall for a, rise, fall in terms)
+        (b, s): math.fsum(a * b**rise * (1000 / s) ** fall for a, rise, fall in terms)
         for b in grid.batches
         for s in grid.sm_milli
     }

@@ -133,6 +133,7 @@ def test_bisection_without_a_whole_gpu_has_no_answer() -> None:
     """Throughput is a fraction of something that failed."""
     search = TrialSearch(QuotaGrid((32,), TENTHS), slo_ms=None, strategy="bisection")
     first = search.ask()
+    assert first is not None
     assert first == Trial(32, 1000)
     assert search.ask() is None, "the rest depends on it"
     assert not search.done
