@@ -45,6 +45,8 @@ class Evidence:
         (n,) whether a cell may be asked for, and be the answer.
     latency_ms, count
         (n,) median of the measurements, NaN where there is none, and their number.
+    tries
+        (n,) how often the cell was measured or failed to be.
     score
         (n,) what the search wants most of: throughput efficacy; for training the reciprocal share. NaN: not measured.
     seen
@@ -63,6 +65,7 @@ class Evidence:
     open: Mask
     latency_ms: Column
     count: NDArray[np.int64]
+    tries: NDArray[np.int64]
     score: Column
     seen: ProfileSamples | None
     asked: int
@@ -79,7 +82,7 @@ class Evidence:
     def meets(self) -> Mask:
         """Measured, open, and within the budget; cells that repeats could not settle are not."""
         within = self.measured & self.open & (self.latency_ms <= self.budget_ms * (1.0 + BUDGET_TOLERANCE))
-        return within & ((self.count < MOST_MEASUREMENTS) | self.settled)
+        return within & ((self.tries < MOST_MEASUREMENTS) | self.settled)
 
     @property
     def settled(self) -> Mask:
@@ -151,6 +154,11 @@ def gather(settings: TrialSettings, records: Sequence[TrialRecord]) -> Evidence:
         cell = cell_of(grid, trial)
         if cell is not None:
             latency[cell], count[cell] = median, len(found[trial])
+    tries = np.zeros(batch.shape, dtype=np.int64)
+    for record in records:
+        cell = cell_of(grid, record.trial)
+        if cell is not None:
+            tries[cell] += 1
     seen = None
     if cells:
         seen = ProfileSamples([c.batch for c in cells], [c.sm_milli for c in cells], medians, failure_codes=())
@@ -165,6 +173,7 @@ def gather(settings: TrialSettings, records: Sequence[TrialRecord]) -> Evidence:
         open=_open_cells(settings, records, batch, sm_milli, count > 0),
         latency_ms=latency,
         count=count,
+        tries=tries,
         score=np.where(count > 0, 1.0 / sm_milli, np.nan) if settings.training else 1e6 * batch / (latency * sm_milli),
         seen=seen,
         asked=len({record.trial for record in records if record.asked}),

@@ -382,7 +382,7 @@ def _doubtful(settings: TrialSettings, evidence: Evidence, ended: Termination) -
     First the answer itself; then a better cell that was measured over the budget, where its chance to be within it,
     times the gain, is worth a trial; without an answer, the least latency, which decides that there is none.
     """
-    again = evidence.measured & evidence.open & ~evidence.settled & (evidence.count < MOST_MEASUREMENTS)
+    again = evidence.measured & evidence.open & ~evidence.settled & (evidence.tries < MOST_MEASUREMENTS)
     best = evidence.best_of(evidence.meets)
     if best is not None and again[best]:
         return best
