@@ -15,7 +15,6 @@ Data Analysis", 3rd edition, section 5; the empirical version of it.)
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -35,8 +34,6 @@ _SHARE_LENGTH = 0.3  # of the deviation in common, in log share: hardware change
 _LARGEST = 0.15  # log residual beyond which a sample is no evidence of a deviation
 _FEWEST_FUNCTIONS = 3  # in common means common to at least this many
 _MOST_KNOTS = 24  # along either axis
-
-Cells = dict[tuple[int, int], list[float]]
 
 
 def learn_prior(functions: Iterable[ProfileSamples | LatencyFit]) -> LatencyPrior:
@@ -109,32 +106,44 @@ def _reference_points(tables: Sequence[ProfileSamples]) -> tuple[NDArray[np.floa
 
 
 def _deviation_in_common(fits: Sequence[LatencyFit]) -> SharedDeviation | None:
-    """The mean residual over functions as a Gaussian process, each cell trusted by the functions that measured it.
+    """The mean residual over functions as a Gaussian process, apart from what each function deviates on its own.
 
-    The mean of k functions at a cell has the variance (own^2 + noise^2) / k around what they have in common.
+    A residual is the deviation in common, the function's own smooth one and noise. The means over the k_c functions
+    that measured a cell c have the covariance shared^2 K + own^2 K N_cc' / (k_c k_c') + noise^2 I / k_c, with the
+    number N_cc' of functions that measured both cells: functions on grids apart do not pass for many.
     """
-    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for fit in fits:
-        samples = fit.samples
-        for rows in samples.rows_by_cell():
-            residual = float(np.clip(np.median(fit.residuals[rows]), -_LARGEST, _LARGEST))
-            cells[int(samples.batch[rows[0]]), int(samples.sm_milli[rows[0]])].append(residual)
-    batches = _thinned({batch for batch, _ in cells})
-    shares = _thinned({share for _, share in cells})
+    batches = _thinned({int(batch) for fit in fits for batch in fit.samples.batch})
+    shares = _thinned({int(share) for fit in fits for share in fit.samples.sm_milli})
     if len(fits) < _FEWEST_FUNCTIONS or len(batches) < 2 or len(shares) < 2:
         return None
-    cells = _gathered(cells, batches, shares)
-    places = np.log(np.array(list(cells), dtype=np.float64)) / (BATCH_LENGTH, _SHARE_LENGTH)
-    means = np.array([np.mean(values) for values in cells.values()])
-    variances = np.array([(_OWN**2 + _NOISE**2) / len(values) for values in cells.values()])
+    residuals = np.stack([_at_knots(fit, batches, shares) for fit in fits])
+    seen = ~np.isnan(residuals).all(axis=0)
+    residuals = residuals[:, seen]
+    measured = (~np.isnan(residuals)).astype(np.float64)
+    together = measured.T @ measured
+    count = np.diag(together)
+    means = np.nansum(residuals, axis=0) / count
     knots = np.log([(batch, share) for batch in batches for share in shares]) / (BATCH_LENGTH, _SHARE_LENGTH)
-    among = _SHARED**2 * covariance(places, places) + np.diag(variances)
-    log_factor = _SHARED**2 * covariance(knots, places) @ np.linalg.solve(among, means)
+    alike = covariance(knots, knots[seen])
+    among = alike[seen] * (_SHARED**2 + _OWN**2 * together / np.outer(count, count)) + np.diag(_NOISE**2 / count)
+    log_factor = _SHARED**2 * alike @ np.linalg.solve(among, means)
     return SharedDeviation(
         np.array(batches, dtype=np.float64),
         np.array(shares, dtype=np.float64),
         log_factor.reshape(len(batches), len(shares)),
     )
+
+
+def _at_knots(fit: LatencyFit, batches: Sequence[int], shares: Sequence[int]) -> NDArray[np.float64]:
+    """(n_batches * n_shares,) mean residual of the function's cells nearest to each knot in logs; NaN without any."""
+    log_batches, log_shares = np.log(batches), np.log(shares)
+    total, count = np.zeros((len(batches), len(shares))), np.zeros((len(batches), len(shares)))
+    for rows in fit.samples.rows_by_cell():
+        batch, share = fit.samples.batch[rows[0]], fit.samples.sm_milli[rows[0]]
+        knot = np.abs(log_batches - np.log(batch)).argmin(), np.abs(log_shares - np.log(share)).argmin()
+        total[knot] += np.clip(np.median(fit.residuals[rows]), -_LARGEST, _LARGEST)
+        count[knot] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).ravel()
 
 
 def _thinned(values: set[int]) -> list[int]:
@@ -144,12 +153,3 @@ def _thinned(values: set[int]) -> list[int]:
         return [int(value) for value in every]
     wanted = np.linspace(np.log(every[0]), np.log(every[-1]), _MOST_KNOTS)
     return sorted({int(every[np.argmin(np.abs(np.log(every) - place))]) for place in wanted})
-
-
-def _gathered(cells: Cells, batches: Sequence[int], shares: Sequence[int]) -> Cells:
-    """Residuals moved to the nearest knot in logs, so that there are never more cells than knots."""
-    found: Cells = defaultdict(list)
-    for (batch, share), values in cells.items():
-        knot = min(batches, key=lambda b: abs(np.log(b / batch))), min(shares, key=lambda s: abs(np.log(s / share)))
-        found[knot] += values
-    return found
