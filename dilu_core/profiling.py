@@ -10,7 +10,7 @@ from typing import Any
 
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.quota import QuotaGrid
-from dilu_core.solvers.trials.drive import Measure, Progress, run_trials
+from dilu_core.solvers.trials.drive import Measure, Progress, resumed, run_trials
 from dilu_core.solvers.trials.search import TrialSearch
 from dilu_core.trials import TrialResult
 
@@ -29,6 +29,9 @@ def profile_function(
 ) -> TrialResult:
     """The best measured quota of a function, from few trials of `measure(batch, sm_milli) -> latency_ms`.
 
+    Give `search` or `checkpoint` where trials are dear. One of the two keeps what was measured when `measure` raises or
+    the run is interrupted; without either it is lost with the call.
+
     Parameters
     ----------
     measure
@@ -41,13 +44,18 @@ def profile_function(
     progress
         `True`: a bar on standard error, where tqdm is installed and somebody watches. Or a function that is called with
         the search after every trial.
-    executor, parallel, checkpoint
-        As of `run_trials`: trials side by side, and a file to resume from.
+    executor, parallel
+        As of `run_trials`: trials side by side.
+    checkpoint
+        As of `run_trials`: a file that holds the search after every trial. Where it exists and no `search` is given,
+        the search in it is continued; its settings must equal those asked for here.
 
     Raises `InvalidArgumentError` naming the argument. An infeasible SLO is a result.
     """
     if search is None:
         search = TrialSearch(QuotaGrid.regular() if grid is None else grid, slo_ms=slo_ms, **settings)
+        if checkpoint is not None:
+            search = resumed(search, checkpoint)
     elif grid is not None or slo_ms is not None or settings:
         named = [*(["grid"] if grid is not None else []), *(["slo_ms"] if slo_ms is not None else []), *settings]
         raise InvalidArgumentError(named[0], "is given beside search, which has its own; give one or the other.")

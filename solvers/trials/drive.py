@@ -7,9 +7,12 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from dilu_core import _checks as check
+from dilu_core.errors import InvalidArgumentError
 from dilu_core.result import SolveStats
 from dilu_core.solvers.trials.search import TrialSearch
 from dilu_core.trials import Trial, TrialResult
@@ -38,15 +41,18 @@ def run_trials(
         Fresh, or restored from JSON; trials that were outstanding then are run first.
     measure
         The caller's own measurement. An out-of-memory error (`MemoryError`, or any whose class is called
-        `OutOfMemoryError`) is a failed trial; any other error ends the run and is raised, with what was told before
-        still in the search. Its wall time is told as the trial's GPU-seconds.
+        `OutOfMemoryError`) is a failed trial; any other error, an interrupt, or an answer that is no `Measurement` ends
+        the run and is raised. What was measured is in the search and the checkpoint by then, the trial at fault is
+        outstanding. Its wall time is told as the trial's GPU-seconds.
     progress
         Called with the search after every trial, and once before the first.
     executor, parallel
         `parallel` trials at a time on this `concurrent.futures.Executor` (one GPU each; a process pool needs a
-        `measure` that pickles). Which trials are run then depends on the order in which they end.
+        `measure` that pickles). Which trials are run then depends on the order in which they end. Where one raises, or
+        the run is interrupted, trials that have begun are waited for and told; a second interrupt ends the wait.
     checkpoint
-        File that holds the search as JSON after every trial, replaced in one step, for `TrialSearch.from_dict`.
+        File that holds the search as JSON from the start and after every trial, replaced in one step, for
+        `TrialSearch.from_dict`. One that exists must hold nothing that was measured and is not in `search`.
 
     Raises `InvalidArgumentError` naming the argument.
     """
@@ -61,23 +67,49 @@ def run_trials(
     width = check.integer("parallel", parallel, at_least=1)
     if executor is None and width > 1:
         check.fail("parallel", f"is {width} without an executor; give one that runs that many trials side by side.")
+    file = None if checkpoint is None else _opened(checkpoint, search)
     began = time.perf_counter()
 
+    def keep() -> None:
+        if file is not None:
+            _write(file, search)
+
     def told() -> None:
-        if checkpoint is not None:
-            _write(Path(checkpoint), search)
+        keep()
         if progress is not None:
             progress(search)
 
     if progress is not None:
         progress(search)
-    if executor is None:
-        _one_by_one(search, measure, told)
-    else:
-        _side_by_side(search, measure, told, executor, width)
+    try:
+        if executor is None:
+            _one_by_one(search, measure, told)
+        else:
+            _side_by_side(search, measure, told, executor, width)
+    except BaseException:
+        keep()
+        raise
     counts = {"trials": len(search.trials), "cells": len({record.trial for record in search.trials})}
     stats = SolveStats(time.perf_counter() - began, counts=counts)
     return TrialResult(search.best, search.samples, search.trials, search.termination, stats)
+
+
+def resumed(fresh: TrialSearch, checkpoint: str | os.PathLike[str]) -> TrialSearch:
+    """The search in the file where there is one, of the same settings and prior as `fresh`; else `fresh` itself.
+
+    Raises `InvalidArgumentError` naming `checkpoint` where the file holds anything else.
+    """
+    held = _held(_path(checkpoint))
+    if held is None:
+        return fresh
+    wanted, found = ({"prior": data["prior"], **data["settings"]} for data in (_plain(fresh), _plain(held)))
+    differing = [name for name in wanted if wanted[name] != found.get(name)]
+    if differing:
+        check.fail(
+            "checkpoint",
+            f"{os.fspath(checkpoint)!r} holds a search of other settings ({', '.join(differing)}); {_HOW_TO_RESUME}",
+        )
+    return held
 
 
 def _one_by_one(search: TrialSearch, measure: Measure, told: Callable[[], None]) -> None:
@@ -102,11 +134,24 @@ def _side_by_side(
                 return
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in [future for future in running if future in ended]:
-                _tell(search, running.pop(future), future.result())
+                _tell(search, running[future], future.result())
+                del running[future]
                 told()
+    except BaseException:
+        _tell_the_rest(search, running)
+        raise
+
+
+def _tell_the_rest(search: TrialSearch, running: dict[Future[_Outcome], Trial]) -> None:
+    """Tell what ended and what has begun, once it ends; trials that never began, or raised, stay outstanding."""
+    begun = {future: trial for future, trial in running.items() if not future.cancel()}
+    try:
+        wait(begun)
     finally:
-        for future in running:
-            future.cancel()
+        for future, trial in begun.items():
+            if future.done() and not future.cancelled() and future.exception() is None and trial in search.outstanding:
+                with suppress(InvalidArgumentError):  # the error that ended the run is the one to raise
+                    _tell(search, trial, future.result())
 
 
 _Outcome = tuple[Measurement, bool, float]  # what was measured, whether memory ran out, seconds
@@ -126,8 +171,65 @@ def _timed(measure: Measure, batch: int, sm_milli: int) -> _Outcome:
 
 def _tell(search: TrialSearch, trial: Trial, outcome: _Outcome) -> None:
     measured, out_of_memory, seconds = outcome
-    latency, memory = measured if isinstance(measured, tuple) else (measured, None)
-    search.tell(trial, latency, memory_mib=memory, gpu_s=seconds, out_of_memory=out_of_memory)
+    latency, memory = measured if isinstance(measured, tuple) and len(measured) == 2 else (measured, None)
+    try:
+        search.tell(trial, latency, memory_mib=memory, gpu_s=seconds, out_of_memory=out_of_memory)  # type: ignore[arg-type]
+    except InvalidArgumentError as error:
+        where = f"batch {trial.batch}, share {trial.sm_milli}"
+        wanted = "latency_ms, (latency_ms, memory_mib), or None for a failed trial"
+        raise InvalidArgumentError("measure", f"returned {measured!r:.80} at {where}; expected {wanted}.") from error
+
+
+_HOW_TO_RESUME = (
+    "to continue it, read it with TrialSearch.from_dict(json.load(file)) and give that as search; "
+    "to start afresh, name another file."
+)
+
+
+def _opened(checkpoint: object, search: TrialSearch) -> Path:
+    """The file, which holds the search from now on: whatever is wrong with it shows before the first trial."""
+    path = _path(checkpoint)
+    held = _held(path)
+    if held is not None and held.trials != search.trials[: len(held.trials)]:
+        check.fail(
+            "checkpoint", f"{str(path)!r} holds {len(held.trials)} trials that are not in search; {_HOW_TO_RESUME}"
+        )
+    try:
+        _write(path, search)
+    except (OSError, ValueError) as error:  # ValueError: a null character, or one that file names cannot hold
+        check.fail("checkpoint", f"{str(path)!r} cannot be written: {error}.")
+    return path
+
+
+def _path(checkpoint: object) -> Path:
+    """A file that exists or can be made; a name may still turn out not to be writable."""
+    if not isinstance(checkpoint, str | os.PathLike):
+        check.fail("checkpoint", f"is {checkpoint!r:.80}; expected the path of a file, or None.")
+    try:
+        path = Path(checkpoint)
+        if path.exists() and not path.is_file():
+            check.fail("checkpoint", f"is {str(path)!r}, which is no file; expected the path of a file.")
+        if not path.parent.is_dir():
+            check.fail("checkpoint", f"is {str(path)!r}, whose folder does not exist; make it first.")
+    except (OSError, TypeError) as error:
+        check.fail("checkpoint", f"is {checkpoint!r:.80}, which is no usable path: {error}.")
+    return path
+
+
+def _held(path: Path) -> TrialSearch | None:
+    """The search that the file holds; `None` where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        return TrialSearch.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        check.fail("checkpoint", f"{str(path)!r} exists and holds no search that can be read ({error}); name another.")
+
+
+def _plain(search: TrialSearch) -> dict[str, Any]:
+    """As it reads back from a file: lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(search.to_dict()))
+    return plain
 
 
 def _write(path: Path, search: TrialSearch) -> None:

@@ -6,6 +6,9 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event, Timer
+from time import sleep
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,14 @@ MODEL = RooflineModel(8.0, 0.2, 1.5, 1.2, 0.4, 3.0)
 
 def measure(batch: int, sm_milli: int) -> float:
     return float(MODEL.latency_ms(batch, sm_milli))
+
+
+def _never(batch: int, sm_milli: int) -> float:
+    pytest.fail(f"measured batch {batch}, share {sm_milli}")
+
+
+def _read(file: Path) -> TrialSearch:
+    return TrialSearch.from_dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 class OutOfMemoryError(RuntimeError):
@@ -103,7 +114,7 @@ def test_trials_run_side_by_side(width: int) -> None:
 
 
 def test_an_error_side_by_side_is_raised() -> None:
-    """The executor's other trials are cancelled or left, not told."""
+    """Trials that raise are not told."""
 
     def broken(batch: int, sm_milli: int) -> float:
         raise ValueError("driver lost")
@@ -112,6 +123,163 @@ def test_an_error_side_by_side_is_raised() -> None:
     with ThreadPoolExecutor(2) as threads, pytest.raises(ValueError, match="driver lost"):
         run_trials(search, broken, executor=threads, parallel=2)
     assert search.trials == ()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_side_by_side_loses_nothing_that_was_measured(error: type[BaseException], tmp_path: Path) -> None:
+    """A trial still running when another raises is waited for, told and kept; the one that raised is outstanding."""
+    both_began = Barrier(2)
+    lost: list[Trial] = []
+
+    def flaky(batch: int, sm_milli: int) -> float:
+        if both_began.wait(timeout=10) == 0:
+            lost.append(Trial(batch, sm_milli))
+            raise error("driver lost")
+        sleep(0.1)  # so that it is still running when the other's error is seen
+        return measure(batch, sm_milli)
+
+    file = tmp_path / "search.json"
+    search = TrialSearch(GRID, slo_ms=120)
+    with ThreadPoolExecutor(2) as threads, pytest.raises(error, match="driver lost"):
+        run_trials(search, flaky, executor=threads, parallel=2, checkpoint=file)
+    (record,) = search.trials
+    assert record.latency_ms == measure(record.trial.batch, record.trial.sm_milli)
+    assert search.outstanding == tuple(lost)
+    assert _read(file).trials == search.trials
+    assert _read(file).outstanding == search.outstanding
+
+
+def test_an_interrupt_of_the_driver_waits_for_trials_that_began(tmp_path: Path) -> None:
+    """Here from the progress function; what never began stays outstanding and is run first by the next call."""
+    began, go_on = Event(), Event()
+    calls: list[Trial] = []
+
+    def slow(batch: int, sm_milli: int) -> float:
+        calls.append(Trial(batch, sm_milli))
+        if len(calls) == 2:
+            began.set()
+            go_on.wait(timeout=10)
+        return measure(batch, sm_milli)
+
+    def interrupt(search: TrialSearch) -> None:
+        if search.trials:
+            assert began.wait(timeout=10)
+            Timer(0.05, go_on.set).start()
+            raise KeyboardInterrupt
+
+    file = tmp_path / "search.json"
+    search = TrialSearch(GRID, slo_ms=120)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(KeyboardInterrupt):
+        run_trials(search, slow, executor=threads, parallel=3, checkpoint=file, progress=interrupt)
+    assert [record.trial for record in search.trials] == calls
+    assert len(calls) == 2
+    assert _read(file).trials == search.trials
+    (waiting,) = search.outstanding
+    assert run_trials(_read(file), measure, checkpoint=file).records[2].trial == waiting
+
+
+def test_profiling_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    """The same call again goes on where the first broke off, and once done measures nothing."""
+    calls: list[Trial] = []
+
+    def flaky(batch: int, sm_milli: int) -> float:
+        calls.append(Trial(batch, sm_milli))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(batch, sm_milli)
+
+    file = tmp_path / "search.json"
+    with pytest.raises(KeyboardInterrupt):
+        profile_function(flaky, GRID, slo_ms=120, prior=MODEL, progress=False, checkpoint=file)
+    result = profile_function(flaky, GRID, slo_ms=120, prior=MODEL, progress=False, checkpoint=file)
+    whole = profile_function(measure, GRID, slo_ms=120, prior=MODEL, progress=False)
+    assert result.best == whole.best
+    assert [record.trial for record in result.records] == [record.trial for record in whole.records]
+    assert len(calls) == len(whole.records) + 1
+    again = profile_function(_never, GRID, slo_ms=120, prior=MODEL, progress=False, checkpoint=file)
+    assert again.records == result.records
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("grid", {"grid": QuotaGrid((1, 2), (500, 1000))}),
+        ("slo_ms", {"slo_ms": 130}),
+        ("strategy", {"strategy": "hybrid-growth"}),
+        ("blocked", {"blocked": [(1, 100)]}),
+        ("prior", {"prior": MODEL}),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused_untouched(name: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    """Before any measurement; the message says what differs and how to go on."""
+    file = tmp_path / "search.json"
+    run_trials(TrialSearch(GRID, slo_ms=120, max_trials=2), measure, checkpoint=file)
+    before = file.read_bytes()
+    arguments: dict[str, Any] = {"grid": GRID, "slo_ms": 120, "max_trials": 2, **asked}
+    with pytest.raises(InvalidArgumentError, match=rf"\({name}\).*TrialSearch\.from_dict") as caught:
+        profile_function(_never, progress=False, checkpoint=file, **arguments)
+    assert caught.value.argument == "checkpoint"
+    assert file.read_bytes() == before
+
+
+def test_a_search_may_replace_only_a_checkpoint_that_it_continues(tmp_path: Path) -> None:
+    """A fresh one would lose the trials in the file; the one read from it does not."""
+    file = tmp_path / "search.json"
+    run_trials(TrialSearch(GRID, slo_ms=120, max_trials=2), measure, checkpoint=file)
+    before = file.read_bytes()
+    for drive in (run_trials, lambda search, *rest, **more: profile_function(*rest, search=search, **more)):
+        with pytest.raises(InvalidArgumentError, match=r"holds 2 trials.*TrialSearch\.from_dict") as caught:
+            drive(TrialSearch(GRID, slo_ms=120), _never, checkpoint=file)
+        assert caught.value.argument == "checkpoint"
+    assert file.read_bytes() == before
+    assert len(run_trials(_read(file), _never, checkpoint=file).records) == 2
+
+
+@pytest.mark.parametrize("content", ["", "notes", "[1]", "{}", '{"version": 99}'])
+def test_a_file_that_holds_no_search_is_never_overwritten(content: str, tmp_path: Path) -> None:
+    """Whoever wrote it may want it."""
+    file = tmp_path / "search.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match="holds no search") as caught:
+        profile_function(_never, GRID, slo_ms=120, progress=False, checkpoint=file)
+    assert caught.value.argument == "checkpoint"
+    assert file.read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize("bad", ["missing/search.json", "", "nul\0", "x" * 300, 3, b"search.json", True])
+def test_a_bad_checkpoint_is_refused_before_the_first_trial(
+    bad: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing folder, a folder, a name that cannot be, not a path."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgumentError) as driven:
+        run_trials(TrialSearch(GRID, slo_ms=120), _never, checkpoint=bad)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError) as profiled:
+        profile_function(_never, GRID, slo_ms=120, progress=False, checkpoint=bad)  # type: ignore[arg-type]
+    assert driven.value.argument == profiled.value.argument == "checkpoint"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [(1.0, 2.0, 3.0), (1.0,), (), "fast", [1.0, 2.0], True, (1.0, "much"), (1.0, -5.0)])
+@pytest.mark.parametrize("width", [0, 1])
+def test_an_answer_that_is_no_measurement_is_named_and_loses_nothing(
+    answer: object, width: int, tmp_path: Path
+) -> None:
+    """The trials before it are in the search and the file; it is outstanding."""
+    calls: list[Trial] = []
+
+    def odd(batch: int, sm_milli: int) -> Any:
+        calls.append(Trial(batch, sm_milli))
+        return answer if len(calls) == 3 else measure(batch, sm_milli)
+
+    file = tmp_path / "search.json"
+    search = TrialSearch(GRID, slo_ms=120, strategy="hybrid-growth")
+    with ThreadPoolExecutor(1) as threads, pytest.raises(InvalidArgumentError, match="returned") as caught:
+        run_trials(search, odd, checkpoint=file, executor=threads if width else None)
+    assert caught.value.argument == "measure"
+    assert [record.trial for record in search.trials] == calls[:2]
+    assert search.outstanding == (calls[2],)
+    assert _read(file).trials == search.trials
 
 
 def test_progress_is_called_before_the_first_and_after_every_trial() -> None:
