@@ -173,7 +173,7 @@ def _tell(search: TrialSearch, trial: Trial, outcome: _Outcome) -> None:
     measured, out_of_memory, seconds = outcome
     latency, memory = measured if isinstance(measured, tuple) and len(measured) == 2 else (measured, None)
     try:
-        search.tell(trial, latency, memory_mib=memory, gpu_s=seconds, out_of_memory=out_of_memory)  # type: ignore[arg-type]
+        search.tell(trial, latency, memory_mib=memory, gpu_s=seconds, out_of_memory=out_of_memory)
     except InvalidArgumentError as error:
         where = f"batch {trial.batch}, share {trial.sm_milli}"
         wanted = "latency_ms, (latency_ms, memory_mib), or None for a failed trial"

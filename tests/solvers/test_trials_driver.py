@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event, Timer
+from threading import Barrier, Event
 from time import sleep
 from typing import Any
 
@@ -154,6 +154,14 @@ def test_an_interrupt_of_the_driver_waits_for_trials_that_began(tmp_path: Path) 
     began, go_on = Event(), Event()
     calls: list[Trial] = []
 
+    class OneThread(ThreadPoolExecutor):
+        """Lets the running trial end once the driver has cancelled the waiting one."""
+
+        def submit(self, *work: Any, **more: Any) -> Future[Any]:
+            future = super().submit(*work, **more)
+            future.add_done_callback(lambda ended: go_on.set() if ended.cancelled() else None)
+            return future
+
     def slow(batch: int, sm_milli: int) -> float:
         calls.append(Trial(batch, sm_milli))
         if len(calls) == 2:
@@ -164,12 +172,11 @@ def test_an_interrupt_of_the_driver_waits_for_trials_that_began(tmp_path: Path) 
     def interrupt(search: TrialSearch) -> None:
         if search.trials:
             assert began.wait(timeout=10)
-            Timer(0.05, go_on.set).start()
             raise KeyboardInterrupt
 
     file = tmp_path / "search.json"
     search = TrialSearch(GRID, slo_ms=120)
-    with ThreadPoolExecutor(1) as threads, pytest.raises(KeyboardInterrupt):
+    with OneThread(1) as threads, pytest.raises(KeyboardInterrupt):
         run_trials(search, slow, executor=threads, parallel=3, checkpoint=file, progress=interrupt)
     assert [record.trial for record in search.trials] == calls
     assert len(calls) == 2
