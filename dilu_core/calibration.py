@@ -3,7 +3,7 @@
 Split-conformal calibration, pooled over functions: each was fitted from some of its cells, and every held-out cell
 scored
 
-    z = log(measured / predicted) / sqrt(sigma^2 min(v, LEVERAGE_CAP) + SPREAD_FLOOR^2)
+    z = log(measured / predicted) / sqrt(sigma^2 min(v, LEVERAGE_CAP) + max(SPREAD_FLOOR, sigma)^2)
 
 with the residual scatter sigma of the fit and the leverage v of the cell. The quantiles of z, each function weighing
 the same, turn the spread that a fit states into a bound; few or badly placed samples show in v, and need no quantiles

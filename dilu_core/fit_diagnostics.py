@@ -15,6 +15,7 @@ from dilu_core.samples import ProfileSamples
 _RISE = 0.10  # a latency that grows by more than this with more share, or falls so with a greater batch, is odd
 _SAME = 0.05  # latencies this close count as equal
 _UNSTEADY = 1.3  # greatest over least repeat of a cell from which its measurements contradict each other
+_MISFIT = 0.10  # a typical log residual from which the surface does not describe the samples
 _FAR = 0.15  # log residual from which a sample may be an outlier
 _PLATEAU_MILLI = 500  # a plateau is worth a word if at least half a GPU buys nothing
 
@@ -46,6 +47,8 @@ def describe(
         *_repeated(merged),
         _unsteady(samples),
         _rising_with_share(merged),
+        _falling_with_batch(merged),
+        _misfit(residuals),
         _plateau(merged, model),
         _rounded(samples),
     ]
@@ -148,6 +151,32 @@ def _rising_with_share(merged: ProfileSamples) -> str:
     return (
         f"Latency rises by more than {_RISE:.0%} with more share in {rises.size} of {growth.size} neighbouring pairs, "
         f"by up to {np.expm1(rises.max()):.0%}; the model cannot follow that, and treats it as noise."
+    )
+
+
+def _falling_with_batch(merged: ProfileSamples) -> str:
+    falls, pairs, greatest = 0, 0, 0.0
+    for share in np.unique(merged.sm_milli):
+        growth = np.diff(np.log(merged.latency_ms[merged.sm_milli == share]))  # `merged` is sorted by batch
+        pairs += growth.size
+        falls += int((growth < np.log1p(-_RISE)).sum())
+        greatest = max(greatest, float(-growth.min(initial=0.0)))
+    if not falls:
+        return ""
+    return (
+        f"Latency falls by more than {_RISE:.0%} with a greater batch in {falls} of {pairs} neighbouring pairs, by up "
+        f"to {-np.expm1(-greatest):.0%}; the model cannot follow that, and treats it as noise."
+    )
+
+
+def _misfit(residuals: NDArray[np.float64]) -> str:
+    typical = float(np.median(np.abs(residuals)))
+    if typical < _MISFIT:
+        return ""
+    return (
+        f"Half of the measurements lie more than {np.expm1(typical):.0%} off the fitted surface: they are very noisy, "
+        "or latency does not behave here as the model supposes (rising in the batch, at most in proportion, and "
+        "falling in the share)."
     )
 
 

@@ -37,6 +37,8 @@ from dilu_core.upper_bound import UpperBound, reasons_for_width
 __all__ = ["FAMILIES", "Family", "LatencyFit", "TrainingFit"]
 
 _VERSION = 2
+_GREATEST_MAD = 0.5  # beyond a factor of 1.6 either way there is no noise to estimate, only a model that is wrong
+_NORMAL_MAD = 1.4826  # standard deviation of a normal variable over its median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,15 @@ class LatencyFit:
         return (self.calibration or shipped_calibration()).level(quantile)
 
     def spread(self, batch: ArrayLike, sm_milli: ArrayLike) -> NDArray[np.float64]:
-        """sqrt(sigma^2 min(v, cap) + floor^2): the scale of the log error at a point, by its leverage v."""
+        """sqrt(sigma^2 min(v, cap) + max(floor, sigma)^2): the scale of the log error at a point, by its leverage v."""
         leverage = np.minimum(self.leverage(batch, sm_milli), LEVERAGE_CAP)
-        return np.asarray(np.sqrt(self.scatter**2 * leverage + SPREAD_FLOOR**2))
+        return np.asarray(np.sqrt(self.scatter**2 * leverage + self.floor**2))
+
+    @property
+    def floor(self) -> float:
+        """What remains of `spread` where the samples leave nothing open: the misfit of the form, or the noise of a
+        measurement where that is more."""
+        return max(SPREAD_FLOOR, self.scatter)
 
     def leverage(self, batch: ArrayLike, sm_milli: ArrayLike) -> NDArray[np.float64]:
         """v = J C J^T / noise^2 >= 0, the variance of log t that the samples leave, in units of one sample's noise.
@@ -165,11 +173,18 @@ class LatencyFit:
 
     @cached_property
     def scatter(self) -> float:
-        """sigma, the residual standard deviation, robust, and drawn towards NOISE when samples are few."""
+        """sigma, the residual standard deviation, robust, and drawn towards NOISE when samples are few.
+
+        The greater of what the loss of the fit makes of the residuals, which is little where they are large, and of
+        their median absolute deviation.
+        """
+        count = len(self.samples)
         weighted = self.residuals**2 / np.sqrt(1.0 + (self.residuals / CORNER) ** 2)
         used = float(self.leverage(self.samples.batch, self.samples.sm_milli).sum())
-        free = max(len(self.samples) - used, 0.5)
-        return math.sqrt((float(weighted.sum()) + NOISE_BELIEF * NOISE**2) / (free + NOISE_BELIEF))
+        free = max(count - used, 0.5)
+        typical = min(_NORMAL_MAD * float(np.median(np.abs(self.residuals))), _GREATEST_MAD)
+        squares = max(float(weighted.sum()), count * typical**2)
+        return math.sqrt((squares + NOISE_BELIEF * NOISE**2) / (free + NOISE_BELIEF))
 
     @cached_property
     def n_cells(self) -> int:

@@ -46,6 +46,8 @@ _LEAST_WEIGHT = 0.1  # a deviation less probable than this is not worth a table
 _LARGEST = 0.3  # log residual up to which a sample shapes the deviation; beyond, it is an outlier
 _STEPS = 4  # knots per octave: interpolating a roofline between them is right to about 0.1 p per cent
 _OCTAVES_DOWN, _OCTAVES_UP = 3, 3  # how far the table reaches beyond the measured batches at least
+_MOST_SAMPLES = 600  # the process costs their number cubed
+_MOST_KNOTS = 32  # more distinct batches or shares than this are not each a knot: tables stay small
 _SAME_KNOT = 1e-3  # knots this close in logs are one
 _LEAST_SHARE = 10.0  # milli-GPU; the table reaches down to here, or to half the least measured share
 
@@ -133,6 +135,11 @@ def smooth_deviation(batch: ArrayLike, sm_milli: ArrayLike, residuals: Column) -
     """The deviation that log residuals `(n,)` at these samples speak for, or `None` where they speak for noise."""
     samples, share = operating_points(batch, sm_milli)
     kept = np.abs(residuals) <= _LARGEST
+    if kept.sum() > _MOST_SAMPLES:  # every k-th of them in the order of the cells says as much
+        order = np.lexsort((share, samples))
+        order = order[kept[order]]
+        kept[:] = False
+        kept[order[:: -(-order.size // _MOST_SAMPLES)]] = True
     left = residuals[kept]
     cells, owner = np.unique(np.stack([samples[kept], share[kept]], axis=1), axis=0, return_inverse=True)
     owner = owner.ravel()
@@ -176,8 +183,8 @@ def corrected_surface(
     steps = math.ceil(_STEPS * math.log2(FULL_GPU_MILLI / min(_LEAST_SHARE, shared.min() / 2.0)))
     shares = FULL_GPU_MILLI * 2.0 ** (-np.arange(steps, -1, -1) / _STEPS)
     bends = [each for each in deviations if isinstance(each, SharedDeviation)]
-    batches = _with_knots(batches, measured, *(each.batch for each in bends))
-    shares = _with_knots(shares, shared, *(each.sm_milli for each in bends))
+    batches = _with_knots(batches, np.unique(measured), *(each.batch for each in bends))
+    shares = _with_knots(shares, np.unique(shared), *(each.sm_milli for each in bends))
     latency = np.log(roofline.latency_ms(batches[:, None], shares))
     for deviation in deviations:
         latency = latency + deviation.at(batches[:, None], shares)
@@ -186,7 +193,7 @@ def corrected_surface(
 
 def _with_knots(regular: Column, *others: Column) -> Column:
     """The regular knots and those of the others that lie within their range, none twice."""
-    every = np.unique(np.concatenate([regular, *others]))
+    every = np.unique(np.concatenate([regular, *(other for other in others if other.size <= _MOST_KNOTS)]))
     every = every[(every >= regular[0]) & (every <= regular[-1])]
     apart = np.diff(np.log(every), prepend=-np.inf) > _SAME_KNOT
     return np.asarray(every[apart])
@@ -199,8 +206,8 @@ def scaled_points(batch: Column, share: Column) -> Column:
 
 def covariance(left: Column, right: Column) -> Column:
     """(n, m) squared exponential covariance of unit variance between scaled points."""
-    apart = ((left[:, None] - right[None]) ** 2).sum(axis=-1)
-    return np.asarray(np.exp(-0.5 * apart))
+    apart = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2.0 * left @ right.T
+    return np.asarray(np.exp(-0.5 * np.maximum(apart, 0.0)))
 
 
 def _position(knots: Column, at: Column) -> Column:

@@ -199,7 +199,7 @@ def _roofline_rows(
         return (
             model.roofline.parameters,
             model.covariance / NOISE**2,
-            (level, model.scatter, LEVERAGE_CAP, SPREAD_FLOOR),
+            (level, model.scatter, LEVERAGE_CAP, model.floor),
         )
     assert isinstance(model, RooflineModel)
     return model.parameters, np.zeros((6, 6)), (0.0, 0.0, LEVERAGE_CAP, SPREAD_FLOOR)

@@ -22,6 +22,9 @@ from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE, TIE
 from dilu_core.trials import Trial, TrialRecord, TrialSettings
 
+MOST_FAILURES = 2
+"""A cell that failed although one that needs as much ran is tried again, until it failed so often."""
+
 MOST_MEASUREMENTS = 8
 """Of one cell. What is still in doubt then counts as a miss."""
 
@@ -203,12 +206,20 @@ def _open_cells(
     measured: Mask,
 ) -> Mask:
     excluded = np.zeros(batch.shape, dtype=np.bool_)
-    for record in records:
-        if record.latency_ms is None:
-            needs_as_much = batch >= record.trial.batch
-            if not record.out_of_memory:
-                needs_as_much &= sm_milli <= record.trial.sm_milli
+    ran = [record.trial for record in records if record.latency_ms is not None]
+    failures = [record for record in records if record.latency_ms is None]
+    for record in failures:
+        failed = record.trial
+        needs_as_much = batch >= failed.batch
+        if not record.out_of_memory:
+            needs_as_much &= sm_milli <= failed.sm_milli
+        refuted = any(
+            trial.batch >= failed.batch and (record.out_of_memory or trial.sm_milli <= failed.sm_milli) for trial in ran
+        )
+        if not refuted:
             excluded |= needs_as_much
+        elif sum(other.trial == failed for other in failures) >= MOST_FAILURES:
+            excluded |= (batch == failed.batch) & (sm_milli == failed.sm_milli)
     excluded &= ~measured
     if settings.memory_limit_mib is not None:
         # Memory never falls with the batch, so each measurement bounds every greater batch from below.

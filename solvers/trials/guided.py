@@ -43,9 +43,10 @@ PATIENCE = 10
 """Beyond so many trials each must be expected to gain more, in proportion: on a fine grid thousands of cells differ by
 less than the roughness of latencies, and some of them would seem worth a trial for ever."""
 
-_MOST_UNEVENNESS = 0.4
+_MOST_UNEVENNESS = 0.4  # where measurements break the bounds by more, these are no longer believed
 _LONG_SHOT = 0.5  # without a cell likelier than this to meet the budget, the likeliest of all is asked for
 _DRAWS, _DRAWN_CELLS = 1000, 200
+_LEAST_ODDS = 0.02  # stated odds below this are no better than this: the fit does not know how it may be wrong
 _STARTS = ((0.5, 0.5), (0.75, 0.25), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75))  # of the log ranges of batch and share
 
 Column = NDArray[np.float64]
@@ -72,7 +73,7 @@ def propose_guided(
     if not view.promising.any():
         if best is None:
             return _nothing_left(evidence, waiting)
-        return Proposal(termination=_optimal(settings, view))
+        return Proposal(termination=_optimal(settings, evidence, view))
     if best is None:
         return Proposal(_likeliest(view))
     gain = np.where(view.promising, _expected_improvement(view), -1.0)
@@ -116,6 +117,8 @@ def _look(
     seen, batch, sm_milli = evidence.seen, evidence.batch, evidence.sm_milli
     slack = _slack(seen)
     lower, upper = monotone_bounds(*_seen(seen), batch, sm_milli)
+    if slack > _MOST_UNEVENNESS:  # what was measured refutes the bounds, so that they rule out nothing
+        lower, upper = np.zeros(batch.shape), np.full(batch.shape, np.inf)
     with np.errstate(divide="ignore"):
         low, high = np.log(lower * (1.0 - slack)), np.log(upper * (1.0 + slack))
     worth = np.log(1e6 * batch / sm_milli)
@@ -201,6 +204,9 @@ def _surely_infeasible(evidence: Evidence) -> bool:
     by the loosened bounds."""
     if evidence.seen is None or not evidence.open.any():
         return False
+    if _slack(evidence.seen) > _MOST_UNEVENNESS:
+        least = evidence.latency_ms[evidence.open]
+        return bool((least > evidence.budget_ms * (1.0 + BUDGET_TOLERANCE)).all())
     columns = _seen(evidence.seen)
     lower, _ = monotone_bounds(*columns, evidence.batch, evidence.sm_milli)
     bound = np.maximum(lower * (1.0 - _slack(evidence.seen)), dominated_ms(*columns, evidence.batch, evidence.sm_milli))
@@ -213,8 +219,8 @@ def _seen(samples: ProfileSamples) -> tuple[Column, Column, Column]:
 
 
 def _slack(samples: ProfileSamples) -> float:
-    """By which part latencies are allowed to break the bounds."""
-    return min(max(UNEVENNESS, 1.2 * largest_violation(*_seen(samples))), _MOST_UNEVENNESS)
+    """By which part latencies are allowed to break the bounds; beyond _MOST_UNEVENNESS these are refuted."""
+    return min(max(UNEVENNESS, 1.2 * largest_violation(*_seen(samples))), 0.99)
 
 
 def _infeasible(evidence: Evidence) -> Termination:
@@ -226,7 +232,15 @@ def _infeasible(evidence: Evidence) -> Termination:
         least = int(np.nanargmin(np.where(looked_at, evidence.latency_ms, np.nan)))
         cell = evidence.trial(least)
         detail += f": {evidence.latency_ms[least]:.4g} ms at batch {cell.batch}, share {cell.sm_milli}"
-    return Termination(TerminationReason.INFEASIBLE, None, detail)
+    return Termination(TerminationReason.INFEASIBLE, None, detail + _left_out(evidence))
+
+
+def _left_out(evidence: Evidence) -> str:
+    """What no certificate speaks of: cells that failed trials, memory or the caller took out of the search."""
+    count = int((~evidence.open).sum())
+    if not count:
+        return ""
+    return f"; of {count} {'cell' if count == 1 else 'cells'} blocked, failed or beyond memory nothing is said"
 
 
 def _nothing_left(evidence: Evidence, waiting: Mask) -> Proposal:
@@ -240,12 +254,15 @@ def _nothing_left(evidence: Evidence, waiting: Mask) -> Proposal:
     return Proposal(termination=Termination(TerminationReason.NO_SOLUTION_FOUND, None, detail))
 
 
-def _optimal(settings: TrialSettings, view: _View) -> Termination:
+def _optimal(settings: TrialSettings, evidence: Evidence, view: _View) -> Termination:
+    if view.slack > _MOST_UNEVENNESS:
+        detail = "every cell was measured, or cannot be" + _left_out(evidence)
+        return Termination(TerminationReason.FEASIBLE, None, detail)
     detail = (
         f"no unmeasured cell can have over {settings.tolerance:.3g} more efficacy, relative, if latencies keep the "
         f"monotone bounds within {view.slack:.1%}"
     )
-    return Termination(TerminationReason.OPTIMAL, None, detail)
+    return Termination(TerminationReason.OPTIMAL, None, detail + _left_out(evidence))
 
 
 def _feasible(settings: TrialSettings, evidence: Evidence, view: _View, gain: float) -> Termination:
@@ -259,14 +276,17 @@ def _feasible(settings: TrialSettings, evidence: Evidence, view: _View, gain: fl
     better = gains > math.log1p(settings.tolerance)
     likely = evidence.trial(int(cells[0]))
     count = int(view.promising.sum())
+    odds = f"{better.mean():.1%}" if better.mean() >= _LEAST_ODDS else f"below {_LEAST_ODDS:.0%}"
     detail = (
         f"{count} unmeasured {'cell' if count == 1 else 'cells'} could still be better; by the fit, with probability "
-        f"{better.mean():.1%} one is by over {settings.tolerance:.3g}, relative"
+        f"{odds} one is by over {settings.tolerance:.3g}, relative"
     )
     if better.any():
         detail += f", then by {math.expm1(float(gains[better].mean())):.1%} on average"
     detail += (
         f". The likeliest is batch {likely.batch}, share {likely.sm_milli}, and a trial of it is expected to gain "
-        f"{max(gain, 0.0):.2%}"
+        f"{max(gain, 0.0):.2%}{_left_out(evidence)}"
     )
+    if view.slack > _MOST_UNEVENNESS:
+        detail += ". Measurements contradict each other by more than the monotone bounds forgive; nothing is proven"
     return Termination(TerminationReason.FEASIBLE, None, detail)

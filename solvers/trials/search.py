@@ -352,7 +352,10 @@ class TrialSearch:
             return None
         if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.integer | np.floating):
             check.fail("latency_ms", f"is {value!r:.80}; expected a number, or None for a failed trial.")
-        latency = np.array([value], dtype=np.float64)
+        try:
+            latency = np.array([value], dtype=np.float64)
+        except OverflowError:
+            return None
         if failed_latencies(latency, self._settings.failure_codes)[0] or not SHORTEST_MS <= latency[0] <= LONGEST_MS:
             return None
         return float(latency[0])

@@ -76,7 +76,7 @@ def test_normalised_errors_are_log_errors_over_the_stated_spread() -> None:
     """log(measured / predicted) / sqrt(sigma^2 min(v, cap) + floor^2), the leverage capped far from the samples."""
     samples = ProfileSamples([1, 8, 4096], [300, 50, 1], [11.0, 50.0, 9e6])
     leverage = np.minimum(FIT.leverage(samples.batch, samples.sm_milli), LEVERAGE_CAP)
-    spread = np.sqrt(FIT.scatter**2 * leverage + SPREAD_FLOOR**2)
+    spread = np.sqrt(FIT.scatter**2 * leverage + max(SPREAD_FLOOR, FIT.scatter) ** 2)
     error = np.log(samples.latency_ms / FIT.model.latency_ms(samples.batch, samples.sm_milli))
     np.testing.assert_allclose(normalised_errors(FIT, samples), error / spread)
 
