@@ -35,7 +35,7 @@ from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 _CORNER = 3.0  # residuals beyond so many standard deviations of the noise pull linearly
 _MOST_ROUNDS = 200
 _MOST_LOG_WEIGHT = 12.0
-_IMPLAUSIBLE = 5.0  # median slowdown; two processes that only take turns come to 2 or 3
+_IMPLAUSIBLE = 5.0  # median slowdown; two processes that merely take turns come to about 2
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ def measured_slowdown(rows: InterferenceSamples, solo_fits: Mapping[str, Latency
     keys = zip(rows.function, rows.batch.tolist(), rows.sm_milli.tolist(), strict=True)
     with np.errstate(over="ignore"):
         ratio = rows.latency_ms / np.array([alone.get(key, np.nan) for key in keys], dtype=np.float64)
-    span = np.finfo(np.float64)  # logs of absurd ratios must stay finite
-    return np.clip(ratio, span.tiny, span.max)
+    span = np.finfo(np.float64)  # logs and medians of absurd ratios must stay finite
+    return np.clip(ratio, span.tiny, span.max / 2)
 
 
 class _Problem:

@@ -138,6 +138,20 @@ def test_numbers_at_the_ends_of_floats_are_fitted_in_silence(latency_ms: float) 
         assert fit.diagnostics()
 
 
+@pytest.mark.filterwarnings("error")
+def test_ratios_beyond_every_float_are_fitted_in_silence() -> None:
+    """The greatest latencies over stand-alone ones far below a millisecond: no warning, and a finite median."""
+    batch, share = (axis.ravel() for axis in np.meshgrid(BATCHES, SHARES, indexing="ij"))
+    tiny = {
+        name: fit_latency(ProfileSamples(batch, share, 1e-3 * model.latency_ms(batch, share), function=name))
+        for name, model in MODELS.items()
+    }
+    rows = synthetic()
+    fit = fit_interference(with_latencies(rows, np.full(len(rows), 1.7e308)), tiny)
+    assert np.isfinite(fit.slowdown).all()
+    assert "inf" not in fit.diagnostics()[0]
+
+
 def test_more_measurements_say_more() -> None:
     """Spread is least for a pair measured, more for one of functions measured apart, most for strangers."""
     some = tuple(pair for pair in STRENGTH if pair != ("launches", "streams"))
