@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as checks
+from dilu_core.errors import InvalidArgumentError
 from dilu_core.latency_fit import LatencyFit
 from dilu_core.plotting import check_picture, require_matplotlib
 from dilu_core.units import FULL_GPU_MILLI
@@ -43,8 +44,8 @@ def plot_latency(
     does (beyond the dotted one), and the configuration that `search_quota` chooses, its request on the map.
 
     `quantile=None` draws the mean alone. Returns the matplotlib figure, and writes it to `path` where one is given
-    (PNG, SVG or PDF by its ending). Raises `InvalidArgumentError` naming the argument (`plot` for a `path` of another
-    ending, as `plot_plan` does), `PlottingUnavailableError` without matplotlib.
+    (PNG, SVG or PDF by its ending). Raises `InvalidArgumentError` naming the argument, `PlottingUnavailableError`
+    without matplotlib.
     """
     if not isinstance(fit, LatencyFit):
         checks.fail("fit", f"is {fit!r:.80}; expected a LatencyFit (see fit_latency).")
@@ -53,8 +54,7 @@ def plot_latency(
     if quantile is not None:
         checks.finite("quantile", quantile, above=0.0, at_most=1.0 - 1e-9)
     require_matplotlib()
-    if path is not None:
-        check_picture(path)
+    check_path(path)
     from matplotlib.figure import Figure
 
     best = None
@@ -72,6 +72,18 @@ def plot_latency(
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(path, dpi=110)
     return figure
+
+
+def check_path(path: object) -> None:
+    """Raise `InvalidArgumentError` naming `path`, before any work, where no picture can be written to it."""
+    if path is None:
+        return
+    if not isinstance(path, str | PathLike):
+        checks.fail("path", f"is {path!r:.80}; expected a file name or None.")
+    try:
+        check_picture(path)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError("path", error.message) from error
 
 
 def _title(fit: LatencyFit, quantile: float | None, budget_ms: float | None, best: QuotaConfig | None) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dilu_core.errors import InvalidArgumentError
-from dilu_core.plotting import check_picture, require_matplotlib
+from dilu_core.latency_plots import check_path
+from dilu_core.plotting import require_matplotlib
 from dilu_core.solvers.trials.search import TrialSearch
 from dilu_core.trials import Trial
 from dilu_core.units import FULL_GPU_MILLI
@@ -22,12 +23,13 @@ def plot_trials(search: TrialSearch, path: str | PathLike[str] | None = None) ->
     On the left every trial in the order told: its latency against the budget (a cross: failed), and below the
     objective of the best within the budget so far. On the right the grid, each trial's number on its cell, the answer
     framed. Returns the matplotlib figure and writes it to `path` where one is given (PNG, SVG or PDF by its ending).
+
+    Raises `InvalidArgumentError` naming the argument, `PlottingUnavailableError` without matplotlib.
     """
     if not isinstance(search, TrialSearch):
         raise InvalidArgumentError("search", f"is {search!r:.80}; expected a TrialSearch.")
     require_matplotlib()
-    if path is not None:
-        check_picture(path)
+    check_path(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.5), layout="constrained")

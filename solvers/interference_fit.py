@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
+from scipy.special import expit
 
 from dilu_core import _checks as check
 from dilu_core.interference import STRONGEST, InterferenceModel, gpu_use, stall
@@ -34,6 +35,7 @@ from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
 _CORNER = 3.0  # residuals beyond so many standard deviations of the noise pull linearly
 _MOST_ROUNDS = 200
 _MOST_LOG_WEIGHT = 12.0
+_IMPLAUSIBLE = 5.0  # median slowdown; two processes that merely take turns come to about 2
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class InterferencePrior:
     `residual_sd` lies between the robust and the plain estimate that it prints.
     """
 
-    log_scale: float = -3.41
+    log_scale: float = -3.46
     log_scale_sd: float = 0.3
-    log_stall_weight: float = 1.24
+    log_stall_weight: float = 1.28
     log_stall_weight_sd: float = 0.5
-    log_use_weight: float = 0.55
+    log_use_weight: float = 0.59
     log_use_weight_sd: float = 0.5
     function_sd: float = 0.1
     pair_sd: float = 0.3
@@ -104,10 +106,25 @@ class InterferenceFit:
                 f"{fast} of {used} measurements are more than 3% faster beside a neighbour than alone; the stand-alone "
                 "profile may be of another setting."
             )
+        huge = self._implausible()
+        if huge:
+            found.append(
+                f"The median slowdown of {', '.join(f'{name!r} is {value:.3g}' for name, value in huge.items())}, more "
+                "than sharing a GPU explains; are these latencies and the stand-alone ones both in milliseconds?"
+            )
         wild = int((np.abs(self.residuals) > 0.1).sum())
         if wild:
             found.append(f"{wild} of {used} slowdowns lie more than 10% off the fitted model.")
         return tuple(found)
+
+    def _implausible(self) -> dict[str, float]:
+        """Function name -> its median slowdown, where that is beyond belief."""
+        names, used = np.array(self.samples.function, dtype=object), ~np.isnan(self.slowdown)
+        medians = {
+            name: float(np.median(self.slowdown[used & (names == name)]))
+            for name in dict.fromkeys(names[used].tolist())
+        }
+        return {name: median for name, median in medians.items() if median > _IMPLAUSIBLE}
 
 
 def fit_interference(
@@ -158,7 +175,7 @@ def fit_interference(
         max_nfev=_MOST_ROUNDS,
     )
     residuals = np.full(len(rows), np.nan)
-    residuals[used] = np.log(slowdown[used]) - np.log1p(problem.excess(found.x))
+    residuals[used] = np.log(slowdown[used]) - problem.log_slowdown(found.x)
     for column in (slowdown, residuals):
         column.flags.writeable = False
     converged = found.status > 0
@@ -178,7 +195,10 @@ def measured_slowdown(rows: InterferenceSamples, solo_fits: Mapping[str, Latency
         table = zip(cells.batch.tolist(), cells.sm_milli.tolist(), cells.latency_ms.tolist(), strict=True)
         alone |= {(name, batch, share): latency for batch, share, latency in table}
     keys = zip(rows.function, rows.batch.tolist(), rows.sm_milli.tolist(), strict=True)
-    return rows.latency_ms / np.array([alone.get(key, np.nan) for key in keys], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        ratio = rows.latency_ms / np.array([alone.get(key, np.nan) for key in keys], dtype=np.float64)
+    span = np.finfo(np.float64)  # logs and medians of absurd ratios must stay finite
+    return np.clip(ratio, span.tiny, span.max / 2)
 
 
 class _Problem:
@@ -219,25 +239,28 @@ class _Problem:
             [3 + self.victim, 3 + count + self.presser, 3 + 2 * count + self.pair], axis=1
         )  # (n, 3): the effects of each row
 
-    def excess(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        scale = np.exp(x[0] + x[self.columns].sum(axis=1))
-        return np.asarray(scale * (1.0 + np.exp(x[1]) * self.stall) * (1.0 + np.exp(x[2]) * self.use))
+    def log_excess(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By logs, which never overflow: the two weights are bounded, and strengths enter linearly."""
+        strength = x[0] + x[self.columns].sum(axis=1)
+        return np.asarray(strength + np.log1p(np.exp(x[1]) * self.stall) + np.log1p(np.exp(x[2]) * self.use))
+
+    def log_slowdown(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.logaddexp(0.0, self.log_excess(x))
 
     def residuals(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        misfit, _ = self._soft((self.target - np.log1p(self.excess(x))) / self.prior.noise)
+        misfit, _ = self._soft((self.target - self.log_slowdown(x)) / self.prior.noise)
         return np.concatenate([misfit, (x - self.means) / self.sds])
 
     def jacobian(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        excess = self.excess(x)
-        _, slope = self._soft((self.target - np.log1p(excess)) / self.prior.noise)
-        by_log_excess = -slope * excess / (1.0 + excess) / self.prior.noise
+        _, slope = self._soft((self.target - self.log_slowdown(x)) / self.prior.noise)
+        by_log_excess = -slope * expit(self.log_excess(x)) / self.prior.noise
         waits, presses = np.exp(x[1]) * self.stall, np.exp(x[2]) * self.use
-        top = np.zeros((len(excess), len(x)))
+        top = np.zeros((len(self.target), len(x)))
         top[:, 0] = by_log_excess
         top[:, 1] = by_log_excess * waits / (1.0 + waits)
         top[:, 2] = by_log_excess * presses / (1.0 + presses)
         for column in self.columns.T:
-            top[np.arange(len(excess)), column] = by_log_excess
+            top[np.arange(len(self.target)), column] = by_log_excess
         return np.concatenate([top, np.diag(1.0 / self.sds)])
 
     @staticmethod

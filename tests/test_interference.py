@@ -120,7 +120,9 @@ def test_a_model_survives_its_document() -> None:
         ("log_scale", {"log_scale": "wide"}),
         ("log_scale[0][0]", {"log_scale": ((math.nan, 0, 0),) * 3}),
         ("spread[0][0]", {"spread": ((math.inf, 0, 0),) * 3}),
+        ("log_scale", {"log_scale": ((10**400, 0, 0),) * 3}),
         ("stall_weight", {"stall_weight": -0.1}),
+        ("stall_weight", {"stall_weight": 10**400}),
         ("use_weight", {"use_weight": math.inf}),
     ],
 )
@@ -137,6 +139,11 @@ def test_bad_calls_are_named() -> None:
         ("use", lambda: Tenant("a", use=1.5)),
         ("stall", lambda: MODEL.excess("a", -0.1, "b", 0.5)),
         ("use", lambda: MODEL.excess("a", 0.1, "b", [0.5, math.nan])),
+        ("stall", lambda: MODEL.excess("a", "x", "b", 0.5)),
+        ("busy", lambda: MODEL.excess("a", 0.1, "b", 0.5, busy=10**400)),
+        ("use", lambda: MODEL.excess("a", 0.1, "b", [[0.5], [0.5, 0.5]])),  # type: ignore[arg-type]
+        ("use", lambda: MODEL.excess("a", [0.1, 0.2], "b", [0.5] * 3)),
+        ("busy", lambda: MODEL.excess("a", [0.1, 0.2], "b", 0.5, busy=[0.5] * 3)),
         ("quantile", lambda: MODEL.upper_slowdown(Tenant("a"), [], 1.0)),
         ("tenant", lambda: MODEL.slowdown("a", [])),  # type: ignore[arg-type]
         ("neighbours[0]", lambda: MODEL.slowdown(Tenant("a"), ["b"])),  # type: ignore[list-item]
@@ -146,6 +153,22 @@ def test_bad_calls_are_named() -> None:
         with pytest.raises(InvalidArgumentError) as caught:
             call()
         assert caught.value.argument == argument
+
+
+def test_fractions_broadcast() -> None:
+    """Whole numbers, columns and rows combine as numpy's do, each cell as on its own."""
+    stalls, uses = np.array([[0.0], [0.5]]), [0.0, 0.25, 1.0]
+    table = MODEL.excess("a", stalls, "b", uses, busy=1)
+    alone = [[float(MODEL.excess("a", float(s), "b", u)) for u in uses] for s in stalls[:, 0]]
+    assert table == pytest.approx(np.array(alone))
+
+
+def test_documents_name_numbers_beyond_every_float() -> None:
+    """JSON integers have no end; one that no float holds is refused by the name of its field."""
+    for field, value in (("spread", [[10**400] * 3] * 3), ("use_weight", 10**400)):
+        with pytest.raises(InvalidArgumentError) as caught:
+            InterferenceModel.from_dict({**MODEL.to_dict(), field: value})
+        assert caught.value.argument == f"interference_model.{field}"
 
 
 def test_quantiles_rise() -> None:

@@ -123,12 +123,13 @@ def test_any_name_is_drawn(tmp_path: Path) -> None:
         ("slo_ms", {"slo_ms": 0.0}),
         ("exec_fraction", {"exec_fraction": 1.5}),
         ("quantile", {"quantile": 1.0}),
-        ("plot", {"path": "picture.txt"}),
-        ("plot", {"path": Path("picture")}),
+        ("path", {"path": "picture.txt"}),
+        ("path", {"path": Path("picture")}),
+        ("path", {"path": 5}),
     ],
 )
 def test_bad_arguments_are_named(argument: str, options: dict[str, Any]) -> None:
-    """Each raises an error that names it; a path does as plot_plan's does."""
+    """Each raises an error that names it."""
     with pytest.raises(InvalidArgumentError) as caught:
         plot_latency(**{"fit": FIT, **options})
     assert caught.value.argument == argument

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.interference import InterferenceModel, gpu_use, stall
@@ -68,6 +69,12 @@ def synthetic(
     return InterferenceSamples(*map(list, zip(*rows, strict=True)), beside)  # type: ignore[arg-type]
 
 
+def with_latencies(rows: InterferenceSamples, latency_ms: ArrayLike) -> InterferenceSamples:
+    return InterferenceSamples(
+        rows.function, rows.batch, rows.sm_milli, rows.co_function, rows.co_batch, rows.co_sm_milli, latency_ms
+    )
+
+
 def strength(model: InterferenceModel, a: str, b: str) -> tuple[float, float]:
     places = [*model.functions, ""]
     i, j = (places.index(name if name in places else "") for name in (a, b))
@@ -98,13 +105,51 @@ def test_a_wild_measurement_changes_little() -> None:
     rows = synthetic(0.01)
     wild = rows.latency_ms.copy()
     wild[3] *= 5
-    spoilt = InterferenceSamples(
-        rows.function, rows.batch, rows.sm_milli, rows.co_function, rows.co_batch, rows.co_sm_milli, wild
-    )
+    spoilt = with_latencies(rows, wild)
     clean, bent = (fit_interference(each, FITS).model for each in (rows, spoilt))
     for a, b in STRENGTH:
         assert abs(strength(clean, a, b)[0] - strength(bent, a, b)[0]) < 0.2
     assert any("more than 10% off" in line for line in fit_interference(spoilt, FITS).diagnostics())
+
+
+def test_a_mistaken_unit_is_said() -> None:
+    """Microseconds taken for milliseconds fit well and mean nothing: the functions and their medians are named."""
+    rows = synthetic(0.01)
+    assert fit_interference(rows, FITS).diagnostics() == ()
+    of_streams = np.array([name == "streams" for name in rows.function])
+    for wrong, named in ((np.full(len(rows), True), set(MODELS)), (of_streams, {"streams"})):
+        fit = fit_interference(with_latencies(rows, np.where(wrong, 1000.0, 1.0) * rows.latency_ms), FITS)
+        (line,) = [line for line in fit.diagnostics() if "milliseconds?" in line]
+        assert {name for name in MODELS if repr(name) in line} == named
+        median = np.median(fit.slowdown[of_streams])
+        assert median > 1000
+        assert f"'streams' is {median:.3g}" in line
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("latency_ms", [1e300, 1.7e308, 1e-300, 5e-324])
+def test_numbers_at_the_ends_of_floats_are_fitted_in_silence(latency_ms: float) -> None:
+    """One such latency or nothing else: no floating-point warning, a finite model, and a diagnosis."""
+    rows = synthetic()
+    for some in (np.arange(len(rows)) == 3, np.full(len(rows), True)):
+        fit = fit_interference(with_latencies(rows, np.where(some, latency_ms, rows.latency_ms)), FITS)
+        assert np.isfinite(fit.residuals).all()
+        assert np.isfinite(fit.model.log_scale).all()
+        assert fit.diagnostics()
+
+
+@pytest.mark.filterwarnings("error")
+def test_ratios_beyond_every_float_are_fitted_in_silence() -> None:
+    """The greatest latencies over stand-alone ones far below a millisecond: no warning, and a finite median."""
+    batch, share = (axis.ravel() for axis in np.meshgrid(BATCHES, SHARES, indexing="ij"))
+    tiny = {
+        name: fit_latency(ProfileSamples(batch, share, 1e-3 * model.latency_ms(batch, share), function=name))
+        for name, model in MODELS.items()
+    }
+    rows = synthetic()
+    fit = fit_interference(with_latencies(rows, np.full(len(rows), 1.7e308)), tiny)
+    assert np.isfinite(fit.slowdown).all()
+    assert "inf" not in fit.diagnostics()[0]
 
 
 def test_more_measurements_say_more() -> None:

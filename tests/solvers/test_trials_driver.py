@@ -375,9 +375,11 @@ def test_a_search_without_trials_and_a_training_search_draw() -> None:
 
 
 def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
-    """Anything but a search, and a name without a known ending."""
+    """Anything but a search, a name without a known ending, and what is no name."""
     with pytest.raises(InvalidArgumentError, match="search"):
         plot_trials("x")  # type: ignore[arg-type]
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
-    with pytest.raises(InvalidArgumentError, match="plot"):
-        plot_trials(TrialSearch(GRID, slo_ms=100), tmp_path / "trials.txt")
+    for path in (tmp_path / "trials.txt", 5):
+        with pytest.raises(InvalidArgumentError) as caught:
+            plot_trials(TrialSearch(GRID, slo_ms=100), path)  # type: ignore[arg-type]
+        assert caught.value.argument == "path"
