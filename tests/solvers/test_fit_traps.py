@@ -134,3 +134,33 @@ def test_eight_samples_predict_the_published_tables(data_dir: Path) -> None:
     assert np.mean(ours) < 0.06
     assert np.mean(ours) < np.mean(by_scipy)
     assert np.mean(covered) > 0.9
+
+
+def test_a_table_that_no_roofline_describes_is_called_so() -> None:
+    """Latency that halves as the batch doubles converges to a fit, and the fit says that it describes nothing."""
+    samples = ProfileSamples([1, 2, 4, 8, 16, 32] * 2, [500] * 6 + [1000] * 6, [32.5, 16.0, 8.0, 4.0, 2.0, 1.0] * 2)
+    assert warned(samples, "falls by more than 10% with a greater batch in 10 of 10")
+    assert warned(samples, "off the fitted surface")
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2])
+def test_the_bound_widens_with_the_noise_of_measurements(noise: float) -> None:
+    """Of a noisy function, fresh measurements stay below the bound nine times of ten, from 60 samples."""
+    rng = np.random.default_rng(0)
+    batch, share = np.tile(BATCH, 2), np.tile(SHARE, 2)
+    mean = TRUE.latency_ms(batch, share)
+    covered = []
+    for _ in range(10):
+        fit = fit_latency(ProfileSamples(batch, share, mean * np.exp(noise * rng.standard_normal(batch.size))))
+        fresh = mean * np.exp(noise * rng.standard_normal(batch.size))
+        covered.append((fresh <= fit.upper_ms(batch, share)).mean())
+    assert np.mean(covered) > 0.88
+
+
+def test_thousands_of_distinct_cells_are_fitted_and_asked() -> None:
+    """3,000 samples at as many cells keep the surface small and right."""
+    rng = np.random.default_rng(0)
+    batch, share = rng.integers(1, 500, 3000), rng.integers(1, 1001, 3000)
+    mean = TRUE.latency_ms(batch, share)
+    fit = fit_latency(ProfileSamples(batch, share, mean * np.exp(0.05 * rng.standard_normal(3000)), failure_codes=()))
+    assert np.abs(fit.latency_ms(batch, share) / mean - 1.0).mean() < 0.02

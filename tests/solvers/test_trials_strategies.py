@@ -222,3 +222,42 @@ def test_two_gpus_are_used_while_the_budget_is_unknown_only_where_the_rule_allow
     for strategy in ("hybrid-growth", "guided"):
         search = TrialSearch(GRID, slo_ms=100, strategy=strategy)
         assert len(search.ask(2)) == (1 if strategy == "hybrid-growth" else 2)
+
+
+def test_a_failure_that_a_success_refutes_excludes_nothing() -> None:
+    """One trial fails once; a cell that needs as much has run, so the best answer is still found."""
+    grid = QuotaGrid.regular(16, 100)
+    table = {(b, s): 3.0 + 5.0 * b * 100 / s for b in grid.batches for s in grid.sm_milli}
+    search, asked = TrialSearch(grid, slo_ms=100), 0
+    while (trial := search.ask()) is not None:
+        search.tell(trial, None if asked == 1 else table[trial.batch, trial.sm_milli])
+        asked += 1
+    assert search.best is not None
+    assert search.best.efficacy == pytest.approx(max(1e6 * b / (t * s) for (b, s), t in table.items() if t <= 50))
+
+
+def test_a_cell_that_keeps_failing_is_given_up() -> None:
+    """Although smaller cells on less share ran, it is tried twice and no more."""
+    grid = QuotaGrid((1, 2, 4), (200, 500, 1000))
+    search, tries = TrialSearch(grid, slo_ms=1000, tolerance=0.0), 0
+    while (trial := search.ask()) is not None:
+        broken = (trial.batch, trial.sm_milli) == (2, 500)
+        tries += broken
+        search.tell(trial, None if broken else 1.0 + 10.0 * trial.batch * 1000 / trial.sm_milli)
+    assert tries <= 2
+    assert search.termination.reason is not TerminationReason.NO_SOLUTION_FOUND
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_measurements_that_refute_the_bounds_prove_nothing(seed: int) -> None:
+    """On a table without any order there is no certificate, neither of an optimum nor of its absence."""
+    rng = np.random.default_rng(seed)
+    grid = QuotaGrid.regular(16, 100)
+    table = {(b, s): 10.0 ** rng.uniform(-3, 3) for b in grid.batches for s in grid.sm_milli}
+    search = TrialSearch(grid, slo_ms=100)
+    told = []
+    while (trial := search.ask()) is not None:
+        told.append(table[trial.batch, trial.sm_milli])
+        search.tell(trial, told[-1])
+    assert search.termination.reason is not TerminationReason.OPTIMAL
+    assert len(told) < 4 or search.termination.reason is not TerminationReason.INFEASIBLE or min(told) > 50
