@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dilu_core import _checks as check
-from dilu_core.latency_surface import MonotoneSurface
+from dilu_core.latency_surface import MonotoneSurface, bilinear
 from dilu_core.performance import RooflineModel, operating_points
 from dilu_core.units import FULL_GPU_MILLI
 
@@ -80,15 +80,8 @@ class SharedDeviation:
     def at(self, batch: ArrayLike, sm_milli: ArrayLike) -> Column:
         """Log factor on latency; the arguments broadcast."""
         samples, share = operating_points(batch, sm_milli)
-        x = _position(np.log(self.batch), np.log(samples))
-        y = _position(np.log(self.sm_milli), np.log(share * FULL_GPU_MILLI))
-        row, column = x.astype(np.intp), y.astype(np.intp)
-        next_row = np.minimum(row + 1, self.batch.size - 1)
-        next_column = np.minimum(column + 1, self.sm_milli.size - 1)
-        along, across = x - row, y - column
-        lower = (1 - across) * self.log_factor[row, column] + across * self.log_factor[row, next_column]
-        upper = (1 - across) * self.log_factor[next_row, column] + across * self.log_factor[next_row, next_column]
-        return np.asarray((1 - along) * lower + along * upper)
+        x, y = np.log(samples), np.log(share * FULL_GPU_MILLI)
+        return bilinear(np.log(self.batch), np.log(self.sm_milli), self.log_factor, x, y)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SharedDeviation) and self.to_dict() == other.to_dict()
@@ -208,8 +201,3 @@ def covariance(left: Column, right: Column) -> Column:
     """(n, m) squared exponential covariance of unit variance between scaled points."""
     apart = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2.0 * left @ right.T
     return np.asarray(np.exp(-0.5 * np.maximum(apart, 0.0)))
-
-
-def _position(knots: Column, at: Column) -> Column:
-    """Where points lie among ascending knots, as a fractional index within them."""
-    return np.interp(at, knots, np.arange(knots.size, dtype=np.float64))

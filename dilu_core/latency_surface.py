@@ -93,13 +93,8 @@ class MonotoneSurface:
         samples, share = operating_points(batch, sm_milli)
         by_batch, by_share, table = self._logs
         x, y = np.log(samples), np.log(share * FULL_GPU_MILLI)
-        row, along = _cell(by_batch, x)
-        column, across = _cell(by_share, y)
-        next_row, next_column = np.minimum(row + 1, by_batch.size - 1), np.minimum(column + 1, by_share.size - 1)
-        lower = (1.0 - across) * table[row, column] + across * table[row, next_column]
-        upper = (1.0 - across) * table[next_row, column] + across * table[next_row, next_column]
         beyond = np.maximum(x - by_batch[-1], 0.0) + np.maximum(by_share[0] - y, 0.0)
-        return np.asarray(np.exp((1.0 - along) * lower + along * upper + beyond))
+        return np.asarray(np.exp(bilinear(by_batch, by_share, table, x, y) + beyond))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MonotoneSurface):
@@ -149,6 +144,22 @@ def _positive_table(
     if not (np.isfinite(table) & (table > 0)).all():
         check.fail(name, "holds a latency that is not positive and finite.")
     return batches, shares, table
+
+
+def bilinear(
+    rows: NDArray[np.float64],
+    columns: NDArray[np.float64],
+    table: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """`table` (n_rows, n_columns) over ascending knots, at points (x, y) of one shape: the edge beyond the knots."""
+    row, along = _cell(rows, x)
+    column, across = _cell(columns, y)
+    next_row, next_column = np.minimum(row + 1, rows.size - 1), np.minimum(column + 1, columns.size - 1)
+    lower = (1.0 - across) * table[row, column] + across * table[row, next_column]
+    upper = (1.0 - across) * table[next_row, column] + across * table[next_row, next_column]
+    return np.asarray((1.0 - along) * lower + along * upper)
 
 
 def _cell(knots: NDArray[np.float64], at: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
