@@ -47,7 +47,7 @@ def test_alternatives_trade_request_for_memory() -> None:
 
 def test_they_are_bounded_and_may_be_none() -> None:
     """`most` cuts the list; without a best there is nothing to be alternative to."""
-    assert len(alternatives(found(*FRONT, best=BEST), MEMORY, most=1)) == 1
+    assert len(alternative_configurations(found(*FRONT, best=BEST), MEMORY, most=1)) == 1
     assert alternative_configurations(found(*FRONT, best=BEST), MEMORY, most=0) == ()
     assert alternative_configurations(found(best=None), MEMORY) == ()
 
