@@ -155,7 +155,7 @@ def best_patterns(
         base: added to the value of every pattern.
         width, shape: cells of the table of best single items; all widths 1 make it exact.
         most_items: longest pattern searched.
-        budget: nodes per anchor.
+        budget: nodes of the search over all anchors, shared evenly; what one does not use goes to those after it.
 
     The value is `threshold` where no pattern beats it; then the row of the pattern is all -1. The upper bound equals
     the value where the search was complete.
@@ -180,6 +180,7 @@ def best_patterns(
     room = np.zeros((most_items + 2, 3), np.int64)
     for row in range(anchors.size):
         best = threshold
+        allowed = budget // (anchors.size - row)
         nodes = 0
         depth = 0
         room[0] = capacity
@@ -218,14 +219,14 @@ def best_patterns(
                     first = max(start, _first_at_most(value, reach[depth]))
                     if count < _MANY or total[depth] + _fractional(prices, suffix, first, room[depth]) > best:
                         at[depth] = first
-            if depth >= most_items or nodes >= budget:
+            if depth >= most_items or nodes >= allowed:
                 # what this node (and, out of budget, those above it) has not tried stays open: bound it
-                for d in range(1 if nodes >= budget else depth, depth + 1):
+                for d in range(1 if nodes >= allowed else depth, depth + 1):
                     if at[d] < n:
                         most = min(fitting[d] * min(reach[d], value[at[d]]), _fractional(prices, suffix, at[d], room[d]))
                         left_open = max(left_open, total[d] + most)
                 at[depth] = n
-                if nodes >= budget:
+                if nodes >= allowed:
                     break
             # the next item of the deepest node that has one
             adding = -1
@@ -250,6 +251,7 @@ def best_patterns(
                 depth -= 1
             if adding < 0:
                 break
+        budget -= nodes
         best_value[row] = best
         upper[row] = max(best, left_open)
     return best_value, best_pattern, upper

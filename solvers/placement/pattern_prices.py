@@ -32,8 +32,7 @@ UNIT = 2**40
 _DEAREST = 4.0  # GPUs; only where GPUs of a type run short can an item be worth more than one
 _MOST_CELLS = 2**20  # of an exact table of best single items
 _COARSE_CELLS = 2**17
-_NODES = 4_000_000  # of a search over all anchors, but
-_NODES_PER_ANCHOR = 2_000  # at least
+_NODES = 200_000_000  # of a search over all anchors: about two seconds
 _LONGEST = 64  # items of a pattern
 
 
@@ -143,9 +142,8 @@ def _search(
     width, shape = _cells(capacity)
     least = demand.min(axis=0)
     longest = min([_LONGEST, *(capacity[least > 0] // least[least > 0]).tolist()])
-    budget = max(_NODES_PER_ANCHOR, _NODES // anchors.size)
     best, items, upper = best_patterns(
-        demand, value[good], capacity, anchors, base, threshold, width, shape, longest, budget
+        demand, value[good], capacity, anchors, base, threshold, width, shape, longest, _NODES
     )
     beats = best > threshold
     items = np.where(items[beats] >= 0, rows[good][items[beats]], -1)
