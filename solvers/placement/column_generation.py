@@ -1,0 +1,245 @@
+"""Column generation: the linear program over all patterns of items that one GPU can hold, and the bound it proves.
+
+    minimise    sum of GPUs over patterns                                        dual price
+    subject to  whole items of type t in patterns + t that are split >= count_t      v_t
+                parts in patterns >= least parts of those that are split             p_s
+                memory that patterns leave for parts >= memory of those split        mu
+                patterns on GPUs of a type <= GPUs of that type                      (only where there are several types)
+
+(Gilmore and Gomory, 10.1287/opre.9.6.849.) The program holds few of the patterns: pricing finds those that improve it,
+and proves by the way a bound at any prices (see `pattern_prices`). Two things make it converge in a dozen rounds:
+
+    exchange    an item may take the place of one that dominates it. These columns change no optimum, as patterns stay
+                patterns; they keep prices monotone (Valerio de Carvalho, "Using extra dual cuts to accelerate column
+                generation", INFORMS J. Computing 2005, 10.1287/ijoc.1030.0060).
+    smoothing   patterns are priced half way between the prices of the program and the best known
+                (Pessoa et al., 10.1287/ijoc.2017.0784).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.linear_solver import pywraplp
+
+from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
+from dilu_core.kernels.cpu.dominance import nearest_dominated
+from dilu_core.kernels.cpu.first_fit import first_fit
+from dilu_core.solvers.placement.item_types import ItemTypes, components, item_types
+from dilu_core.solvers.placement.pattern_prices import UNIT, Certificate, Patterns, certify, rounded
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Stop = Callable[[], bool]
+
+_SMOOTHING = 0.5
+_COLUMNS_PER_ROUND = 600
+_EXCHANGES = 6  # per type: more make the program larger and no faster
+_STARTERS = 4_000  # items of the packing that gives the first columns
+_TOLERANCE = 1e-7
+_GLOP = "use_preprocessing: false use_dual_simplex: false"  # so that each solve goes on from the last basis
+
+
+@dataclass(frozen=True)
+class Column:
+    """A pattern: rows of item types that sit on one GPU of type `kind` together, and memory left there for parts."""
+
+    kind: int
+    items: tuple[int, ...]
+    memory: int = 0
+
+
+class MasterProgram:
+    """The linear program over the columns so far, solved again from the last basis as columns come in."""
+
+    def __init__(self, types: ItemTypes) -> None:
+        self.types = types
+        self.columns: list[Column] = []
+        self._known: set[Column] = set()
+        self._solver = pywraplp.Solver.CreateSolver("GLOP")
+        self._solver.SetSolverSpecificParametersAsString(_GLOP)
+        self._cost = self._solver.Objective()
+        self._cost.SetMinimization()
+        infinity = self._solver.infinity()
+        n_parts = len(types.demand) - types.n_whole
+        self._rows = [self._solver.Constraint(float(n), infinity) for n in [*types.count.tolist(), *[0] * n_parts]]
+        self._memory = self._solver.Constraint(0.0, infinity)
+        self._memory_unit = float(types.capacity[:, 2].max())
+        scarce = types.gpus.size > 1
+        self._gpus = [self._solver.Constraint(-infinity, float(n)) for n in types.gpus.tolist()] if scarce else []
+        self._variables: list[pywraplp.Variable] = []
+        for t in np.flatnonzero(types.part >= 0).tolist():
+            self._variable(
+                0.0,
+                [
+                    (self._rows[t], 1.0),
+                    (self._rows[types.part[t]], -float(types.least_parts[t])),
+                    (self._memory, -float(types.demand[t, 2]) / self._memory_unit),
+                ],
+            )
+        for small, large in _exchanges(types):
+            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)])
+        for kind in range(types.gpus.size):
+            for t in types.fits(kind).tolist():
+                self.add(Column(kind, (t,), int(types.capacity[kind, 2]) if t >= types.n_whole else 0))
+        self.objective = math.inf
+
+    def _variable(self, cost: float, entries: list[tuple[pywraplp.Constraint, float]]) -> pywraplp.Variable:
+        variable = self._solver.NumVar(0.0, self._solver.infinity(), "")
+        self._cost.SetCoefficient(variable, cost)
+        for row, coefficient in entries:
+            row.SetCoefficient(variable, coefficient)
+        return variable
+
+    def add(self, column: Column) -> bool:
+        """Take a column in, unless it is there."""
+        if column in self._known:
+            return False
+        self._known.add(column)
+        self.columns.append(column)
+        entries = [(self._rows[t], float(column.items.count(t))) for t in set(column.items)]
+        if column.memory:
+            entries.append((self._memory, column.memory / self._memory_unit))
+        if self._gpus:
+            entries.append((self._gpus[column.kind], 1.0))
+        self._variables.append(self._variable(1.0, entries))
+        return True
+
+    def solve(self, seconds: float) -> bool:
+        """Whether the program was solved in that time; then prices and values are those of its optimum."""
+        self._solver.SetTimeLimit(max(1, int(seconds * 1000)))
+        solved = bool(self._solver.Solve() == pywraplp.Solver.OPTIMAL)
+        if solved:
+            self.objective = self._cost.Value()
+        return solved
+
+    def prices(self) -> tuple[Floats, float, Floats]:
+        """Of each type, of the memory of the largest GPU, and of a GPU of each type beyond the one that it costs."""
+        item = np.array([row.dual_value() for row in self._rows])
+        scarcity = np.array([-row.dual_value() for row in self._gpus] or [0.0])
+        return np.maximum(item, 0.0), max(0.0, self._memory.dual_value()), np.maximum(scarcity, 0.0)
+
+    def values(self) -> Floats:
+        """(n_columns,) GPUs that hold each column."""
+        return np.array([variable.solution_value() for variable in self._variables])
+
+    def demand(self, count: Sequence[int]) -> None:
+        """Ask for other numbers of whole items."""
+        for row, wanted in zip(self._rows, count, strict=False):
+            row.SetLb(float(wanted))
+
+
+@dataclass(frozen=True)
+class ColumnBound:
+    """No placement of the instances uses fewer than `value` GPUs, by `proof`.
+
+    `lp_value` is the optimum of the program over the columns found (an upper bound on what it can prove); `converged`
+    says that no more can be proven in this way. `rounds` and `columns` count the work.
+    """
+
+    value: int
+    proof: str
+    lp_value: float
+    converged: bool
+    rounds: int
+    columns: int
+
+
+class ColumnGeneration:
+    """Column generation for instances that run on linked GPU types; `run` may be called again to go on."""
+
+    def __init__(self, types: ItemTypes) -> None:
+        self.types = types
+        self.master = MasterProgram(types)
+        self.bound = Fraction(0)
+        self.rounds = 0
+        self.converged = False
+        self._centre: tuple[Floats, float] | None = None
+        for column in _starters(types):
+            self.master.add(column)
+
+    def run(
+        self, deadline: float, *, target: int | None = None, stop: Stop | None = None,
+        report: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Generate columns until no more can be proven, the bound is `target`, the deadline, or `stop()`."""
+        told = self.value
+        while not self.converged and (target is None or self.value < target):
+            left = deadline - time.perf_counter()
+            if left <= 0 or (stop is not None and stop()) or not self.master.solve(left):
+                return
+            self._round()
+            if report is not None and self.value > told:
+                told = self.value
+                report(told)
+
+    @property
+    def value(self) -> int:
+        """The bound, rounded up to whole GPUs."""
+        return math.ceil(self.bound)
+
+    def _round(self) -> None:
+        """Price once at smoothed prices, and at those of the program where that finds nothing."""
+        self.rounds += 1
+        item, memory, scarcity = self.master.prices()
+        added = 0
+        if self._centre is not None:
+            centre, centre_memory = self._centre
+            smooth = _SMOOTHING * centre + (1 - _SMOOTHING) * item
+            added = self._price(smooth, _SMOOTHING * centre_memory + (1 - _SMOOTHING) * memory, item, memory, scarcity)
+        if not added:
+            added = self._price(item, memory, item, memory, scarcity)
+        self.converged = not added or self.value >= math.ceil(self.master.objective - 1e-6)
+
+    def _price(self, at: Floats, memory_at: float, item: Floats, memory: float, scarcity: Floats) -> int:
+        """Add the patterns best at some prices that improve the program at its own; returns how many."""
+        thresholds = tuple(int((1 + each) * UNIT) for each in scarcity.tolist())
+        found = certify(self.types, rounded(self.types, at, memory_at), thresholds)
+        if found.bound > self.bound:
+            self.bound = found.bound
+            scale = UNIT / found.gpu_price
+            self._centre = (at * scale, memory_at * scale)
+        better = []
+        for each in found.patterns:
+            worth = np.append(item, 0.0)[each.items].sum(axis=1)
+            worth += each.memory * memory / float(self.types.capacity[:, 2].max()) - 1 - scarcity[each.kind]
+            better += [(w, each, i) for i, w in enumerate(worth.tolist()) if w > _TOLERANCE]
+        better.sort(key=lambda entry: -entry[0])
+        return sum(self.master.add(_column(each, i)) for _, each, i in better[:_COLUMNS_PER_ROUND])
+
+
+def _column(patterns: Patterns, i: int) -> Column:
+    items = patterns.items[i]
+    return Column(patterns.kind, tuple(sorted(items[items >= 0].tolist())), int(patterns.memory[i]))
+
+
+def _exchanges(types: ItemTypes) -> list[tuple[int, int]]:
+    """(dominated, dominating) pairs of whole types, and of types of parts."""
+    n = types.n_whole
+    whole = nearest_dominated(types.demand[:n], types.group[:n], types.freer, _EXCHANGES)
+    parts = nearest_dominated(types.demand[n:], types.group[n:], types.freer, _EXCHANGES) + n
+    return [*map(tuple, whole.tolist()), *map(tuple, parts.tolist())]
+
+
+def _starters(types: ItemTypes) -> list[Column]:
+    """Patterns of first-fit decreasing packings of (a sample of) the items, one packing for each GPU type."""
+    found = []
+    share = max(1.0, float(types.count.sum()) / _STARTERS)
+    for kind, capacity in enumerate(types.capacity):
+        rows = types.fits(kind)
+        rows = rows[rows < types.n_whole]
+        size = (types.demand[rows] / np.maximum(capacity, 1)).max(axis=1)
+        rows = rows[np.argsort(-size, kind="stable")]
+        order = np.repeat(rows, np.ceil(types.count[rows] / share).astype(np.int64))
+        where, bins = first_fit(types.demand, order, capacity)
+        held: list[list[int]] = [[] for _ in range(bins)]
+        for t, b in zip(order.tolist(), where.tolist(), strict=True):
+            held[b].append(t)
+        found += [Column(kind, tuple(sorted(each))) for each in held]
+    return found
