@@ -129,8 +129,8 @@ def node_fragmentation_each(
                 room += 1
             else:
                 wasted += free[g, 0]
-        runs = 0 < gpus and host_cpu >= shapes[m, 4] and host_memory >= shapes[m, 5]
-        still_runs = 0 < gpus and host_cpu - cpu >= shapes[m, 4] and host_memory - memory_on_host >= shapes[m, 5]
+        runs = gpus > 0 and host_cpu >= shapes[m, 4] and host_memory >= shapes[m, 5]
+        still_runs = gpus > 0 and host_cpu - cpu >= shapes[m, 4] and host_memory - memory_on_host >= shapes[m, 5]
         now += weight[m] * (wasted if runs and room >= gpus else total)
         for i in range(size):
             if after[i] == np.inf:

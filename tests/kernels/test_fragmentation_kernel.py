@@ -82,7 +82,7 @@ def test_each_gpu_in_one_pass_is_each_booking_by_itself(node: dict[str, Any], de
 
 @given(nodes(), st.data())
 def test_a_gang_is_measured_as_if_it_were_written(node: dict[str, Any], data: st.DataObject) -> None:
-    """A hypothetical gang with its own memory on every GPU leaves the arrays alone and gives the written state's F_n."""
+    """A hypothetical gang with its own memory on every GPU changes no array and gives the written state's F_n."""
     rows = data.draw(st.lists(st.integers(1, node["stop"] - 1), unique=True))
     memory = data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows)))
     before = node["free"].copy()
