@@ -1,14 +1,14 @@
 """Active GPUs as bins and the instances that may move between them as items: the arrays that local search works on.
 
 Movable are instances on one whole GPU that nothing but anti-affinity and GPU types ties down: no gangs, no splits, no
-affinity, no demands on the host, no partitioned GPU. All others stay; they count as used room, and their functions and
-refusals bar the bin. Anti-affinity is kept in bit sets, so it is limited to the first 62 functions it names; instances
-of further such functions stay as well.
+affinity, no demands on the host, no partitions. All others stay; they count as used room, and their functions and
+refusals bar the bin. Anti-affinity is kept in bit sets, so it is limited to 62 functions that are refused; instances that
+have to do with further ones stay as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _MOST_BITS = 62
+_NO_KIND = 1 << _MOST_BITS  # of GPU types beyond: only items that may go anywhere go there
 
 
 @dataclass
@@ -104,9 +105,9 @@ def bins_of(ledger: Bookings) -> tuple[Bins, list[Booking]]:
     """The active GPUs of `ledger` as bins, and the bookings that are their items."""
     bits = _bits(ledger)
     mig = np.array([node.gpu_type.mig is not None for node in ledger.cluster.nodes], np.bool_)[ledger.node_of]
-    movable = [b for b in ledger.by_name.values() if _is_movable(b, bits) and not mig[b.gpus[0]]]
-    stay = {booking.instance.name for booking in ledger.by_name.values()}
-    stay.difference_update(booking.instance.name for booking in movable)
+    kinds = {kind.name: 1 << i for i, kind in enumerate(ledger.cluster.gpu_types[:_MOST_BITS])}
+    movable = [b for b in ledger.by_name.values() if _is_movable(ledger, b, bits, kinds)]
+    stay = ledger.by_name.keys() - {booking.instance.name for booking in movable}
     rows = np.flatnonzero((ledger.held > 0) & ~mig)
     number = np.full(ledger.held.size, -1, np.int64)
     number[rows] = np.arange(rows.size)
@@ -117,10 +118,9 @@ def bins_of(ledger: Bookings) -> tuple[Bins, list[Booking]]:
     first = np.concatenate([[0], np.cumsum(count)])[:-1]
     members[home[order], np.arange(order.size) - first[home[order]]] = order
     demand = np.array([(b.request_milli, b.limit_milli, b.memory_mib[0]) for b in movable], np.int64).reshape(-1, 3)
-    kinds = {kind.name: 1 << i for i, kind in enumerate(ledger.cluster.gpu_types)}
     ties = np.array([_ties(booking, bits, kinds) for booking in movable], np.int64).reshape(-1, 3)
     bars = np.zeros((rows.size, 3), np.int64)
-    kind_of = np.array([kinds[node.gpu_type.name] for node in ledger.cluster.nodes], np.int64)
+    kind_of = np.array([kinds.get(node.gpu_type.name, _NO_KIND) for node in ledger.cluster.nodes], np.int64)
     bars[:, 2] = kind_of[ledger.node_of[rows]]
     for name in stay:
         own, refused, _ = _ties(ledger.by_name[name], bits, kinds)
@@ -157,26 +157,21 @@ def write_back(ledger: Bookings, movable: list[Booking], bins: Bins) -> None:
     for booking, _ in moving:
         ledger.cancel(booking.instance.name)
     for booking, to in moving:
-        ledger.add(replace(booking, gpus=(to,)))
+        ledger.book(booking.instance, (to,), booking.memory_mib, booking.configuration)
 
 
-def _is_movable(booking: Booking, bits: dict[str, int]) -> bool:
+def _is_movable(ledger: Bookings, booking: Booking, bits: Mapping[str, int], kinds: Mapping[str, int]) -> bool:
     instance = booking.instance
     return (
         len(booking.gpus) == 1
         and instance.gpus == 1
         and not booking.mig
-        and not instance.needs_host
+        and not (instance.cpu_milli or instance.host_memory_mib)
         and not instance.affinity
-        and all(name in bits for name in _named(booking, bits))
+        and (instance.gpu_types is None or all(name in kinds for name in instance.gpu_types))
+        and all(name in bits for name in instance.anti_affinity)
+        and (instance.function in bits or instance.function not in ledger.refused_on)
     )
-
-
-def _named(booking: Booking, bits: dict[str, int]) -> Iterator[str]:
-    """The functions that anti-affinity makes it matter to know: its own where any instance refuses it, and its refusals."""
-    yield from booking.instance.anti_affinity
-    if booking.instance.function in bits or -1 in bits.values():
-        yield booking.instance.function
 
 
 def _bits(ledger: Bookings) -> dict[str, int]:
@@ -184,10 +179,10 @@ def _bits(ledger: Bookings) -> dict[str, int]:
     return {function: 1 << i for i, function in enumerate(sorted(ledger.refused_on)[:_MOST_BITS])}
 
 
-def _ties(booking: Booking, bits: dict[str, int], kinds: dict[str, int]) -> tuple[int, int, int]:
+def _ties(booking: Booking, bits: Mapping[str, int], kinds: Mapping[str, int]) -> tuple[int, int, int]:
     instance = booking.instance
     refused = 0
     for name in instance.anti_affinity:
         refused |= bits.get(name, 0)
-    types = sum(kinds.get(name, 0) for name in set(instance.gpu_types)) if instance.gpu_types is not None else -1
+    types = -1 if instance.gpu_types is None else sum(kinds.get(name, 0) for name in set(instance.gpu_types))
     return bits.get(instance.function, 0), refused, types
