@@ -32,7 +32,7 @@ from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
 from dilu_core.kernels.cpu.dominance import nearest_dominated
 from dilu_core.kernels.cpu.first_fit import first_fit
 from dilu_core.solvers.placement.item_types import ItemTypes, components, item_types
-from dilu_core.solvers.placement.pattern_prices import UNIT, Certificate, Patterns, certify, rounded
+from dilu_core.solvers.placement.pattern_prices import UNIT, Patterns, certify, rounded
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ class MasterProgram:
         scarce = types.gpus.size > 1
         self._gpus = [self._solver.Constraint(-infinity, float(n)) for n in types.gpus.tolist()] if scarce else []
         self._variables: list[pywraplp.Variable] = []
-        for t in np.flatnonzero(types.part >= 0).tolist():
+        self._split = [
             self._variable(
                 0.0,
                 [
@@ -83,8 +83,12 @@ class MasterProgram:
                     (self._memory, -float(types.demand[t, 2]) / self._memory_unit),
                 ],
             )
-        for small, large in _exchanges(types):
-            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)])
+            for t in np.flatnonzero(types.part >= 0).tolist()
+        ]
+        self.exchanges = _exchanges(types)
+        self._exchanged = [
+            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)]) for small, large in self.exchanges
+        ]
         for kind in range(types.gpus.size):
             for t in types.fits(kind).tolist():
                 self.add(Column(kind, (t,), int(types.capacity[kind, 2]) if t >= types.n_whole else 0))
@@ -129,10 +133,19 @@ class MasterProgram:
         """(n_columns,) GPUs that hold each column."""
         return np.array([variable.solution_value() for variable in self._variables])
 
+    def exchanged(self) -> Floats:
+        """(n_exchanges,) items that take the place of one that dominates them, for each pair of `exchanges`."""
+        return np.array([variable.solution_value() for variable in self._exchanged])
+
     def demand(self, count: Sequence[int]) -> None:
         """Ask for other numbers of whole items."""
         for row, wanted in zip(self._rows, count, strict=False):
             row.SetLb(float(wanted))
+
+    def keep_whole(self) -> None:
+        """Allow no splits from now on."""
+        for variable in self._split:
+            variable.SetUb(0.0)
 
 
 @dataclass(frozen=True)
@@ -205,8 +218,19 @@ class ColumnGeneration:
             self.bound = found.bound
             scale = UNIT / found.gpu_price
             self._centre = (at * scale, memory_at * scale)
+        return self._take(found.patterns, item, memory, scarcity)
+
+    def improve(self, remaining: Ints) -> int:
+        """Add columns that improve the program for the whole items that remain, made of these alone; returns how many."""
+        item, memory, scarcity = self.master.prices()
+        at = np.where(np.append(remaining, np.zeros(item.size - remaining.size)) > 0, item, 0.0)
+        found = certify(self.types, rounded(self.types, at, 0.0), tuple(int((1 + s) * UNIT) for s in scarcity.tolist()))
+        return self._take(found.patterns, item, memory, scarcity)
+
+    def _take(self, patterns: tuple[Patterns, ...], item: Floats, memory: float, scarcity: Floats) -> int:
+        """Add the patterns that improve the program most at its prices."""
         better = []
-        for each in found.patterns:
+        for each in patterns:
             worth = np.append(item, 0.0)[each.items].sum(axis=1)
             worth += each.memory * memory / float(self.types.capacity[:, 2].max()) - 1 - scarcity[each.kind]
             better += [(w, each, i) for i, w in enumerate(worth.tolist()) if w > _TOLERANCE]
