@@ -9,8 +9,8 @@
 (Gilmore and Gomory, 10.1287/opre.9.6.849.) The program holds few of the patterns: pricing finds those that improve it,
 and proves by the way a bound at any prices (see `pattern_prices`). Two things make it converge in a dozen rounds:
 
-    exchange    an item may take the place of one that dominates it. These columns change no optimum, as patterns stay
-                patterns; they keep prices monotone (Valerio de Carvalho, "Using extra dual cuts to accelerate column
+    exchange    an item may take the place of one that dominates it and may do no more (be split, for one). These columns
+                change no optimum, as patterns stay patterns; they keep prices monotone (Valerio de Carvalho, "Using extra dual cuts to accelerate column
                 generation", INFORMS J. Computing 2005, 10.1287/ijoc.1030.0060).
     smoothing   patterns are priced half way between the prices of the program and the best known
                 (Pessoa et al., 10.1287/ijoc.2017.0784).
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -93,6 +93,7 @@ class MasterProgram:
             for t in types.fits(kind).tolist():
                 self.add(Column(kind, (t,), int(types.capacity[kind, 2]) if t >= types.n_whole else 0))
         self.objective = math.inf
+        self._solved = 0
 
     def _variable(self, cost: float, entries: list[tuple[pywraplp.Constraint, float]]) -> pywraplp.Variable:
         variable = self._solver.NumVar(0.0, self._solver.infinity(), "")
@@ -121,6 +122,7 @@ class MasterProgram:
         solved = bool(self._solver.Solve() == pywraplp.Solver.OPTIMAL)
         if solved:
             self.objective = self._cost.Value()
+            self._solved = len(self._variables)
         return solved
 
     def prices(self) -> tuple[Floats, float, Floats]:
@@ -131,7 +133,8 @@ class MasterProgram:
 
     def values(self) -> Floats:
         """(n_columns,) GPUs that hold each column."""
-        return np.array([variable.solution_value() for variable in self._variables])
+        found = [variable.solution_value() for variable in self._variables[: self._solved]]
+        return np.array(found + [0.0] * (len(self._variables) - len(found)))
 
     def exchanged(self) -> Floats:
         """(n_exchanges,) items that take the place of one that dominates them, for each pair of `exchanges`."""
@@ -152,16 +155,89 @@ class MasterProgram:
 class ColumnBound:
     """No placement of the instances uses fewer than `value` GPUs, by `proof`.
 
-    `lp_value` is the optimum of the program over the columns found (an upper bound on what it can prove); `converged`
-    says that no more can be proven in this way. `rounds` and `columns` count the work.
+    `lp_value` is the optimum of the program over the columns found: no bound of this kind is greater, nor is any packing
+    by these columns smaller. `converged` says that no more can be proven in this way. `counts` holds the rounds, the
+    columns and the item types. `generations` are the programs of instances that share GPU types, each with the indices
+    of its instances; `columns` lists the patterns in use.
     """
 
     value: int
     proof: str
     lp_value: float
     converged: bool
-    rounds: int
-    columns: int
+    counts: Mapping[str, int]
+    generations: tuple[tuple[ColumnGeneration, tuple[int, ...]], ...]
+
+    @property
+    def columns(self) -> tuple[UsedColumn, ...]:
+        """The patterns of positive value in the program, the most used first."""
+        found = [used for generation, _ in self.generations for used in generation.used()]
+        return tuple(sorted(found, key=lambda used: -used.value))
+
+
+@dataclass(frozen=True)
+class UsedColumn:
+    """A pattern in use: (request, limit, memory) of each item on one GPU of a type, and on how many such GPUs.
+
+    A part of a split instance has its request as limit, and memory 0.
+    """
+
+    gpu_type: str
+    items: tuple[tuple[int, int, int], ...]
+    value: float
+
+
+def column_bound(
+    cluster: Cluster,
+    caps: Oversubscription,
+    instances: Sequence[Instance],
+    *,
+    patterns: Iterable[Sequence[int]] = (),
+    target: int | None = None,
+    deadline: float,
+    stop: Stop | None = None,
+    report: Callable[[int], None] | None = None,
+) -> ColumnBound:
+    """The best bound that column generation proves before `deadline` (of `time.perf_counter`).
+
+    Each of the instances must fit the cluster when alone. `patterns` are instances, by index, that sit on one GPU
+    together in some known placement: good ones save work. The work ends early as soon as the bound is `target`, or
+    `stop()` is true, which is asked between rounds. `report` is told each better bound.
+    """
+    parts = [(kinds, members, item_types(cluster, caps, kinds, [instances[i] for i in members]))
+             for kinds, members in components(cluster, instances)]  # fmt: skip
+    generations = [ColumnGeneration(types) for _, _, types in parts]
+    where = {i: (k, local) for k, (_, members, _) in enumerate(parts) for local, i in enumerate(members)}
+    for pattern in patterns:
+        homes = {where[i][0] for i in pattern}
+        if len(homes) == 1:
+            generations[homes.pop()].add_pattern([where[i][1] for i in pattern])
+    for generation in generations:
+        others = sum(each.value for each in generations if each is not generation)
+        generation.run(
+            deadline,
+            target=None if target is None else target - others,
+            stop=stop,
+            report=None if report is None else _plus(report, others),
+        )
+    value = sum(each.value for each in generations)
+    proof = "column generation" if len(generations) == 1 else f"column generation on {len(generations)} sets of GPU types"
+    return ColumnBound(
+        value,
+        proof,
+        sum(each.master.objective for each in generations),
+        all(each.converged for each in generations),
+        {
+            "rounds": sum(each.rounds for each in generations),
+            "columns": sum(len(each.master.columns) for each in generations),
+            "item_types": sum(each.types.n_whole for each in generations),
+        },
+        tuple((generation, tuple(members)) for generation, (_, members, _) in zip(generations, parts, strict=True)),
+    )
+
+
+def _plus(report: Callable[[int], None], others: int) -> Callable[[int], None]:
+    return lambda bound: report(bound + others)
 
 
 class ColumnGeneration:
@@ -174,6 +250,7 @@ class ColumnGeneration:
         self.rounds = 0
         self.converged = False
         self._centre: tuple[Floats, float] | None = None
+        self._type_of_instance: dict[int, int] | None = None
         for column in _starters(types):
             self.master.add(column)
 
@@ -191,6 +268,34 @@ class ColumnGeneration:
             if report is not None and self.value > told:
                 told = self.value
                 report(told)
+
+    def add_pattern(self, instances: Sequence[int]) -> None:
+        """Take in a pattern known from a placement; where its instances do not fit whole, those that may split are parts."""
+        types = self.types
+        if self._type_of_instance is None:
+            self._type_of_instance = dict(zip(types.owner.tolist()[::-1], types.type_of.tolist()[::-1], strict=True))
+        whole = [self._type_of_instance[i] for i in instances]
+        for items in (whole, [int(types.part[t]) if types.part[t] >= 0 else t for t in whole]):
+            demand = types.demand[items].sum(axis=0)
+            for kind, capacity in enumerate(types.capacity):
+                if (demand <= capacity).all() and types.allowed[types.group[items], kind].all():
+                    left = int(capacity[2] - demand[2]) if max(items) >= types.n_whole else 0
+                    self.master.add(Column(kind, tuple(sorted(items)), left))
+
+    def used(self) -> list[UsedColumn]:
+        """The patterns of positive value in the program when it was last solved."""
+        if not math.isfinite(self.master.objective):
+            return []
+        demand = self.types.demand * self.types.unit
+        values = self.master.values()
+        return [
+            UsedColumn(
+                self.types.gpu_types[self.master.columns[c].kind].name,
+                tuple((int(r), int(l), int(m)) for r, l, m in demand[list(self.master.columns[c].items)]),
+                float(values[c]),
+            )
+            for c in np.flatnonzero(values > 1e-6).tolist()
+        ]
 
     @property
     def value(self) -> int:

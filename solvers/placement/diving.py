@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.dominance import dearest_dominated
-from dilu_core.solvers.placement.column_generation import ColumnGeneration, Stop
+from dilu_core.solvers.placement.column_generation import ColumnBound, ColumnGeneration, Stop
 
 Ints = NDArray[np.int64]
 
@@ -26,8 +26,20 @@ _HALF = 0.5
 _PRICINGS = 2  # rounds of pricing per step
 
 
+def dive(bound: ColumnBound, *, deadline: float, stop: Stop | None = None) -> list[list[int]]:
+    """A packing of the instances of a bound: for each GPU, the indices of those that sit there, all whole.
+
+    Uses up the bound's programs: they cannot be run on afterwards. See `round_columns` for what it promises.
+    """
+    return [
+        [members[i] for i in gpu]
+        for generation, members in bound.generations
+        for gpu in round_columns(generation, deadline=deadline, stop=stop)
+    ]
+
+
 def round_columns(generation: ColumnGeneration, *, deadline: float, stop: Stop | None = None) -> list[list[int]]:
-    """A packing of the instances of `generation`: for each GPU, the indices of those that sit there, all whole.
+    """The packing of the instances of one program: for each GPU, the indices of those that sit there, all whole.
 
     An instance stands in the packing once for each of its GPUs. What cannot be whole on any GPU is left out; nodes,
     numbers of GPUs, anti-affinity and gangs are left to the caller. At the deadline the rest goes by best fit.
