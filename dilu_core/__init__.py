@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dilu_core.alternatives import alternative_configurations
     from dilu_core.calibration import Calibration
-    from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
+    from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dilu_core.fragmentation import FragmentationReport, fragmentation
     from dilu_core.functions import FunctionSpec
     from dilu_core.gpu_scaling import GPU_PEAKS, GpuPeaks, transfer_prior
+    from dilu_core.instances import Configuration, Instance
     from dilu_core.interference import InterferenceModel, Tenant
     from dilu_core.interference_samples import InterferenceSamples, read_interference
     from dilu_core.latency_fit import LatencyFit, TrainingFit
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from dilu_core.latency_prior import LatencyPrior
     from dilu_core.latency_surface import MonotoneSurface
     from dilu_core.llm_fit import LlmFit
+    from dilu_core.mig import MigGeometry, MigProfile, MigSlice
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel
     from dilu_core.placement import PlacementProblem, verify_placement
     from dilu_core.plans import FunctionPlan, Plan
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.llm_fitting import fit_llm
     from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
+    from dilu_core.solvers.placement.objective import Objective
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
     from dilu_core.solvers.placement.replan import MigrationPlan, Move
@@ -78,6 +82,7 @@ __all__ = [
     "Cluster",
     "ClusterState",
     "CoScaler",
+    "Configuration",
     "CostReport",
     "DiluError",
     "FileFormatError",
@@ -105,10 +110,14 @@ __all__ = [
     "LimitRule",
     "LlmFit",
     "MemoryModel",
+    "MigGeometry",
+    "MigProfile",
+    "MigSlice",
     "MigrationPlan",
     "MonotoneSurface",
     "Move",
     "Node",
+    "Objective",
     "Observation",
     "Oversubscription",
     "Placement",
@@ -149,6 +158,7 @@ __all__ = [
     "Violation",
     "ViolationCode",
     "Workload",
+    "alternative_configurations",
     "calibrate",
     "first_cells",
     "fit_interference",
@@ -181,11 +191,11 @@ __all__ = [
 ]
 
 _NAMES_OF = {
+    "dilu_core.alternatives": ("alternative_configurations",),
     "dilu_core.calibration": ("Calibration",),
     "dilu_core.cluster": (
         "Cluster",
         "GpuType",
-        "Instance",
         "Node",
         "Oversubscription",
     ),
@@ -228,6 +238,10 @@ _NAMES_OF = {
         "GpuPeaks",
         "transfer_prior",
     ),
+    "dilu_core.instances": (
+        "Configuration",
+        "Instance",
+    ),
     "dilu_core.interference": (
         "InterferenceModel",
         "Tenant",
@@ -244,6 +258,11 @@ _NAMES_OF = {
     "dilu_core.latency_prior": ("LatencyPrior",),
     "dilu_core.latency_surface": ("MonotoneSurface",),
     "dilu_core.llm_fit": ("LlmFit",),
+    "dilu_core.mig": (
+        "MigGeometry",
+        "MigProfile",
+        "MigSlice",
+    ),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
@@ -293,6 +312,7 @@ _NAMES_OF = {
     "dilu_core.solvers.llm_fitting": ("fit_llm",),
     "dilu_core.solvers.llm_quota": ("search_llm_quota",),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
+    "dilu_core.solvers.placement.objective": ("Objective",),
     "dilu_core.solvers.placement.online": (
         "ClusterState",
         "PlacementDecision",

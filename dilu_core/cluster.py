@@ -6,43 +6,62 @@ on each GPU it sits on; a GPU takes instances while the sums stay within `Oversu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 from dilu_core import _checks as check
+from dilu_core.instances import (
+    INSTANCE_KINDS,
+    MOST_CPU_MILLI,
+    MOST_GPUS_PER_NODE,
+    MOST_MEMORY_MIB,
+    Configuration,
+    Instance,
+    InstanceKind,
+    mib,
+)
+from dilu_core.mig import MigGeometry
 from dilu_core.units import FULL_GPU_MILLI
 
-InstanceKind = Literal["inference", "llm-inference", "training"]
-"""What an instance does, and so how it is placed: see `Instance.kind`."""
+__all__ = [
+    "INSTANCE_KINDS", "MOST_GPUS_PER_NODE", "MOST_MEMORY_MIB", "MOST_NODES", "Cluster", "Configuration", "GpuType",
+    "Instance", "InstanceKind", "Node", "Oversubscription",
+]  # fmt: skip
 
-INSTANCE_KINDS: tuple[str, ...] = get_args(InstanceKind)
-
-MOST_GPUS_PER_NODE, MOST_NODES, MOST_MEMORY_MIB = 1024, 1_000_000, 2**40
-"""Bounds that no machine and no cluster come near: a greater number is a mistake in units, and sums stay exact."""
+MOST_NODES = 1_000_000
+"""A bound that no cluster comes near: a greater number is a mistake."""
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class GpuType:
-    """A model of GPU: its `name` and the memory each such GPU offers, in MiB."""
+    """A model of GPU: its `name` and the memory each such GPU offers, in MiB.
+
+    With `mig` every GPU of this type is partitioned: each instance on it takes a partition of its own, which gives at
+    least its request and its memory, and beyond which it cannot burst. Gangs and split instances go elsewhere.
+    """
 
     name: str
     memory_mib: int
+    mig: MigGeometry | None = None
 
     def __post_init__(self) -> None:
         check.text("name", self.name)
-        object.__setattr__(self, "memory_mib", _mib("memory_mib", self.memory_mib, at_least=1))
+        object.__setattr__(self, "memory_mib", mib("memory_mib", self.memory_mib, at_least=1))
+        if self.mig is not None and not isinstance(self.mig, MigGeometry):
+            check.fail(
+                "mig", f"is {self.mig!r:.120}; expected a MigGeometry, such as dilu_core.mig.A100_40GB, or None."
+            )
 
 
 @dataclass(frozen=True)
 class Node:
     """A machine with `gpus` GPUs of one type, numbered from 0.
 
-    `cpu_milli` and `memory_mib` describe the host; `None` means not known. Instances state no host demand, so placement
-    leaves them alone: they are there for schedulers that carry them along.
+    `cpu_milli` and `memory_mib` are what the host offers to instances, never oversubscribed; `None` means no limit.
     """
 
     name: str
@@ -57,9 +76,11 @@ class Node:
             check.fail("gpu_type", f"is {self.gpu_type!r}; expected a GpuType, such as GpuType('A100', 40960).")
         object.__setattr__(self, "gpus", check.integer("gpus", self.gpus, at_least=1, at_most=MOST_GPUS_PER_NODE))
         if self.cpu_milli is not None:
-            object.__setattr__(self, "cpu_milli", check.integer("cpu_milli", self.cpu_milli, at_least=0))
+            object.__setattr__(
+                self, "cpu_milli", check.integer("cpu_milli", self.cpu_milli, at_least=0, at_most=MOST_CPU_MILLI)
+            )
         if self.memory_mib is not None:
-            object.__setattr__(self, "memory_mib", _mib("memory_mib", self.memory_mib))
+            object.__setattr__(self, "memory_mib", mib("memory_mib", self.memory_mib))
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,8 @@ class Cluster:
                 check.fail(
                     f"nodes[{i}].gpu_type",
                     f"is {node.gpu_type.name!r} with {node.gpu_type.memory_mib} MiB, but an earlier node has it with "
-                    f"{known.memory_mib} MiB. Give the two types distinct names, such as 'A100-40GB' and 'A100-80GB'.",
+                    f"{known.memory_mib} MiB, or with other partitions. Give the two types distinct names, such as "
+                    "'A100-40GB' and 'A100-80GB'.",
                 )
         object.__setattr__(self, "nodes", nodes)
 
@@ -108,7 +130,11 @@ class Cluster:
         """A JSON-able value that `from_dict` reads back."""
         return {
             "version": _VERSION,
-            "gpu_types": [{"name": kind.name, "memory_mib": kind.memory_mib} for kind in self.gpu_types],
+            "gpu_types": [
+                {"name": kind.name, "memory_mib": kind.memory_mib}
+                | ({} if kind.mig is None else {"mig": kind.mig.to_dict()})
+                for kind in self.gpu_types
+            ],
             "nodes": [
                 {
                     "name": node.name,
@@ -127,7 +153,10 @@ class Cluster:
         document = check.document("cluster", data, version=_VERSION)
         types: dict[str, GpuType] = {}
         for where, entry in check.entries("cluster", document, "gpu_types"):
-            kind = check.build(where, entry, GpuType, required=("name", "memory_mib"))
+            mig = entry.get("mig")
+            geometry = None if mig is None else MigGeometry.from_dict(mig, argument=f"{where}.mig")
+            fields = {**entry, "mig": geometry}
+            kind = check.build(where, fields, GpuType, required=("name", "memory_mib", "mig"))
             types[kind.name] = kind
         nodes = []
         for where, entry in check.entries("cluster", document, "nodes"):
@@ -138,122 +167,6 @@ class Cluster:
             required = ("name", "gpu_type", "gpus")
             nodes.append(check.build(where, fields, Node, required=required, optional=("cpu_milli", "memory_mib")))
         return cls(tuple(nodes))
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One running copy of a function, and what it books.
-
-    Arguments:
-        name: distinct within a problem or a cluster's state.
-        kind: `"inference"`, `"llm-inference"` or `"training"`.
-        request_milli, limit_milli: share of the SMs guaranteed, and the most it may burst to, on every GPU it sits on;
-            1 <= request <= limit <= 1000.
-        memory_mib: memory on each GPU of a gang (one number, or one per GPU); of the whole instance where `gpus` is 1.
-        gpus: a gang of that many distinct GPUs of one node.
-        splittable: its memory may be divided over several GPUs of one node (only with `gpus=1`). Each part then books
-            the request, and the request again as its limit: a split instance does not burst.
-        function: the function it is a copy of; `""` for none.
-        affinity: functions it would rather share a GPU with (soft).
-        anti_affinity: functions it must not share a GPU with (hard, and binding on both sides). Its own function here
-            spreads the copies over GPUs.
-        gpu_types: names of the GPU types it runs on; `None` for any.
-    """
-
-    name: str
-    kind: InstanceKind
-    request_milli: int
-    limit_milli: int
-    memory_mib: int | tuple[int, ...]
-    _: KW_ONLY
-    gpus: int = 1
-    splittable: bool = False
-    function: str = ""
-    affinity: tuple[str, ...] = ()
-    anti_affinity: tuple[str, ...] = ()
-    gpu_types: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        check.text("name", self.name)
-        check.choice("kind", self.kind, INSTANCE_KINDS)
-        set_field = object.__setattr__
-        set_field(self, "request_milli", check.share_milli("request_milli", self.request_milli))
-        set_field(self, "limit_milli", check.share_milli("limit_milli", self.limit_milli))
-        if self.limit_milli < self.request_milli:
-            check.fail("limit_milli", f"is {self.limit_milli}, below request_milli {self.request_milli}.")
-        set_field(self, "gpus", check.integer("gpus", self.gpus, at_least=1, at_most=MOST_GPUS_PER_NODE))
-        set_field(self, "memory_mib", _memory(self.memory_mib, self.gpus))
-        set_field(self, "splittable", check.flag("splittable", self.splittable))
-        if self.splittable and self.gpus > 1:
-            check.fail("splittable", f"is True with gpus={self.gpus}; only an instance of one GPU can be split.")
-        check.text("function", self.function, empty=True)
-        set_field(self, "affinity", check.names("affinity", self.affinity))
-        set_field(self, "anti_affinity", check.names("anti_affinity", self.anti_affinity))
-        both = [name for name in self.affinity if name in self.anti_affinity]
-        if both:
-            check.fail("affinity", f"names {both[0]!r}, which anti_affinity names too; keep one of the two.")
-        if self.gpu_types is not None:
-            set_field(self, "gpu_types", check.names("gpu_types", self.gpu_types))
-            if not self.gpu_types:
-                check.fail("gpu_types", "is empty, so no GPU would do; expected names of GPU types, or None for any.")
-
-    @property
-    def memory_per_gpu_mib(self) -> tuple[int, ...]:
-        """Memory on each of the `gpus` GPUs of an instance that is not split."""
-        memory = self.memory_mib
-        return (memory,) * self.gpus if isinstance(memory, int) else memory
-
-    @property
-    def total_memory_mib(self) -> int:
-        """Memory over all its GPUs."""
-        return sum(self.memory_per_gpu_mib)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able value that `from_dict` reads back; what has its default is left out."""
-        data: dict[str, Any] = {
-            "version": _VERSION,
-            "name": self.name,
-            "kind": self.kind,
-            "request_milli": self.request_milli,
-            "limit_milli": self.limit_milli,
-            "memory_mib": self.memory_mib if isinstance(self.memory_mib, int) else list(self.memory_mib),
-        }
-        if self.gpus != 1:
-            data["gpus"] = self.gpus
-        if self.splittable:
-            data["splittable"] = True
-        if self.function:
-            data["function"] = self.function
-        for field in ("affinity", "anti_affinity", "gpu_types"):
-            if getattr(self, field):
-                data[field] = list(getattr(self, field))
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Instance:
-        """The instance `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
-        return check.build(
-            "instance",
-            check.document("instance", data, version=_VERSION),
-            cls,
-            required=("name", "kind", "request_milli", "limit_milli", "memory_mib"),
-            optional=("gpus", "splittable", "function", "affinity", "anti_affinity", "gpu_types"),
-        )
-
-
-def _mib(argument: str, value: object, *, at_least: int = 0) -> int:
-    return check.integer(argument, value, at_least=at_least, at_most=MOST_MEMORY_MIB)
-
-
-def _memory(value: object, gpus: int) -> int | tuple[int, ...]:
-    """Memory as one integer where all GPUs of the gang want the same, else as one per GPU, in the order given."""
-    unordered = isinstance(value, str | bytes | bytearray | Set | Mapping)
-    if unordered or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
-        return _mib("memory_mib", value)
-    each = tuple(_mib(f"memory_mib[{i}]", item) for i, item in enumerate(value))
-    if len(each) != gpus:
-        check.fail("memory_mib", f"has {len(each)} numbers for gpus={gpus}; expected one number, or one per GPU.")
-    return each[0] if len(set(each)) == 1 else each
 
 
 @dataclass(frozen=True)

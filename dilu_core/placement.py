@@ -87,10 +87,11 @@ def verify_placement(
 ) -> tuple[Violation, ...]:
     """Every rule that `placement` breaks; empty for a valid one.
 
-    Checks, per instance: it, its node and its GPUs exist; GPU types; one node; distinct GPUs; the number of slots (one
-    per GPU of a gang; one, or several parts, where it may be split) and the memory of each. Per GPU: the sums of
-    requests, limits and memory, and anti-affinity, where either side's word is enough. A valid placement may leave
-    instances out (`place` names them in `unplaced`), so that is a violation only with `require_all`. Raises
+    Checks, per instance: it, its node, its GPUs and its configuration exist; GPU types; one node; distinct GPUs; the
+    number of slots (one per GPU of a gang; one, or several parts, where it may be split) and the memory of each; a
+    partition that suffices, where the GPU is partitioned. Per GPU: the sums of requests, limits and memory, disjoint
+    partitions, and anti-affinity, where either side's word is enough. Per node: CPU and host memory. A valid placement
+    may leave instances out (`place` names them in `unplaced`), so that is a violation only with `require_all`. Raises
     `InvalidArgumentError` for what is no problem or no mapping of names to slots.
     """
     if not isinstance(problem, PlacementProblem):

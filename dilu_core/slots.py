@@ -8,22 +8,53 @@ from dataclasses import dataclass
 from typing import Any
 
 from dilu_core import _checks as check
+from dilu_core.mig import MigSlice
 
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place on one GPU: the `node`'s name, the `gpu`'s number in it (from 0), and the memory taken there in MiB."""
+    """A place on one GPU: the `node`'s name, the `gpu`'s number in it (from 0), and the memory taken there in MiB.
+
+    `configuration` is the number of the quota configuration the instance runs in (`Instance.configurations`), the same
+    in all its slots. `mig` is the partition taken, on a GPU that is partitioned.
+    """
 
     node: str
     gpu: int
     memory_mib: int
+    configuration: int = 0
+    mig: MigSlice | None = None
 
     def __post_init__(self) -> None:
         check.text("node", self.node)
         object.__setattr__(self, "gpu", check.integer("gpu", self.gpu, at_least=0))
         object.__setattr__(self, "memory_mib", check.integer("memory_mib", self.memory_mib, at_least=0))
+        object.__setattr__(self, "configuration", check.integer("configuration", self.configuration, at_least=0))
+        if self.mig is not None and not isinstance(self.mig, MigSlice):
+            check.fail("mig", f"is {self.mig!r:.120}; expected a MigSlice or None.")
+
+    def to_row(self) -> list[Any]:
+        """A JSON-able list: node, GPU, memory in MiB, then configuration, profile and first slice where not default."""
+        row: list[Any] = [self.node, self.gpu, self.memory_mib]
+        if self.mig is not None:
+            return [*row, self.configuration, self.mig.profile, self.mig.start]
+        return [*row, self.configuration] if self.configuration else row
+
+    @classmethod
+    def from_row(cls, row: object, *, argument: str = "slot") -> Slot:
+        """The slot `to_row` wrote; `InvalidArgumentError` names what of `argument` is wrong."""
+        if not isinstance(row, list | tuple) or len(row) not in (3, 4, 6):
+            check.fail(
+                argument, f"is {row!r:.120}; expected [node, gpu, memory_mib] or with configuration and partition."
+            )
+        keys = ("node", "gpu", "memory_mib", "configuration")
+        fields = dict(zip(keys, row, strict=False))
+        if len(row) == 6:
+            mig = dict(zip(("profile", "start"), row[4:], strict=True))
+            fields["mig"] = check.build(f"{argument}.mig", mig, MigSlice, required=("profile", "start"))
+        return check.build(argument, fields, cls, required=keys[:3], optional=("configuration", "mig"))
 
 
 class Placement(Mapping[str, tuple[Slot, ...]]):
@@ -100,8 +131,8 @@ class Placement(Mapping[str, tuple[Slot, ...]]):
         return tuple(name for name in self if name in other and Counter(self[name]) != Counter(other[name]))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able value that `from_dict` reads back; a slot is [node, GPU, memory in MiB]."""
-        slots = {name: [[s.node, s.gpu, s.memory_mib] for s in each] for name, each in self._slots.items()}
+        """A JSON-able value that `from_dict` reads back; a slot is the list that `Slot.to_row` gives."""
+        slots = {name: [slot.to_row() for slot in each] for name, each in self._slots.items()}
         return {"version": _VERSION, "slots": slots}
 
     @classmethod
@@ -130,10 +161,6 @@ def slots_by_name(argument: str, value: object) -> Mapping[str, tuple[Slot, ...]
 
 
 def _read_slots(where: str, rows: object) -> tuple[Slot, ...]:
-    if not isinstance(rows, list | tuple) or not all(isinstance(row, list | tuple) and len(row) == 3 for row in rows):
-        check.fail(where, f"is {rows!r:.120}; expected a list of [node, gpu, memory_mib].")
-    keys = ("node", "gpu", "memory_mib")
-    return tuple(
-        check.build(f"{where}[{i}]", dict(zip(keys, row, strict=True)), Slot, required=keys)
-        for i, row in enumerate(rows)
-    )
+    if not isinstance(rows, list | tuple):
+        check.fail(where, f"is {rows!r:.120}; expected a list of slots.")
+    return tuple(Slot.from_row(row, argument=f"{where}[{i}]") for i, row in enumerate(rows))

@@ -56,7 +56,7 @@ def test_placements_survive_json_and_pickle(held: dict[str, list[Slot]]) -> None
         (None, "placement"),
         ({"version": 1}, "placement.slots"),
         ({"version": 1, "slots": []}, "placement.slots"),
-        ({"version": 1, "slots": {"a": [["n", 0]]}}, "placement.slots['a']"),
+        ({"version": 1, "slots": {"a": [["n", 0]]}}, "placement.slots['a'][0]"),
         ({"version": 1, "slots": {"a": [["n", -1, 5]]}}, "placement.slots['a'][0].gpu"),
         ({"version": 1, "slots": {"a": []}}, "slots['a']"),
     ],

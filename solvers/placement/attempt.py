@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dilu_core._checks import LARGEST
 from dilu_core.cluster import Instance
@@ -16,6 +16,7 @@ from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.construct import Construction, construct
 from dilu_core.solvers.placement.local_search import squeeze
 from dilu_core.solvers.placement.neighbourhood import Search, improve, is_small
+from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.value import Value
 
 ATTEMPTS = 4
@@ -37,15 +38,20 @@ class Task:
     max_migrations: int | None
     seconds: float
     seed: int
+    objective: Objective = field(default_factory=Objective)
 
     @property
     def fewest(self) -> int:
         """GPUs on which a placement of everything is good enough."""
         return math.floor(min(self.bound * (1 + self.gap) + 1e-9, LARGEST))
 
+    def key(self, found: Value) -> tuple[int, ...]:
+        """What placements are compared by."""
+        return self.objective.key(found)
+
     def enough(self, found: Value) -> bool:
         """Whether the GPUs used are as few as asked for, everything being placed."""
-        return found.unplaced == 0 and found.gpus_used <= self.fewest
+        return found.unplaced == 0 and found.gpus <= self.fewest
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def run_attempts(task: Task, executor: Executor | None, report: Report | None) -
         return attempt(task, report)
     tasks = [replace(task, seed=task.seed + i) for i in range(ATTEMPTS)]
     outcomes = list(executor.map(attempt, tasks))
-    best = min(outcomes, key=lambda outcome: (not outcome.is_exact, outcome.value))
+    best = min(outcomes, key=lambda outcome: (not outcome.is_exact, task.key(outcome.value)))
     counts: dict[str, int] = {}
     for outcome in outcomes:
         for what, count in outcome.counts.items():
@@ -82,11 +88,11 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
     deadline = time.perf_counter() + task.seconds
     current = _current(task.problem)
     built = _build(task, current, deadline)
-    search = Search(built.ledger, task.wanted, current, task.max_migrations)
+    search = Search(built.ledger, task.wanted, current, task.max_migrations, task.objective)
     steps, limit = 0, built.limit
     try:
         if report:
-            report(search.value.gpus_used)
+            report(search.value.gpus)
         if limit is not Limit.INTERRUPTED:
             if not current and task.seconds and not is_small(search) and not task.enough(search.value):
                 pause = deadline - (1 - _SQUEEZE_SHARE) * max(0.0, deadline - time.perf_counter())
@@ -97,7 +103,7 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
         limit = Limit.INTERRUPTED
     if limit in (None, Limit.ITERATIONS) and (built.limit is Limit.TIME or search.was_cut):
         limit = Limit.TIME  # another run may get further in the same time: only this says that the answer may differ
-    if limit is None and search.value.unplaced == 0 and search.value.gpus_used > task.bound and not search.is_exact:
+    if limit is None and search.value.unplaced == 0 and search.value.gpus > task.bound and not search.is_exact:
         limit = Limit.GAP
     counts = {"constructions": built.tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}
     rationed = bool(current) and task.max_migrations is not None
@@ -108,14 +114,14 @@ def attempt(task: Task, report: Report | None = None) -> Outcome:
 
 def _build(task: Task, current: Mapping[str, Booking], deadline: float) -> Construction:
     """The better of building on what runs and of building afresh, which only counts where it puts nobody out."""
-    built = construct(task.problem, task.wanted, stay=current, current=current, deadline=deadline)
+    built = construct(task.problem, task.wanted, task.objective, stay=current, current=current, deadline=deadline)
     if not current or task.max_migrations is not None or not task.seconds or task.enough(built.value):
         return built
     if built.limit is Limit.INTERRUPTED:
         return built
-    afresh = construct(task.problem, task.wanted, stay={}, current=current, deadline=deadline)
+    afresh = construct(task.problem, task.wanted, task.objective, stay={}, current=current, deadline=deadline)
     keeps_all = all(name in afresh.ledger.by_name for name in current)
-    best = min(built, afresh, key=lambda each: each.value) if keeps_all else built
+    best = min(built, afresh, key=lambda each: task.key(each.value)) if keeps_all else built
     return replace(best, tried=built.tried + afresh.tried, limit=afresh.limit or built.limit)
 
 

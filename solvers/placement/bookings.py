@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.cluster import Cluster, Instance, Oversubscription
+from dilu_core.mig import MigSlice
 from dilu_core.slots import Placement, Slot
 
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """An instance, the rows of its GPUs, and the memory it takes on each."""
+    """An instance, the rows of its GPUs, the memory it takes on each, its configuration and, if any, its partition."""
 
     instance: Instance
     gpus: tuple[int, ...]
     memory_mib: tuple[int, ...]
+    configuration: int = 0
+    mig: tuple[MigSlice, ...] = ()
 
     @property
     def is_split(self) -> bool:
@@ -31,9 +34,20 @@ class Booking:
         return self.instance.gpus == 1 and len(self.gpus) > 1
 
     @property
+    def request_milli(self) -> int:
+        """What it books as request on each of its GPUs."""
+        if self.configuration == 0:
+            return self.instance.request_milli
+        return self.instance.configurations[self.configuration].request_milli
+
+    @property
     def limit_milli(self) -> int:
-        """What it books as limit on each of its GPUs; a split instance does not burst."""
-        return self.instance.request_milli if self.is_split else self.instance.limit_milli
+        """What it books as limit on each of its GPUs, partitions aside; a split instance does not burst."""
+        if self.is_split:
+            return self.request_milli
+        if self.configuration == 0:
+            return self.instance.limit_milli
+        return self.instance.configurations[self.configuration].limit_milli
 
 
 class Bookings:

@@ -19,6 +19,7 @@ from dilu_core.placement import PlacementProblem
 from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.choose import Chooser
+from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.value import Value, value
 
 
@@ -35,6 +36,7 @@ class Construction:
 def construct(
     problem: PlacementProblem,
     instances: Sequence[Instance],
+    objective: Objective,
     *,
     stay: Mapping[str, Booking],
     current: Mapping[str, Booking],
@@ -58,7 +60,7 @@ def construct(
             fill(ledger, [new[i] for i in order], split_last=split_last)
             tried += 1
             found = value(ledger, instances, current)
-            if best is None or found < best.value:
+            if best is None or objective.key(found) < objective.key(best.value):
                 best = Construction(ledger, found, tried)
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED

@@ -17,6 +17,7 @@ from dilu_core.cluster import Instance
 from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.cpsat import Assignment, assign
+from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.value import Value, is_moved, value
 
 _NODES = 8
@@ -39,6 +40,7 @@ class Search:
     wanted: Sequence[Instance]
     current: Mapping[str, Booking]
     most_moves: int | None
+    objective: Objective
     value: Value = field(init=False)
     best: dict[str, Booking] = field(init=False)
     neighbourhoods: int = 0
@@ -68,7 +70,7 @@ def improve(
     """
     whole = _whole(search)
     if whole is not None:
-        if enough(search.value) and not search.value.leaves_lesser_aims:
+        if enough(search.value) and not _leaves_lesser_aims(search):
             return None
         left = deadline - time.perf_counter()
         if left > 0:
@@ -91,10 +93,15 @@ def improve(
         before = search.value
         _solve(search, _draw(search, random), False, left, int(random.integers(1 << 30)))
         search.neighbourhoods += 1
-        stalled = 0 if search.value < before else stalled + 1
+        stalled = 0 if search.objective.key(search.value) < search.objective.key(before) else stalled + 1
         if report:
-            report(search.value.gpus_used)
+            report(search.value.gpus)
     return None
+
+
+def _leaves_lesser_aims(search: Search) -> bool:
+    """Whether a placement on as many GPUs could be better."""
+    return any(getattr(search.value, term) for term in search.objective.terms if term != "gpus")
 
 
 def _limit_of(deadline: float) -> Limit:
@@ -121,7 +128,7 @@ def _whole(search: Search) -> list[int] | None:
             if not ledger.held[start:stop].any():
                 shape = (ledger.cluster.nodes[n].gpu_type.name, stop - start)
                 empty[shape] = empty.get(shape, 0) + 1
-                if empty[shape] > search.value.gpus_used:
+                if empty[shape] > search.value.gpus:
                     continue
             nodes.append(n)
     gpus = sum(ledger.cluster.nodes[n].gpus for n in nodes)
@@ -185,7 +192,8 @@ def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int
     )
     _book(ledger, held if found is None else found.bookings)
     if found is not None:
-        if value(ledger, search.wanted, search.current) > search.value:
+        found_value = value(ledger, search.wanted, search.current)
+        if search.objective.key(found_value) > search.objective.key(search.value):
             for name in found.bookings:
                 ledger.cancel(name)
             _book(ledger, held)

@@ -21,6 +21,7 @@ from dilu_core.solvers.backends import resolved
 from dilu_core.solvers.placement.attempt import Outcome, Report, Task, run_attempts
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.bounds import Bound, lower_bound
+from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.reasons import why_never, why_not_now
 
 Progress = Callable[[int, int, float], None]
@@ -60,6 +61,7 @@ def place(
     gap: float = 0.0,
     seed: int = 0,
     max_migrations: int | None = None,
+    objective: Objective | None = None,
     backend: str = "auto",
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -82,6 +84,9 @@ def place(
     seed = check.integer("seed", seed, at_least=0)
     if max_migrations is not None:
         max_migrations = check.integer("max_migrations", max_migrations, at_least=0)
+    objective = Objective() if objective is None else objective
+    if not isinstance(objective, Objective):
+        check.fail("objective", f"is {objective!r:.120}; expected an Objective, or None for the default.")
     if executor is not None and not callable(getattr(executor, "map", None)):
         check.fail("executor", f"is {executor!r:.120}; expected an Executor of concurrent.futures, or None.")
     if progress is not None and not callable(progress):
@@ -93,7 +98,14 @@ def place(
     wanted = tuple(each for each in problem.instances if each.name not in hopeless)
     bound = lower_bound(problem.cluster, problem.oversubscription, wanted)
     task = Task(
-        problem, wanted, bound.value, gap, max_migrations, max(0.0, started + seconds - time.perf_counter()), seed
+        problem,
+        wanted,
+        bound.value,
+        gap,
+        max_migrations,
+        max(0.0, started + seconds - time.perf_counter()),
+        seed,
+        objective,
     )
     outcome = run_attempts(task, executor, _reporter(progress, bound, started))
 
