@@ -76,3 +76,18 @@ def nearest_dominated(demand: Ints, group: Ints, freer: Bools, most: int) -> Int
                 if k - first == most:
                     break
     return pairs[:k].copy()
+
+
+@compiled
+def dearest_dominated(place: int, dearest: Ints, remaining: Ints, demand: Ints, group: Ints, freer: Bools) -> int:
+    """The first of the types `dearest` (n,) of which some remain and that item `place` dominates; -1 for none."""
+    for i in dearest:
+        if (
+            remaining[i] > 0
+            and demand[i, 0] <= demand[place, 0]
+            and demand[i, 1] <= demand[place, 1]
+            and demand[i, 2] <= demand[place, 2]
+            and freer[group[i], group[place]]
+        ):
+            return int(i)
+    return -1

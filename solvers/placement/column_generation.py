@@ -9,8 +9,8 @@
 (Gilmore and Gomory, 10.1287/opre.9.6.849.) The program holds few of the patterns: pricing finds those that improve it,
 and proves by the way a bound at any prices (see `pattern_prices`). Two things make it converge in a dozen rounds:
 
-    exchange    an item may take the place of one that dominates it. These columns change no optimum, as patterns stay
-                patterns; they keep prices monotone (Valerio de Carvalho, "Using extra dual cuts to accelerate column
+    exchange    an item may take the place of one that dominates it and may do no more (be split, for one). These columns
+                change no optimum, as patterns stay patterns; they keep prices monotone (Valerio de Carvalho, "Using extra dual cuts to accelerate column
                 generation", INFORMS J. Computing 2005, 10.1287/ijoc.1030.0060).
     smoothing   patterns are priced half way between the prices of the program and the best known
                 (Pessoa et al., 10.1287/ijoc.2017.0784).
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -32,7 +32,7 @@ from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
 from dilu_core.kernels.cpu.dominance import nearest_dominated
 from dilu_core.kernels.cpu.first_fit import first_fit
 from dilu_core.solvers.placement.item_types import ItemTypes, components, item_types
-from dilu_core.solvers.placement.pattern_prices import UNIT, Certificate, Patterns, certify, rounded
+from dilu_core.solvers.placement.pattern_prices import UNIT, Patterns, certify, rounded
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ class MasterProgram:
         scarce = types.gpus.size > 1
         self._gpus = [self._solver.Constraint(-infinity, float(n)) for n in types.gpus.tolist()] if scarce else []
         self._variables: list[pywraplp.Variable] = []
-        for t in np.flatnonzero(types.part >= 0).tolist():
+        self._split = [
             self._variable(
                 0.0,
                 [
@@ -83,12 +83,17 @@ class MasterProgram:
                     (self._memory, -float(types.demand[t, 2]) / self._memory_unit),
                 ],
             )
-        for small, large in _exchanges(types):
-            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)])
+            for t in np.flatnonzero(types.part >= 0).tolist()
+        ]
+        self.exchanges = _exchanges(types)
+        self._exchanged = [
+            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)]) for small, large in self.exchanges
+        ]
         for kind in range(types.gpus.size):
             for t in types.fits(kind).tolist():
                 self.add(Column(kind, (t,), int(types.capacity[kind, 2]) if t >= types.n_whole else 0))
         self.objective = math.inf
+        self._solved = 0
 
     def _variable(self, cost: float, entries: list[tuple[pywraplp.Constraint, float]]) -> pywraplp.Variable:
         variable = self._solver.NumVar(0.0, self._solver.infinity(), "")
@@ -117,6 +122,7 @@ class MasterProgram:
         solved = bool(self._solver.Solve() == pywraplp.Solver.OPTIMAL)
         if solved:
             self.objective = self._cost.Value()
+            self._solved = len(self._variables)
         return solved
 
     def prices(self) -> tuple[Floats, float, Floats]:
@@ -127,28 +133,111 @@ class MasterProgram:
 
     def values(self) -> Floats:
         """(n_columns,) GPUs that hold each column."""
-        return np.array([variable.solution_value() for variable in self._variables])
+        found = [variable.solution_value() for variable in self._variables[: self._solved]]
+        return np.array(found + [0.0] * (len(self._variables) - len(found)))
+
+    def exchanged(self) -> Floats:
+        """(n_exchanges,) items that take the place of one that dominates them, for each pair of `exchanges`."""
+        return np.array([variable.solution_value() for variable in self._exchanged])
 
     def demand(self, count: Sequence[int]) -> None:
         """Ask for other numbers of whole items."""
         for row, wanted in zip(self._rows, count, strict=False):
             row.SetLb(float(wanted))
 
+    def keep_whole(self) -> None:
+        """Allow no splits from now on."""
+        for variable in self._split:
+            variable.SetUb(0.0)
+
 
 @dataclass(frozen=True)
 class ColumnBound:
     """No placement of the instances uses fewer than `value` GPUs, by `proof`.
 
-    `lp_value` is the optimum of the program over the columns found (an upper bound on what it can prove); `converged`
-    says that no more can be proven in this way. `rounds` and `columns` count the work.
+    `lp_value` is the optimum of the program over the columns found: no bound of this kind is greater, nor is any packing
+    by these columns smaller. `converged` says that no more can be proven in this way. `counts` holds the rounds, the
+    columns and the item types. `generations` are the programs of instances that share GPU types, each with the indices
+    of its instances; `columns` lists the patterns in use.
     """
 
     value: int
     proof: str
     lp_value: float
     converged: bool
-    rounds: int
-    columns: int
+    counts: Mapping[str, int]
+    generations: tuple[tuple[ColumnGeneration, tuple[int, ...]], ...]
+
+    @property
+    def columns(self) -> tuple[UsedColumn, ...]:
+        """The patterns of positive value in the program, the most used first."""
+        found = [used for generation, _ in self.generations for used in generation.used()]
+        return tuple(sorted(found, key=lambda used: -used.value))
+
+
+@dataclass(frozen=True)
+class UsedColumn:
+    """A pattern in use: (request, limit, memory) of each item on one GPU of a type, and on how many such GPUs.
+
+    A part of a split instance has its request as limit, and memory 0.
+    """
+
+    gpu_type: str
+    items: tuple[tuple[int, int, int], ...]
+    value: float
+
+
+def column_bound(
+    cluster: Cluster,
+    caps: Oversubscription,
+    instances: Sequence[Instance],
+    *,
+    patterns: Iterable[Sequence[int]] = (),
+    target: int | None = None,
+    deadline: float,
+    stop: Stop | None = None,
+    report: Callable[[int], None] | None = None,
+) -> ColumnBound:
+    """The best bound that column generation proves before `deadline` (of `time.perf_counter`).
+
+    Each of the instances must fit the cluster when alone. `patterns` are instances, by index, that sit on one GPU
+    together in some known placement: good ones save work. The work ends early as soon as the bound is `target`, or
+    `stop()` is true, which is asked between rounds. `report` is told each better bound.
+    """
+    parts = [(kinds, members, item_types(cluster, caps, kinds, [instances[i] for i in members]))
+             for kinds, members in components(cluster, instances)]  # fmt: skip
+    generations = [ColumnGeneration(types) for _, _, types in parts]
+    where = {i: (k, local) for k, (_, members, _) in enumerate(parts) for local, i in enumerate(members)}
+    for pattern in patterns:
+        homes = {where[i][0] for i in pattern}
+        if len(homes) == 1:
+            generations[homes.pop()].add_pattern([where[i][1] for i in pattern])
+    for generation in generations:
+        others = sum(each.value for each in generations if each is not generation)
+        generation.run(
+            deadline,
+            target=None if target is None else target - others,
+            stop=stop,
+            report=None if report is None else _plus(report, others),
+        )
+    value = sum(each.value for each in generations)
+    proof = "column generation" if len(generations) == 1 else f"column generation on {len(generations)} sets of GPU types"
+    return ColumnBound(
+        value,
+        proof,
+        sum(each.master.objective for each in generations),
+        all(each.converged for each in generations),
+        {
+            "rounds": sum(each.rounds for each in generations),
+            "columns": sum(len(each.master.columns) for each in generations),
+            "item_types": sum(each.types.n_whole for each in generations),
+        },
+        tuple((generation, tuple(members)) for generation, (_, members, _) in zip(generations, parts, strict=True)),
+    )
+
+
+def _plus(report: Callable[[int], None], others: int) -> Callable[[int], None]:
+    return lambda bound: report(bound + others)
 
 
 class ColumnGeneration:
@@ -161,6 +250,7 @@ class ColumnGeneration:
         self.rounds = 0
         self.converged = False
         self._centre: tuple[Floats, float] | None = None
+        self._type_of_instance: dict[int, int] | None = None
         for column in _starters(types):
             self.master.add(column)
 
@@ -178,6 +268,34 @@ class ColumnGeneration:
             if report is not None and self.value > told:
                 told = self.value
                 report(told)
+
+    def add_pattern(self, instances: Sequence[int]) -> None:
+        """Take in a pattern known from a placement; where its instances do not fit whole, those that may split are parts."""
+        types = self.types
+        if self._type_of_instance is None:
+            self._type_of_instance = dict(zip(types.owner.tolist()[::-1], types.type_of.tolist()[::-1], strict=True))
+        whole = [self._type_of_instance[i] for i in instances]
+        for items in (whole, [int(types.part[t]) if types.part[t] >= 0 else t for t in whole]):
+            demand = types.demand[items].sum(axis=0)
+            for kind, capacity in enumerate(types.capacity):
+                if (demand <= capacity).all() and types.allowed[types.group[items], kind].all():
+                    left = int(capacity[2] - demand[2]) if max(items) >= types.n_whole else 0
+                    self.master.add(Column(kind, tuple(sorted(items)), left))
+
+    def used(self) -> list[UsedColumn]:
+        """The patterns of positive value in the program when it was last solved."""
+        if not math.isfinite(self.master.objective):
+            return []
+        demand = self.types.demand * self.types.unit
+        values = self.master.values()
+        return [
+            UsedColumn(
+                self.types.gpu_types[self.master.columns[c].kind].name,
+                tuple((int(r), int(l), int(m)) for r, l, m in demand[list(self.master.columns[c].items)]),
+                float(values[c]),
+            )
+            for c in np.flatnonzero(values > 1e-6).tolist()
+        ]
 
     @property
     def value(self) -> int:
@@ -205,8 +323,19 @@ class ColumnGeneration:
             self.bound = found.bound
             scale = UNIT / found.gpu_price
             self._centre = (at * scale, memory_at * scale)
+        return self._take(found.patterns, item, memory, scarcity)
+
+    def improve(self, remaining: Ints) -> int:
+        """Add columns that improve the program for the whole items that remain, made of these alone; returns how many."""
+        item, memory, scarcity = self.master.prices()
+        at = np.where(np.append(remaining, np.zeros(item.size - remaining.size)) > 0, item, 0.0)
+        found = certify(self.types, rounded(self.types, at, 0.0), tuple(int((1 + s) * UNIT) for s in scarcity.tolist()))
+        return self._take(found.patterns, item, memory, scarcity)
+
+    def _take(self, patterns: tuple[Patterns, ...], item: Floats, memory: float, scarcity: Floats) -> int:
+        """Add the patterns that improve the program most at its prices."""
         better = []
-        for each in found.patterns:
+        for each in patterns:
             worth = np.append(item, 0.0)[each.items].sum(axis=1)
             worth += each.memory * memory / float(self.types.capacity[:, 2].max()) - 1 - scarcity[each.kind]
             better += [(w, each, i) for i, w in enumerate(worth.tolist()) if w > _TOLERANCE]

@@ -33,11 +33,12 @@ class ItemTypes:
     Arguments:
         demand: (n_types, 3) request, limit, memory; a part's limit is its request, and its memory 0.
         count: (n_whole,) items of each type.
-        group: (n_types,) what set of GPU types it may go to.
+        group: (n_types,) what it is free to do: the set of GPU types it may go to, and whether it may be split.
         part: (n_whole,) the row of its parts, or -1 where it may not be split.
         least_parts: (n_whole,) parts that it has at least when split, or 0.
         capacity, gpus: (n_kinds, 3) and (n_kinds,) a GPU of each type, and how many there are.
         allowed: (n_groups, n_kinds) whether the group may go to the type, if it fits.
+        splits: (n_groups,) whether the group may be split.
         unit: (3,) milli-GPU, milli-GPU and MiB in a unit of demand.
         type_of, owner: (n_items,) the type of each item and the instance it is of, by index in the order given.
     """
@@ -51,6 +52,7 @@ class ItemTypes:
     capacity: Ints
     gpus: Ints
     allowed: Bools
+    splits: Bools
     unit: Ints
     type_of: Ints
     owner: Ints
@@ -62,9 +64,9 @@ class ItemTypes:
 
     @property
     def freer(self) -> Bools:
-        """(n_groups, n_groups) whether the first group may go wherever the second may."""
+        """(n_groups, n_groups) whether the first group may do whatever the second may."""
         allowed: Bools = (self.allowed[:, None, :] | ~self.allowed[None, :, :]).all(axis=2)
-        return allowed
+        return allowed & (self.splits[:, None] | ~self.splits[None, :])
 
     def fits(self, kind: int) -> Ints:
         """Types that fit an empty GPU of a kind and may go there."""
@@ -108,15 +110,14 @@ def item_types(
     cluster: Cluster, caps: Oversubscription, gpu_types: tuple[GpuType, ...], instances: Sequence[Instance]
 ) -> ItemTypes:
     """The types of the items of `instances`, all of which may run on some of `gpu_types` and on no others."""
-    names: dict[tuple[str, ...] | None, int] = {}
+    groups: dict[tuple[tuple[str, ...] | None, bool], int] = {}
     rows = np.array(
         [
             (
                 each.request_milli,
                 each.limit_milli,
                 mib,
-                names.setdefault(each.gpu_types, len(names)),
-                each.splittable,
+                groups.setdefault((each.gpu_types, each.splittable), len(groups)),
                 i,
             )
             for i, each in enumerate(instances)
@@ -124,13 +125,14 @@ def item_types(
         ],
         np.int64,
     )
-    whole, type_of, count = _distinct(rows[:, :5])
+    whole, type_of, count = _distinct(rows[:, :4])
     memory = np.array([kind.memory_mib for kind in gpu_types], np.int64)
     gpus = [sum(node.gpus for node in cluster.nodes if node.gpu_type == kind) for kind in gpu_types]
     allowed = np.array(
-        [[group is None or kind.name in group for kind in gpu_types] for group in names], np.bool_
-    ).reshape(len(names), len(gpu_types))
-    splits = whole[:, 4] > 0
+        [[names is None or kind.name in names for kind in gpu_types] for names, _ in groups], np.bool_
+    )
+    group_splits = np.array([splits for _, splits in groups], np.bool_)
+    splits = group_splits[whole[:, 3]]
     largest = np.where(allowed[whole[:, 3]], memory, 0).max(axis=1)
     least_parts = np.where(splits, np.maximum(2, -(-whole[:, 2] // np.maximum(largest, 1))), 0)
     parts, part_of, _ = _distinct(whole[splits][:, [0, 3]])
@@ -152,9 +154,10 @@ def item_types(
         capacity // unit,
         np.array(gpus, np.int64),
         allowed,
+        group_splits,
         unit,
         type_of,
-        rows[:, 5],
+        rows[:, 4],
     )
 
 
