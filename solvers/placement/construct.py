@@ -50,13 +50,13 @@ def construct(
     best: Construction | None = None
     new = [instance for instance in instances if instance.name not in stay]
     tried, limit = 0, None
-    ledger = _ledger(problem, {})
+    ledger = ledger_of(problem, {})
     try:
         for order, split_last in _recipes(problem, new):
             if best is not None and time.perf_counter() >= deadline:
                 limit = Limit.TIME
                 break
-            ledger = _ledger(problem, stay)
+            ledger = ledger_of(problem, stay)
             fill(ledger, [new[i] for i in order], split_last=split_last)
             tried += 1
             found = value(ledger, instances, current)
@@ -65,16 +65,16 @@ def construct(
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED
     if best is None:  # the columns may be half written, but whoever is in the index was found a place first
-        ledger = _ledger(problem, {**stay, **ledger.by_name})
+        ledger = ledger_of(problem, {**stay, **ledger.by_name})
         best = Construction(ledger, value(ledger, instances, current), tried)
     return replace(best, tried=tried, limit=limit)
 
 
-def _ledger(problem: PlacementProblem, held: Mapping[str, Booking]) -> Bookings:
+def ledger_of(problem: PlacementProblem, held: Mapping[str, Booking]) -> Bookings:
     """A new ledger with these bookings."""
     ledger = Bookings(problem.cluster, problem.oversubscription)
     for booking in held.values():
-        ledger.book(booking.instance, booking.gpus, booking.memory_mib)
+        ledger.book(booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig)
     return ledger
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -147,6 +147,10 @@ class LocalSearch:
                 closing = max(1, min(closing // 2, self._half_way(target)))
             else:
                 longer = min(2 * longer, _LONGEST)
+
+    def resize(self, size: Floats) -> None:
+        """Go on with other sizes of the items, 1 on average."""
+        self.best = replace(self.best, size=size)
 
     def _half_way(self, target: int) -> int:
         return max(1, (self.best.used - target) // 2)
