@@ -28,7 +28,7 @@ from dilu_core.kernels.cpu.ledger import CHANGES
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-PER_SHARE, PER_CPU = 1e-4, 1e-6
+PER_SHARE, PER_CPU, PER_PENALTY = 1e-4, 1e-6, 1000.0
 UNLIMITED_HOST = 2**61
 LIKED = 1e7
 """What a step of `preference` is worth: more than any score."""
@@ -136,7 +136,7 @@ def node_score(
                 continue
             score = after[g - start] - now + tie
             if special:
-                score += penalty[g] - LIKED * preference[g]
+                score += PER_PENALTY * penalty[g] - LIKED * preference[g]
             if score < best_score:
                 best, best_score = g, score
         return best_score, best
@@ -182,7 +182,7 @@ def gang_rows(
                 taken = taken or chosen[j] == g
             if taken:
                 continue
-            liked = LIKED * preference[g] - penalty[g] if special else 0.0
+            liked = LIKED * preference[g] - PER_PENALTY * penalty[g] if special else 0.0
             if pick < 0 or liked > pick_liked or (liked == pick_liked and free[g, 0] < pick_left):
                 pick, pick_liked, pick_left = g, liked, free[g, 0]
         if pick < 0:
@@ -234,7 +234,7 @@ def score_gradient(
             if after[g - start] < np.inf and not (special and preference[g] < 0):
                 scores[g] = after[g - start] - now + tie
                 if special:
-                    scores[g] += penalty[g] - LIKED * preference[g]
+                    scores[g] += PER_PENALTY * penalty[g] - LIKED * preference[g]
 
 
 @compiled

@@ -95,6 +95,23 @@ def prefer(
 
 
 @compiled
+def penalise(penalty: Floats, has: Bits, of_function: Floats) -> None:
+    """Write into `penalty` the sum over the functions on each GPU of what each costs, `of_function` (64 n_words,)."""
+    one = np.uint64(1)
+    for g in range(penalty.size):
+        total = 0.0
+        for w in range(has.shape[1]):
+            word = has[g, w]
+            number = 64 * w
+            while word != 0:
+                if word & one:
+                    total += of_function[number]
+                word >>= one
+                number += 1
+        penalty[g] = total
+
+
+@compiled
 def obstacles(
     free: Ints,
     has: Bits,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.arrival_mix import MixEstimator, TaskMix
+from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Configuration, Instance
 from dilu_core.kernels.cpu.fgd_placing import least_gradient
+from dilu_core.mix_estimator import MixEstimator
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.choice import Choice, Rule
 

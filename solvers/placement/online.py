@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from dilu_core import _checks as check
-from dilu_core.arrival_mix import MixEstimator, TaskMix
+from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.errors import StateError
 from dilu_core.instances import MOST_CPU_MILLI, MOST_MEMORY_MIB
+from dilu_core.mix_estimator import MixEstimator
 from dilu_core.placement import read_oversubscription
 from dilu_core.slots import Placement
 from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
