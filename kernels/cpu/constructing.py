@@ -14,12 +14,13 @@ from dilu_core.kernels.cpu.annealing import may_join
 from dilu_core.kernels.cpu.compiled import compiled
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 _BLOCK = 64
 
 
 @compiled
-def first_fit_ordered(demand: Ints, order: Ints, free: Ints, bins: Ints, blocked: Ints, group: Ints) -> Ints:
+def first_fit_ordered(demand: Ints, order: Ints, free: Ints, bins: Ints, blocked: Bools, group: Ints) -> Ints:
     """The bin of each item, (n_items,), taken in `order`; -1 where none has room. Takes its demand from `free`.
 
     Arguments:
@@ -27,7 +28,7 @@ def first_fit_ordered(demand: Ints, order: Ints, free: Ints, bins: Ints, blocked
         order: rows of `demand`, each at most once.
         free: (n_bins, 3) what is left of the resources, changed in place.
         bins: the bins in the order in which they are tried.
-        blocked: (n_groups, n_bins) 1 where items of that group must not go.
+        blocked: (n_groups, n_bins) where items of that group must not go.
         group: (n_items,) the group of each item.
     """
     blocks = (bins.size + _BLOCK - 1) // _BLOCK

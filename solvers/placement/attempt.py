@@ -39,10 +39,11 @@ ATTEMPTS = 4
 PARTITIONED = 10_000
 """Instances beyond which an executor anneals parts of one search, instead of searching with several seeds."""
 
+_BUILD_SHARE = 0.1  # of the time for trying several constructions
 _PACK_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
 _ALL_PACK_SHARE = 0.97  # the same where every instance may move, so that neighbourhoods have little to add
 _FIRST_STEPS = 300  # per item, before column generation starts from the GPUs found
-_SHARE_STEPS, _MOST_SHARE_STEPS = 10_000, 100_000_000  # per item and in all, while column generation runs
+_SHARE_STEPS, _MOST_SHARE_STEPS = 4_000, 100_000_000  # per item and in all, while column generation runs
 
 Report = Callable[[int, int], None]
 """Told the GPUs of the incumbent and the bound."""
@@ -239,6 +240,7 @@ def _patterns(task: Task, search: Search, bins: Bins, movable: list[Booking]) ->
 
 def _build(task: Task, current: Mapping[str, Booking], deadline: float) -> Construction:
     """The better of building on what runs and of building afresh, which only counts where it puts nobody out."""
+    deadline = time.perf_counter() + _BUILD_SHARE * max(0.0, deadline - time.perf_counter())
     built = construct(task.problem, task.wanted, task.objective, stay=current, current=current, deadline=deadline)
     if not current or task.max_migrations is not None or not task.seconds or task.enough(built.value, task.bound.value):
         return built
