@@ -42,6 +42,7 @@ PARTITIONED = 10_000
 _BUILD_SHARE = 0.1  # of the time for trying several constructions
 _PACK_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
 _ALL_PACK_SHARE = 0.97  # the same where every instance may move, so that neighbourhoods have little to add
+_AFTERWARDS_S = 4e-5  # per instance: to write the placement down when the search is over
 _FIRST_STEPS = 300  # per item, before column generation starts from the GPUs found
 _SHARE_STEPS, _MOST_SHARE_STEPS = 4_000, 100_000_000  # per item and in all, while column generation runs
 
@@ -108,7 +109,7 @@ def run_attempts(task: Task, executor: Executor | None, report: Report | None) -
 
 def attempt(task: Task, report: Report | None = None, executor: Executor | None = None) -> Outcome:
     """Construct, pack, then search neighbourhoods; an interrupt ends it with what it has."""
-    deadline = time.perf_counter() + task.seconds
+    deadline = time.perf_counter() + max(0.0, task.seconds - _AFTERWARDS_S * len(task.wanted))
     current = _current(task.problem)
     built = _build(task, current, deadline)
     search = Search(built.ledger, task.wanted, current, task.max_migrations, task.objective)
