@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
-from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
+from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.kernels.cpu.dominance import nearest_dominated
 from dilu_core.kernels.cpu.first_fit import first_fit
 from dilu_core.solvers.placement.item_types import ItemTypes, components, item_types
@@ -87,7 +87,8 @@ class MasterProgram:
         ]
         self.exchanges = _exchanges(types)
         self._exchanged = [
-            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)]) for small, large in self.exchanges
+            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)])
+            for small, large in self.exchanges
         ]
         for kind in range(types.gpus.size):
             for t in types.fits(kind).tolist():
@@ -221,7 +222,9 @@ def column_bound(
             report=None if report is None else _plus(report, others),
         )
     value = sum(each.value for each in generations)
-    proof = "column generation" if len(generations) == 1 else f"column generation on {len(generations)} sets of GPU types"
+    proof = (
+        "column generation" if len(generations) == 1 else f"column generation on {len(generations)} sets of GPU types"
+    )
     return ColumnBound(
         value,
         proof,
