@@ -42,9 +42,7 @@ def best_single(demand: Ints, value: Ints, width: Ints, shape: Ints) -> tuple[In
     most = np.zeros(shape[0] * shape[1] * shape[2], np.int64)
     item = np.full(most.size, -1, np.int64)
     for i in range(value.size):
-        cell = (
-            (demand[i, 0] // width[0]) * shape[1] + demand[i, 1] // width[1]
-        ) * shape[2] + demand[i, 2] // width[2]
+        cell = ((demand[i, 0] // width[0]) * shape[1] + demand[i, 1] // width[1]) * shape[2] + demand[i, 2] // width[2]
         if value[i] > most[cell]:
             most[cell] = value[i]
             item[cell] = i
@@ -84,9 +82,7 @@ def _linear_prices(demand: Ints, value: Ints, capacity: Ints) -> tuple[Floats, F
             for i in range(n):
                 priced = tried[k, 0] * demand[i, 0] + tried[k, 1] * demand[i, 1] + tried[k, 2] * demand[i, 2]
                 ratio = max(ratio, value[i] / priced)
-            empty[k] = ratio * (
-                tried[k, 0] * capacity[0] + tried[k, 1] * capacity[1] + tried[k, 2] * capacity[2]
-            )
+            empty[k] = ratio * (tried[k, 0] * capacity[0] + tried[k, 1] * capacity[1] + tried[k, 2] * capacity[2])
             k += 1
     kept = np.argsort(empty)[:_DIRECTIONS]
     prices = tried[kept]
@@ -200,9 +196,9 @@ def best_patterns(
                 best = total[depth]
                 best_pattern[row, :depth] = chosen[:depth]
                 best_pattern[row, depth:] = -1
-            cell = (
-                (room[depth, 0] // width[0]) * shape[1] + room[depth, 1] // width[1]
-            ) * shape[2] + room[depth, 2] // width[2]
+            cell = ((room[depth, 0] // width[0]) * shape[1] + room[depth, 1] // width[1]) * shape[2] + room[
+                depth, 2
+            ] // width[2]
             reach[depth] = single[cell]
             fitting[depth] = 0
             at[depth] = n
@@ -223,7 +219,9 @@ def best_patterns(
                 # what this node (and, out of budget, those above it) has not tried stays open: bound it
                 for d in range(1 if nodes >= allowed else depth, depth + 1):
                     if at[d] < n:
-                        most = min(fitting[d] * min(reach[d], value[at[d]]), _fractional(prices, suffix, at[d], room[d]))
+                        most = min(
+                            fitting[d] * min(reach[d], value[at[d]]), _fractional(prices, suffix, at[d], room[d])
+                        )
                         left_open = max(left_open, total[d] + most)
                 at[depth] = n
                 if nodes >= allowed:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
-from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
+from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.kernels.cpu.dominance import nearest_dominated
 from dilu_core.kernels.cpu.first_fit import first_fit
 from dilu_core.solvers.placement.item_types import ItemTypes, components, item_types
@@ -43,6 +43,7 @@ _COLUMNS_PER_ROUND = 600
 _EXCHANGES = 6  # per type: more make the program larger and no faster
 _STARTERS = 4_000  # items of the packing that gives the first columns
 _TOLERANCE = 1e-7
+_LONGEST_S = 1e6  # a solver's clock counts milliseconds in an integer
 _GLOP = "use_preprocessing: false use_dual_simplex: false"  # so that each solve goes on from the last basis
 
 
@@ -56,7 +57,12 @@ class Column:
 
 
 class MasterProgram:
-    """The linear program over the columns so far, solved again from the last basis as columns come in."""
+    """The linear program over the columns so far, solved again from the last basis as columns come in.
+
+    `solve` sets the optimum: `objective`; `item_price` (n_types,), `memory_price` of the memory of the largest GPU and
+    `gpu_price` (n_kinds,) of a GPU beyond the one that it costs; `values` (n_columns,) GPUs that hold each column;
+    `exchanged` (n_exchanges,) items that take the place of one that dominates them, for each pair of `exchanges`.
+    """
 
     def __init__(self, types: ItemTypes) -> None:
         self.types = types
@@ -87,13 +93,15 @@ class MasterProgram:
         ]
         self.exchanges = _exchanges(types)
         self._exchanged = [
-            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)]) for small, large in self.exchanges
+            self._variable(0.0, [(self._rows[small], 1.0), (self._rows[large], -1.0)])
+            for small, large in self.exchanges
         ]
         for kind in range(types.gpus.size):
             for t in types.fits(kind).tolist():
                 self.add(Column(kind, (t,), int(types.capacity[kind, 2]) if t >= types.n_whole else 0))
         self.objective = math.inf
-        self._solved = 0
+        self.item_price, self.memory_price, self.gpu_price = np.zeros(len(types.demand)), 0.0, np.zeros(types.gpus.size)
+        self.values, self.exchanged = np.zeros(0), np.zeros(0)
 
     def _variable(self, cost: float, entries: list[tuple[pywraplp.Constraint, float]]) -> pywraplp.Variable:
         variable = self._solver.NumVar(0.0, self._solver.infinity(), "")
@@ -118,27 +126,16 @@ class MasterProgram:
 
     def solve(self, seconds: float) -> bool:
         """Whether the program was solved in that time; then prices and values are those of its optimum."""
-        self._solver.SetTimeLimit(max(1, int(seconds * 1000)))
-        solved = bool(self._solver.Solve() == pywraplp.Solver.OPTIMAL)
-        if solved:
-            self.objective = self._cost.Value()
-            self._solved = len(self._variables)
-        return solved
-
-    def prices(self) -> tuple[Floats, float, Floats]:
-        """Of each type, of the memory of the largest GPU, and of a GPU of each type beyond the one that it costs."""
-        item = np.array([row.dual_value() for row in self._rows])
-        scarcity = np.array([-row.dual_value() for row in self._gpus] or [0.0])
-        return np.maximum(item, 0.0), max(0.0, self._memory.dual_value()), np.maximum(scarcity, 0.0)
-
-    def values(self) -> Floats:
-        """(n_columns,) GPUs that hold each column."""
-        found = [variable.solution_value() for variable in self._variables[: self._solved]]
-        return np.array(found + [0.0] * (len(self._variables) - len(found)))
-
-    def exchanged(self) -> Floats:
-        """(n_exchanges,) items that take the place of one that dominates them, for each pair of `exchanges`."""
-        return np.array([variable.solution_value() for variable in self._exchanged])
+        self._solver.SetTimeLimit(max(1, int(min(seconds, _LONGEST_S) * 1000)))
+        if self._solver.Solve() != pywraplp.Solver.OPTIMAL:
+            return False
+        self.objective = self._cost.Value()
+        self.item_price = np.maximum(np.array([row.dual_value() for row in self._rows]), 0.0)
+        self.memory_price = max(0.0, self._memory.dual_value())
+        self.gpu_price = np.array([max(0.0, -row.dual_value()) for row in self._gpus] or [0.0])
+        self.values = np.array([variable.solution_value() for variable in self._variables])
+        self.exchanged = np.array([variable.solution_value() for variable in self._exchanged])
+        return True
 
     def demand(self, count: Sequence[int]) -> None:
         """Ask for other numbers of whole items."""
@@ -221,7 +218,9 @@ def column_bound(
             report=None if report is None else _plus(report, others),
         )
     value = sum(each.value for each in generations)
-    proof = "column generation" if len(generations) == 1 else f"column generation on {len(generations)} sets of GPU types"
+    proof = (
+        "column generation" if len(generations) == 1 else f"column generation on {len(generations)} sets of GPU types"
+    )
     return ColumnBound(
         value,
         proof,
@@ -286,12 +285,12 @@ class ColumnGeneration:
         """The patterns of positive value in the program when it was last solved."""
         if not math.isfinite(self.master.objective):
             return []
-        demand = self.types.demand * self.types.unit
-        values = self.master.values()
+        demand = (self.types.demand * self.types.unit).tolist()
+        values = self.master.values
         return [
             UsedColumn(
                 self.types.gpu_types[self.master.columns[c].kind].name,
-                tuple((int(r), int(l), int(m)) for r, l, m in demand[list(self.master.columns[c].items)]),
+                tuple((demand[t][0], demand[t][1], demand[t][2]) for t in self.master.columns[c].items),
                 float(values[c]),
             )
             for c in np.flatnonzero(values > 1e-6).tolist()
@@ -305,42 +304,47 @@ class ColumnGeneration:
     def _round(self) -> None:
         """Price once at smoothed prices, and at those of the program where that finds nothing."""
         self.rounds += 1
-        item, memory, scarcity = self.master.prices()
+        item, memory = self.master.item_price, self.master.memory_price
         added = 0
         if self._centre is not None:
             centre, centre_memory = self._centre
             smooth = _SMOOTHING * centre + (1 - _SMOOTHING) * item
-            added = self._price(smooth, _SMOOTHING * centre_memory + (1 - _SMOOTHING) * memory, item, memory, scarcity)
+            added = self._price(smooth, _SMOOTHING * centre_memory + (1 - _SMOOTHING) * memory)
         if not added:
-            added = self._price(item, memory, item, memory, scarcity)
+            added = self._price(item, memory)
         self.converged = not added or self.value >= math.ceil(self.master.objective - 1e-6)
 
-    def _price(self, at: Floats, memory_at: float, item: Floats, memory: float, scarcity: Floats) -> int:
+    def _price(self, at: Floats, memory_at: float) -> int:
         """Add the patterns best at some prices that improve the program at its own; returns how many."""
-        thresholds = tuple(int((1 + each) * UNIT) for each in scarcity.tolist())
-        found = certify(self.types, rounded(self.types, at, memory_at), thresholds)
+        found = certify(self.types, rounded(self.types, at, memory_at), self._thresholds())
         if found.bound > self.bound:
             self.bound = found.bound
             scale = UNIT / found.gpu_price
             self._centre = (at * scale, memory_at * scale)
-        return self._take(found.patterns, item, memory, scarcity)
+        return self._take(found.patterns)
 
     def improve(self, remaining: Ints) -> int:
         """Add columns that improve the program for the whole items that remain, made of these alone; returns how many."""
-        item, memory, scarcity = self.master.prices()
-        at = np.where(np.append(remaining, np.zeros(item.size - remaining.size)) > 0, item, 0.0)
-        found = certify(self.types, rounded(self.types, at, 0.0), tuple(int((1 + s) * UNIT) for s in scarcity.tolist()))
-        return self._take(found.patterns, item, memory, scarcity)
+        item = self.master.item_price.copy()
+        item[: remaining.size][remaining == 0] = 0.0
+        item[remaining.size :] = 0.0
+        found = certify(self.types, rounded(self.types, item, 0.0), self._thresholds())
+        return self._take(found.patterns)
 
-    def _take(self, patterns: tuple[Patterns, ...], item: Floats, memory: float, scarcity: Floats) -> int:
-        """Add the patterns that improve the program most at its prices."""
-        better = []
+    def _thresholds(self) -> tuple[int, ...]:
+        """What a pattern must be worth on each type of GPU to improve the program."""
+        return tuple(int((1 + each) * UNIT) for each in self.master.gpu_price.tolist())
+
+    def _take(self, patterns: tuple[Patterns, ...]) -> int:
+        """Add the patterns that improve the program most at its prices; returns how many."""
+        master, better = self.master, []
+        price = np.append(master.item_price, 0.0)
+        unit = master.memory_price / float(self.types.capacity[:, 2].max())
         for each in patterns:
-            worth = np.append(item, 0.0)[each.items].sum(axis=1)
-            worth += each.memory * memory / float(self.types.capacity[:, 2].max()) - 1 - scarcity[each.kind]
+            worth = price[each.items].sum(axis=1) + each.memory * unit - 1 - master.gpu_price[each.kind]
             better += [(w, each, i) for i, w in enumerate(worth.tolist()) if w > _TOLERANCE]
         better.sort(key=lambda entry: -entry[0])
-        return sum(self.master.add(_column(each, i)) for _, each, i in better[:_COLUMNS_PER_ROUND])
+        return sum(master.add(_column(each, i)) for _, each, i in better[:_COLUMNS_PER_ROUND])
 
 
 def _column(patterns: Patterns, i: int) -> Column:

@@ -85,10 +85,10 @@ class _Dive:
         for _ in range(_PRICINGS if self.gpus else 0):
             if not self.generation.improve(self.remaining) or not master.solve(seconds):
                 break
-        values = master.values()
-        self._dearest = np.argsort(-master.prices()[0][: self.types.n_whole], kind="stable")
+        values = master.values
+        self._dearest = np.argsort(-master.item_price[: self.types.n_whole], kind="stable")
         self._exchanged = {}
-        for (small, large), amount in zip(master.exchanges, master.exchanged().tolist(), strict=True):
+        for (small, large), amount in zip(master.exchanges, master.exchanged.tolist(), strict=True):
             if amount > _TRACE and large < self.types.n_whole:
                 self._exchanged.setdefault(large, {})[small] = amount
         whole = np.floor(values + _TRACE).astype(np.int64)

@@ -74,9 +74,22 @@ class ItemTypes:
         return np.flatnonzero(inside)
 
 
-def components(
-    cluster: Cluster, instances: Sequence[Instance]
-) -> Iterator[tuple[tuple[GpuType, ...], list[int]]]:
+def least_demand(instance: Instance, partitioned: bool) -> tuple[int, int, tuple[int, ...]]:
+    """Request, limit and memory per GPU that it books at least, in whatever configuration.
+
+    A partition may book as little as the request for the limit: so the limit counts where GPUs may be `partitioned`.
+    """
+    if not instance.alternatives:
+        request, limit, memory = instance.request_milli, instance.limit_milli, instance.memory_per_gpu_mib
+    else:
+        request = min(each.request_milli for each in instance.configurations)
+        limit = min(each.limit_milli for each in instance.configurations)
+        sizes = [sorted(each.memory_per_gpu_mib(instance.gpus)) for each in instance.configurations]
+        memory = tuple(map(min, zip(*sizes, strict=True)))
+    return request, request if partitioned else limit, memory
+
+
+def components(cluster: Cluster, instances: Sequence[Instance]) -> Iterator[tuple[tuple[GpuType, ...], list[int]]]:
     """GPU types linked by instances that may use both, with the instances (by index) that use them."""
     leader = {kind: kind for kind in cluster.gpu_types}
 
@@ -88,7 +101,7 @@ def components(
     home: list[GpuType] = []
     usable: dict[tuple[tuple[str, ...] | None, int], list[GpuType]] = {}
     for instance in instances:
-        memory = 0 if instance.splittable else max(instance.memory_per_gpu_mib)
+        memory = 0 if instance.splittable else max(least_demand(instance, False)[2])
         key = (instance.gpu_types, memory)
         if key not in usable:
             usable[key] = [
@@ -111,26 +124,21 @@ def item_types(
 ) -> ItemTypes:
     """The types of the items of `instances`, all of which may run on some of `gpu_types` and on no others."""
     groups: dict[tuple[tuple[str, ...] | None, bool], int] = {}
+    partitioned = any(kind.mig for kind in gpu_types)
     rows = np.array(
         [
-            (
-                each.request_milli,
-                each.limit_milli,
-                mib,
-                groups.setdefault((each.gpu_types, each.splittable), len(groups)),
-                i,
-            )
+            (request, limit, mib, group, i)
             for i, each in enumerate(instances)
-            for mib in each.memory_per_gpu_mib
+            for request, limit, memory in (least_demand(each, partitioned),)
+            for group in (groups.setdefault((each.gpu_types, each.splittable), len(groups)),)
+            for mib in memory
         ],
         np.int64,
     )
     whole, type_of, count = _distinct(rows[:, :4])
     memory = np.array([kind.memory_mib for kind in gpu_types], np.int64)
     gpus = [sum(node.gpus for node in cluster.nodes if node.gpu_type == kind) for kind in gpu_types]
-    allowed = np.array(
-        [[names is None or kind.name in names for kind in gpu_types] for names, _ in groups], np.bool_
-    )
+    allowed = np.array([[names is None or kind.name in names for kind in gpu_types] for names, _ in groups], np.bool_)
     group_splits = np.array([splits for _, splits in groups], np.bool_)
     splits = group_splits[whole[:, 3]]
     largest = np.where(allowed[whole[:, 3]], memory, 0).max(axis=1)

@@ -93,9 +93,7 @@ def capped(types: ItemTypes, prices: Prices) -> Prices:
 
 def certify(types: ItemTypes, prices: Prices, thresholds: tuple[int, ...]) -> Certificate:
     """The bound that (capped) prices prove, with the patterns on each GPU type worth more than its threshold."""
-    found = tuple(
-        each for kind, threshold in enumerate(thresholds) for each in _price(types, prices, kind, threshold)
-    )
+    found = tuple(each for kind, threshold in enumerate(thresholds) for each in _price(types, prices, kind, threshold))
     worth = [max([each.upper for each in found if each.kind == kind], default=0) for kind in range(len(thresholds))]
     total = sum(count * price for count, price in zip(types.count.tolist(), prices.item.tolist(), strict=False))
     best, at = Fraction(0), UNIT
@@ -124,9 +122,7 @@ def _price(types: ItemTypes, prices: Prices, kind: int, threshold: int) -> list[
     return found
 
 
-def _search(
-    types: ItemTypes, kind: int, rows: Ints, value: Ints, first: int, base: int, threshold: int
-) -> Patterns:
+def _search(types: ItemTypes, kind: int, rows: Ints, value: Ints, first: int, base: int, threshold: int) -> Patterns:
     """Best patterns of the types `rows` at `value`, one for each of the `first` of them that has one above threshold."""
     capacity = types.capacity[kind]
     n_anchors = int((value[:first] > 0).sum()) if base == 0 else first
