@@ -21,7 +21,7 @@ from dilu_core.slots import Placement
 from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
 from dilu_core.solvers.placement.choice import Choice, Rule
 from dilu_core.solvers.placement.choose import Chooser
-from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision
+from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision, placed
 from dilu_core.solvers.placement.gradient import Gradient
 from dilu_core.solvers.placement.host_room import choose_host, why_no_host
 from dilu_core.solvers.placement.reasons import refusal
@@ -154,10 +154,7 @@ class ClusterState:
             check.fail(argument, f"is {name!r}, which is placed already; remove it first or use another name.")
 
     def _decision(self, choice: Choice, booking: Booking) -> PlacementDecision:
-        slots = self._bookings.slots(booking)
-        return PlacementDecision(
-            booking.instance.name, True, slots, choice.reason, choice.rule, node=slots[0].node
-        )  # fmt: skip
+        return placed(booking.instance.name, self._bookings.slots(booking), choice)
 
     def _refuse(self, instance: Instance) -> PlacementDecision:
         why = refusal(self._bookings, instance)
