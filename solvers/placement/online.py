@@ -47,7 +47,7 @@ class ClusterState:
             expected not to be able to use grows least. The first needs fewer GPUs, the second packs a full cluster
             tighter.
         mix: only for the second, the arrivals it expects: a `TaskMix`, or a `MixEstimator` that learns it from the
-            instances that `place` is asked for; `None` for one with its defaults.
+            instances that `place` is asked for; `None` for one that halves their weight in 4,000 arrivals.
     Raises `InvalidArgumentError` for arguments that are not such.
     """
 
@@ -75,7 +75,7 @@ class ClusterState:
         self._gradient: Gradient | None = None
         if rule == "fragmentation-gradient":
             given = mix if isinstance(mix, TaskMix) else None
-            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator()
+            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator(half_life_arrivals=4000.0)
             self._gradient = Gradient(self._bookings, mix=given, estimator=learner)
         self._chooser = Chooser(self._bookings, gradient=self._gradient)
 
