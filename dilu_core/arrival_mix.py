@@ -105,7 +105,8 @@ class TaskMix:
         if below.any():
             i = int(np.argmax(below))
             check.fail(f"limit_milli[{i}]", f"is {self.limit_milli[i]}, below request_milli {self.request_milli[i]}.")
-        total = float(weight.sum()) if weight.size else 1.0
+        with np.errstate(over="ignore"):
+            total = float(weight.sum()) if weight.size else 1.0
         # what adds up to 1 already is left alone, so that reading a written mix gives the same bits
         if abs(total - 1.0) > 1e-9:
             scale = float(weight.max())  # first: the sum of huge weights may overflow

@@ -1,4 +1,4 @@
-"""Pictures of a plan and of the GPUs of any placement, drawn with matplotlib (the `plot` extra), which is imported on first use."""
+"""Pictures of a plan and of the GPUs of a placement, drawn with matplotlib (the `plot` extra) loaded on first use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".svg", ".pdf")
 _BAR = 0.36  # height of a bar; a GPU has two of them in a row of height 1
 _MOST_LABELLED = 40  # GPUs beyond which bars and names would only smear
-_PARTITION: dict[str, Any] = {"fill": False, "edgecolor": "0.15", "linewidth": 1.2, "linestyle": ":"}
+_PARTITION: dict[str, Any] = {"fill": False, "edgecolor": "0.15", "linewidth": 1.2, "linestyle": ":", "zorder": 3}
 _CHARACTER = 1.1  # per cent of a GPU that a character of a label takes
 
 
@@ -173,20 +173,20 @@ def _overview(problem: PlacementProblem, gpus: Sequence[GpuBookings]) -> Any:
         maps[:, gpu.gpu, column[gpu.node]] = booked[row]
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     ranked, *strips = figure.subplots(4, 1, height_ratios=(2.6, 1, 1, 1))
-    titles = ("SM requests", "SM limits", "memory")
-    for k, title in enumerate(titles):
+    resources = (("SM requests", PALETTE[0]), ("SM limits", PALETTE[1]), ("memory", PALETTE[3]))
+    for k, (title, colour) in enumerate(resources):
         falling = np.append(np.sort(booked[:, k])[::-1], 0.0)
         place = np.arange(falling.size)
         label = f"{title}, {booked[:, k].mean():.1%} on average"
-        ranked.step(place, 100 * falling, where="post", color=PALETTE[k], linewidth=1.8, label=label)
+        ranked.step(place, 100 * falling, where="post", color=colour, linewidth=1.8, label=label)
     ranked.set_xlim(0, len(gpus))
     ranked.set_ylim(0, 105)
     ranked.set_xlabel("active GPUs, for each resource the fullest first")
     ranked.set_ylabel("booked in % of the cap")
     ranked.grid(alpha=0.3)
     ranked.legend(loc="lower left", frameon=False)
-    for k, (axes, title) in enumerate(zip(strips, titles, strict=True)):
-        shade = LinearSegmentedColormap.from_list("booked", ["#f1f1ee", PALETTE[k]])
+    for k, (axes, (title, colour)) in enumerate(zip(strips, resources, strict=True)):
+        shade = LinearSegmentedColormap.from_list("booked", ["#f1f1ee", colour])
         shade.set_bad("white", alpha=0.0)
         image = axes.imshow(100 * maps[k], aspect="auto", cmap=shade, vmin=0, vmax=100, interpolation="nearest")
         axes.set_ylabel(f"{title}\nGPU of the node", fontsize=9)
