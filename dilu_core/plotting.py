@@ -187,7 +187,6 @@ def _overview(problem: PlacementProblem, gpus: Sequence[GpuBookings]) -> Any:
     ranked.legend(loc="lower left", frameon=False)
     for k, (axes, (title, colour)) in enumerate(zip(strips, resources, strict=True)):
         shade = LinearSegmentedColormap.from_list("booked", ["#f1f1ee", colour])
-        shade.set_bad("white", alpha=0.0)
         image = axes.imshow(100 * maps[k], aspect="auto", cmap=shade, vmin=0, vmax=100, interpolation="nearest")
         axes.set_ylabel(f"{title}\nGPU of the node", fontsize=9)
         axes.set_yticks(range(0, maps.shape[1], max(1, maps.shape[1] // 4)))
