@@ -21,7 +21,7 @@ from dilu_core.slots import Placement
 from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
 from dilu_core.solvers.placement.choice import Choice, Rule
 from dilu_core.solvers.placement.choose import Chooser
-from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision
+from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision, placed
 from dilu_core.solvers.placement.gradient import Gradient
 from dilu_core.solvers.placement.host_room import choose_host, why_no_host
 from dilu_core.solvers.placement.reasons import refusal
@@ -47,7 +47,7 @@ class ClusterState:
             expected not to be able to use grows least. The first needs fewer GPUs, the second packs a full cluster
             tighter.
         mix: only for the second, the arrivals it expects: a `TaskMix`, or a `MixEstimator` that learns it from the
-            instances that `place` is asked for; `None` for one with its defaults.
+            instances that `place` is asked for; `None` for one that halves their weight in 4,000 arrivals.
     Raises `InvalidArgumentError` for arguments that are not such.
     """
 
@@ -75,7 +75,7 @@ class ClusterState:
         self._gradient: Gradient | None = None
         if rule == "fragmentation-gradient":
             given = mix if isinstance(mix, TaskMix) else None
-            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator()
+            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator(half_life_arrivals=4000.0)
             self._gradient = Gradient(self._bookings, mix=given, estimator=learner)
         self._chooser = Chooser(self._bookings, gradient=self._gradient)
 
@@ -154,10 +154,7 @@ class ClusterState:
             check.fail(argument, f"is {name!r}, which is placed already; remove it first or use another name.")
 
     def _decision(self, choice: Choice, booking: Booking) -> PlacementDecision:
-        slots = self._bookings.slots(booking)
-        return PlacementDecision(
-            booking.instance.name, True, slots, choice.reason, choice.rule, node=slots[0].node
-        )  # fmt: skip
+        return placed(booking.instance.name, self._bookings.slots(booking), choice)
 
     def _refuse(self, instance: Instance) -> PlacementDecision:
         why = refusal(self._bookings, instance)
