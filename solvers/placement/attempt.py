@@ -1,7 +1,6 @@
 """One seeded attempt at a placement: construct, pack by local search beside column generation, search neighbourhoods.
 
-    construct -> a little local search, whose GPUs are first columns
-              -> local search on shares of a GPU, while column generation raises the bound in another thread
+    construct -> local search on shares of a GPU, while column generation raises the bound in another thread
               -> local search on the prices of the converged program, from where the search on shares ended
               -> neighbourhoods by CP-SAT
 
@@ -13,10 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from dilu_core._checks import LARGEST
@@ -43,8 +41,7 @@ _BUILD_SHARE = 0.1  # of the time for trying several constructions
 _PACK_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
 _ALL_PACK_SHARE = 0.97  # the same where every instance may move, so that neighbourhoods have little to add
 _AFTERWARDS_S = 4e-5  # per instance: to write the placement down when the search is over
-_FIRST_STEPS = 300  # per item, before column generation starts from the GPUs found
-_SHARE_STEPS, _MOST_SHARE_STEPS = 4_000, 100_000_000  # per item and in all, while column generation runs
+_SHARE_STEPS, _MOST_SHARE_STEPS = 4_000, 30_000_000  # per item and in all, while column generation runs
 
 Report = Callable[[int, int], None]
 """Told the GPUs of the incumbent and the bound."""
@@ -118,7 +115,12 @@ def attempt(task: Task, report: Report | None = None, executor: Executor | None 
     try:
         packing.tell()
         if limit is not Limit.INTERRUPTED:
-            if not current and task.seconds and not is_small(search) and not task.enough(search.value, task.bound.value):
+            if (
+                not current
+                and task.seconds
+                and not is_small(search)
+                and not task.enough(search.value, task.bound.value)
+            ):
                 packing.run(deadline, executor)
             limit = improve(
                 search,
@@ -168,25 +170,22 @@ class _Packing:
         share = _ALL_PACK_SHARE if len(movable) == len(task.wanted) else _PACK_SHARE
         pause = deadline - (1 - share) * max(0.0, deadline - time.perf_counter())
         others = search.value.gpus - bins.used  # GPUs without anything that may move, and partitioned ones
-        with _running(executor) as run_parts:
-            local = LocalSearch(bins, task.seed, run_parts, lambda used: self.tell(others + used))
-            try:
-                self._stages(local, movable, others, pause)
-            finally:
-                self.steps = local.steps
-                self._accept(local.best, movable)
+        local = LocalSearch(bins, task.seed, lambda used: self.tell(others + used))
+        try:
+            self._stages(local, movable, others, pause, executor)
+        finally:
+            self.steps = local.steps
+            self._accept(local.best, movable)
 
-    def _stages(self, local: LocalSearch, movable: list[Booking], others: int, pause: float) -> None:
+    def _stages(
+        self, local: LocalSearch, movable: list[Booking], others: int, pause: float, executor: Executor | None
+    ) -> None:
         task, search = self.task, self.search
 
         def target() -> int:
             return task.fewest(self.bound.value) - others
 
-        local.run(target=target(), deadline=pause, steps_per_item=_FIRST_STEPS)
-        n = len(movable)
-        with BoundRace(
-            task.problem, task.wanted, _patterns(task, search, local.best, movable), known=self.bound, deadline=pause
-        ) as race:
+        with BoundRace(task.problem, task.wanted, known=self.bound, deadline=pause) as race:
 
             def look() -> bool:
                 if race.best.value > self.bound.value:
@@ -194,18 +193,19 @@ class _Packing:
                     self.tell(others + local.best.used)
                 return search.value.unplaced == 0 and local.best.used <= target()
 
-            local.run(
-                target=target(), deadline=pause, steps_per_item=min(_SHARE_STEPS, _MOST_SHARE_STEPS // n), stop=look
-            )
+            steps = min(_SHARE_STEPS, _MOST_SHARE_STEPS // len(movable))
+            with _running(executor, spare=1) as run_parts:
+                local.run(run_parts, target=target(), deadline=pause, steps_per_item=steps, stop=look)
             while not look() and not race.is_over and time.perf_counter() < pause:
                 time.sleep(0.005)
             price = race.prices() if not look() else None
             if price is not None:
                 number = {each.name: i for i, each in enumerate(task.wanted)}
                 local.resize(normalised(price[[number[booking.instance.name] for booking in movable]]))
-                local.run(target=target(), deadline=pause, stop=look)
-            look()
-        search.was_cut |= local.was_cut or not race.has_converged
+                with _running(executor) as run_parts:
+                    local.run(run_parts, target=target(), deadline=pause, stop=look)
+            converged = race.has_converged
+        search.was_cut |= local.was_cut or not converged
 
     def _accept(self, best: Bins, movable: list[Booking]) -> None:
         """Write what local search found into the ledger, and take it back where the objective likes it less."""
@@ -219,24 +219,13 @@ class _Packing:
 
 
 @contextmanager
-def _running(executor: Executor | None) -> Iterator[RunParts]:
-    """Runs parts on an executor, or on the cores of this machine."""
+def _running(executor: Executor | None, *, spare: int = 0) -> Iterator[RunParts]:
+    """Runs parts on an executor, or on the cores of this machine but some to spare."""
     if executor is not None:
         yield lambda parts: executor.map(anneal_part, parts)
         return
-    with parts_on_cores() as run_parts:
+    with parts_on_cores(spare=spare) as run_parts:
         yield run_parts
-
-
-def _patterns(task: Task, search: Search, bins: Bins, movable: list[Booking]) -> list[list[int]]:
-    """The instances, by number among those wanted, that sit on each GPU: first columns for column generation."""
-    number = {each.name: i for i, each in enumerate(task.wanted)}
-    names = [number[booking.instance.name] for booking in movable]
-    return [
-        [names[item] for item in members[:count]]
-        for members, count, stays in zip(bins.members.tolist(), bins.count.tolist(), bins.stays.tolist(), strict=True)
-        if count and not stays
-    ]
 
 
 def _build(task: Task, current: Mapping[str, Booking], deadline: float) -> Construction:

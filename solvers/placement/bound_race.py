@@ -29,12 +29,11 @@ class BoundRace:
         self,
         problem: PlacementProblem,
         wanted: Sequence[Instance],
-        patterns: Sequence[Sequence[int]],
         *,
         known: Bound,
         deadline: float,
     ) -> None:
-        self._problem, self._wanted, self._patterns = problem, wanted, patterns
+        self._problem, self._wanted = problem, wanted
         self._best, self._deadline = known, deadline
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)
@@ -50,9 +49,13 @@ class BoundRace:
 
     def _run(self) -> ColumnBound:
         return column_bound(
-            self._problem.cluster, self._problem.oversubscription, self._wanted, patterns=self._patterns,
-            deadline=self._deadline, stop=self._stop.is_set, report=self._better,
-        )  # fmt: skip
+            self._problem.cluster,
+            self._problem.oversubscription,
+            self._wanted,
+            deadline=self._deadline,
+            stop=self._stop.is_set,
+            report=self._better,
+        )
 
     def _better(self, value: int) -> None:
         if value > self._best.value:
@@ -84,6 +87,6 @@ class BoundRace:
         price = np.zeros(len(self._wanted))
         for generation, members in self._future.result().generations:
             types = generation.types
-            of_type = generation.master.prices()[0]
+            of_type = generation.master.item_price
             np.add.at(price, np.asarray(members, np.int64)[types.owner], of_type[types.type_of])
         return price

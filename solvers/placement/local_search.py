@@ -37,6 +37,7 @@ _CHUNK = 500_000  # steps between looks at the clock
 _PART = 2_000  # bins of a part, about
 _LEAST_PART = 300  # bins below which a part is not worth dividing
 _ROUND = 1_000  # steps per item in a round
+_MOST_ROUND = 40_000_000  # steps in all in a round
 _LONGEST = 8  # times that, for rounds that try to close a single GPU
 _HOT, _COLD = 0.02, 0.002
 
@@ -89,10 +90,10 @@ RunParts = Callable[[list[Part]], Iterable[Part]]
 
 
 @contextmanager
-def parts_on_cores() -> Iterator[RunParts]:
-    """Runs parts on the cores of this machine; leaving it early makes them stop."""
+def parts_on_cores(*, spare: int = 0) -> Iterator[RunParts]:
+    """Runs parts on the cores of this machine, all but some that others need; leaving it early makes them stop."""
     stop = threading.Event()
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - spare)) as pool:
         try:
             yield lambda parts: pool.map(lambda part: anneal_part(part, stop), parts)
         finally:
@@ -108,7 +109,6 @@ class LocalSearch:
 
     best: Bins
     seed: int
-    run_parts: RunParts
     report: Callable[[int], None] | None = None
     steps: int = 0
     was_cut: bool = False
@@ -118,7 +118,13 @@ class LocalSearch:
         self._random = np.random.default_rng(self.seed)
 
     def run(
-        self, *, target: int, deadline: float, steps_per_item: int = PACKED_STEPS, stop: Callable[[], bool] | None = None
+        self,
+        run_parts: RunParts,
+        *,
+        target: int,
+        deadline: float,
+        steps_per_item: int = PACKED_STEPS,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         """Close GPUs until `target` are left, the steps are made, the deadline has passed, or `stop()` between rounds."""
         n = self.best.demand.shape[0]
@@ -134,8 +140,8 @@ class LocalSearch:
                 if time.perf_counter() >= deadline or (stop is not None and stop()):
                     self.was_cut = True
                     return
-                steps = min(_ROUND * longer * n, budget - self.steps)
-                self._round(work, steps, deadline)
+                steps = min(min(_ROUND * n, _MOST_ROUND) * longer, budget - self.steps)
+                self._round(run_parts, work, steps, deadline)
                 fails += 1
                 if not work.homeless.size or not self._open(work) or fails == 2 or self.best.used - work.used <= 1:
                     break
@@ -168,7 +174,7 @@ class LocalSearch:
         if self.report:
             self.report(bins.used)
 
-    def _round(self, work: Bins, steps: int, deadline: float) -> None:
+    def _round(self, run_parts: RunParts, work: Bins, steps: int, deadline: float) -> None:
         """Deal the used bins out into parts, anneal each with its share of the homeless, and put them together."""
         number = max(2 if work.used >= 2 * _LEAST_PART else 1, round(work.used / _PART))
         chosen = np.array_split(self._random.permutation(work.used), number)
@@ -180,7 +186,7 @@ class LocalSearch:
             items.append(ids)
             parts.append(part)
         left = []
-        for bins, ids, part in zip(chosen, items, self.run_parts(parts), strict=True):
+        for bins, ids, part in zip(chosen, items, run_parts(parts), strict=True):
             work.members[bins] = ids[part.members] if ids.size else 0
             work.count[bins], work.free[bins] = part.count, part.free
             left.append(ids[part.homeless] if ids.size else part.homeless)
@@ -188,9 +194,7 @@ class LocalSearch:
         work.homeless = np.concatenate(left)
 
 
-def _part(
-    work: Bins, bins: Ints, homeless: Ints, steps: int, seed: int, deadline: float
-) -> tuple[Ints, Part]:
+def _part(work: Bins, bins: Ints, homeless: Ints, steps: int, seed: int, deadline: float) -> tuple[Ints, Part]:
     """The items (by number in `work`) of some bins and of those that wait, and the part they make."""
     members, count = work.members[bins], work.count[bins]
     inside = np.arange(members.shape[1]) < count[:, None]
@@ -213,7 +217,7 @@ def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> tup
     """
     bins, movable = bins_of(ledger)
     with parts_on_cores() as run_parts:
-        search = LocalSearch(bins, seed, run_parts)
-        search.run(target=target - (ledger.gpus_used - bins.used), deadline=deadline)
+        search = LocalSearch(bins, seed)
+        search.run(run_parts, target=target - (ledger.gpus_used - bins.used), deadline=deadline)
     write_back(ledger, movable, search.best)
     return search.steps, search.was_cut and search.best.used > max(target, 1)
