@@ -273,5 +273,5 @@ def best_patterns(
                 break
         budget -= nodes
         best_value[row] = best
-        upper[row] = max(best, left_open)
+        upper[row] = max(int(best), int(left_open))
     return best_value, best_pattern, upper

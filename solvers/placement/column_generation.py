@@ -45,6 +45,7 @@ _EXCHANGES = 6  # per type: more make the program larger and no faster
 _STARTERS = 4_000  # items of the packing that gives the first columns
 _TOLERANCE = 1e-7
 _NODES_PER_S = 20_000_000  # of pricing, at the least: it stops within about the time that is left
+_FIRST_NODES = 6_000_000  # of pricing in a round; more only once they find nothing
 _LONGEST_S = 1e6  # a solver's clock counts milliseconds in an integer
 _GLOP = "use_preprocessing: false use_dual_simplex: false"  # so that each solve goes on from the last basis
 
@@ -250,7 +251,7 @@ class ColumnGeneration:
         self.bound = Fraction(0)
         self.rounds = 0
         self.converged = False
-        self._nodes = NODES
+        self._nodes = self._effort = _FIRST_NODES
         self._centre: tuple[Floats, float] | None = None
         self._type_of_instance: dict[int, int] | None = None
         for column in _starters(types):
@@ -266,7 +267,7 @@ class ColumnGeneration:
             left = deadline - time.perf_counter()
             if left <= 0 or (stop is not None and stop()) or not self.master.solve(left):
                 return
-            self._nodes = int(min(NODES, _NODES_PER_S * max(0.02, deadline - time.perf_counter())))
+            self._nodes = int(min(self._effort, _NODES_PER_S * max(0.02, deadline - time.perf_counter())))
             self._round()
             if report is not None and self.value > told:
                 told = self.value
@@ -316,6 +317,9 @@ class ColumnGeneration:
             added = self._price(smooth, _SMOOTHING * centre_memory + (1 - _SMOOTHING) * memory)
         if not added:
             added = self._price(item, memory)
+        if not added and self._effort < NODES:
+            self._effort *= 4  # the search was cut short, or this proves that there is no such pattern
+            return
         self.converged = not added or self.value >= math.ceil(self.master.objective - 1e-6)
 
     def _price(self, at: Floats, memory_at: float) -> int:

@@ -33,7 +33,7 @@ UNIT = 2**40
 _DEAREST = 4.0  # GPUs; only where GPUs of a type run short can an item be worth more than one
 _MOST_CELLS = 2**20  # of an exact table of best single items
 _COARSE_CELLS = 2**17
-NODES = 100_000_000  # of a search over all anchors: about two seconds
+NODES = 96_000_000  # of a search over all anchors: seconds
 _LONGEST = 64  # items of a pattern
 
 
