@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dilu_core.alternatives import alternative_configurations
     from dilu_core.calibration import Calibration
     from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
@@ -157,6 +158,7 @@ __all__ = [
     "Violation",
     "ViolationCode",
     "Workload",
+    "alternative_configurations",
     "calibrate",
     "first_cells",
     "fit_interference",
@@ -189,6 +191,7 @@ __all__ = [
 ]
 
 _NAMES_OF = {
+    "dilu_core.alternatives": ("alternative_configurations",),
     "dilu_core.calibration": ("Calibration",),
     "dilu_core.cluster": (
         "Cluster",

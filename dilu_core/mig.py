@@ -144,3 +144,6 @@ A100_40GB = _nvidia(5)
 
 A100_80GB = _nvidia(10)
 """NVIDIA A100 or H100 with 80 GB, of the MIG User Guide's table of profiles."""
+
+GEOMETRIES = {"A100-40GB": A100_40GB, "A100-80GB": A100_80GB, "H100-80GB": A100_80GB}
+"""Published geometries by the name of the GPU."""

@@ -15,6 +15,7 @@ limit_milli = 1500
 
 [gpu_types.A100-40GB]
 memory_mib = 40960
+# mig = "A100-40GB"                             # optional: partitioned as that GPU of dilu_core.mig.GEOMETRIES
 
 [[nodes]]                                       # `count` > 1 adds -0, -1, ... to the name
 name = "node"
@@ -58,6 +59,7 @@ from dilu_core import _checks as checks
 from dilu_core.cluster import MOST_NODES, Cluster, GpuType, Node, Oversubscription
 from dilu_core.errors import DiluError, FileFormatError, InvalidArgumentError
 from dilu_core.functions import FunctionSpec
+from dilu_core.mig import GEOMETRIES
 from dilu_core.profile_files import read_profiles
 from dilu_core.samples import ProfileSamples
 
@@ -185,9 +187,13 @@ def _cluster(rows: list[dict[str, Any]], gpu_types: object) -> Cluster:
         checks.fail("gpu_types", "is missing; expected a table such as [gpu_types.A100-40GB] with memory_mib.")
     types = {}
     for name, entry in gpu_types.items():
-        values = _table(f"gpu_types.{name}", entry, ("memory_mib",))
+        values = _table(f"gpu_types.{name}", entry, ("memory_mib", "mig"))
         named = {"name": name, **values}
-        types[name] = checks.build(f"gpu_types.{name}", named, GpuType, required=("name", "memory_mib"))
+        if "mig" in values:
+            named["mig"] = GEOMETRIES[checks.choice(f"gpu_types.{name}.mig", values["mig"], tuple(GEOMETRIES))]
+        types[name] = checks.build(
+            f"gpu_types.{name}", named, GpuType, required=("name", "memory_mib"), optional=("mig",)
+        )
     nodes: list[Node] = []
     for i, row in enumerate(rows):
         where = f"nodes[{i}]"

@@ -15,6 +15,7 @@ from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
 from dilu_core.solvers.placement.construct import construct
 from dilu_core.solvers.placement.local_search import squeeze
+from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
 from dilu_core.solvers.quota_search import search_quota
@@ -42,7 +43,7 @@ def warm_up() -> SolveStats:
         state.place(instance)
     state.remove("one")
     apart = (Instance("a", "inference", 600, 600, 1), Instance("b", "inference", 600, 600, 1))
-    built = construct(PlacementProblem(cluster, apart), apart, stay={}, current={}, deadline=0.0)
+    built = construct(PlacementProblem(cluster, apart), apart, Objective(), stay={}, current={}, deadline=0.0)
     squeeze(built.ledger, target=1, deadline=time.perf_counter() + 1.0, seed=0)
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)

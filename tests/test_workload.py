@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dilu_core.cluster import Node
 from dilu_core.errors import FileFormatError
+from dilu_core.mig import A100_40GB
 from dilu_core.workload import read_workload
 
 TABLE = "function,batch,sm_milli,latency_ms,memory_mib\nbert,1,500,10,2000\nbert,2,500,12,2100\nbert,4,1000,9,2300\n"
@@ -79,6 +80,14 @@ def _write_llm(folder: Path, text: str) -> Path:
     rows = "prefill,128,500,30,2000\nprefill,512,500,100,2100\nprefill,1024,1000,110,2300\n"
     (folder / "table.csv").write_text(TABLE + rows, encoding="utf-8")
     return path
+
+
+def test_gpu_types_may_be_partitioned(tmp_path: Path) -> None:
+    """`mig` names a published geometry; another name is refused with those there are."""
+    text = GOOD.replace("memory_mib = 40960", 'memory_mib = 40960\nmig = "A100-40GB"')
+    assert read_workload(_write(tmp_path, text)).cluster.gpu_types[0].mig is A100_40GB
+    with pytest.raises(FileFormatError, match=r"gpu_types\.A100\.mig"):
+        read_workload(_write(tmp_path, text.replace('mig = "A100', 'mig = "B100')))
 
 
 def test_an_llm_has_two_profiles(tmp_path: Path) -> None:
