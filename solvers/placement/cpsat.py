@@ -183,7 +183,7 @@ def _add_hint(model: Model, hint: Mapping[str, Booking]) -> None:
             if not booking.is_split:
                 taken = {Way(row, mib, c) for row, (_, mib) in slots.items()}
                 if booking.mig:
-                    taken = {model.partition_within(name, Way(*slots.keys(), booking.memory_mib[0], c, booking.mig[0]))}
+                    taken = {model.way_within(name, Way(*slots, booking.memory_mib[0], c, booking.mig[0]))}
             used.update(slots)
         split = booking is not None and booking.is_split
         for way, literal in whole.items():

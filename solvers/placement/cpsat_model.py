@@ -20,7 +20,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from dilu_core.cluster import Configuration, Instance
-from dilu_core.mig import MigGeometry, MigSlice
+from dilu_core.mig import MOST_SLICES, MigGeometry, MigSlice
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 
 
@@ -126,7 +126,7 @@ class Model:
         running = None if now is None or not now.mig or now.configuration != c else (now.gpus[0], now.mig[0])
         useful = useful_partitions(geometry, request, mib)
         for row in rows:
-            taken = slices_taken(self.ledger, row, geometry)
+            taken = int(self.ledger.partitions.used[row])
             for each in all_partitions(geometry, request, mib):
                 piece, mask, share = each
                 fits = not mask & taken and self._has_room(row, request, min(configuration.limit_milli, share), mib)
@@ -201,11 +201,11 @@ class Model:
         loads: defaultdict[int, tuple[list[Any], list[Any], list[Any]]] = defaultdict(lambda: ([], [], []))
         for instance in self.instances:
             for way, literal in self.whole[instance.name].items():
-                configuration, limit = instance.configurations[way.configuration], None
+                configuration = instance.configurations[way.configuration]
+                limit = configuration.limit_milli
                 if way.mig is not None:
-                    limit = self._share(way.row, way.mig)
-                request, limit_milli = configuration.request_milli, configuration.limit_milli
-                demand = (request, limit_milli if limit is None else min(limit_milli, limit), way.memory_mib)
+                    limit = min(limit, self.ledger.partitions.share_milli(way.row, way.mig))
+                demand = (configuration.request_milli, limit, way.memory_mib)
                 for load, want in zip(loads[way.row], demand, strict=True):
                     load.append(want * literal)
             for (row, c), literal in self.part[instance.name].items():
@@ -217,29 +217,22 @@ class Model:
             for resource, terms in enumerate(load):
                 self.model.add(sum(terms) <= int(self.ledger.free[row, resource]) * self.used.get(row, 1))
 
-    def _geometry(self, row: int) -> MigGeometry | None:
-        return self.ledger.cluster.nodes[int(self.ledger.node_of[row])].gpu_type.mig
-
-    def _share(self, row: int, piece: MigSlice) -> int:
-        geometry = self._geometry(row)
-        profile = None if geometry is None else geometry.profile(piece.profile)
-        assert profile is not None, "a partition was offered that the GPU does not have"
-        return profile.share_milli
-
     def _add_partitions(self) -> None:
         """No slice of a partitioned GPU is in two partitions."""
         covering: defaultdict[tuple[int, int], list[Any]] = defaultdict(list)
         for ways in self.whole.values():
             for way, literal in ways.items():
-                if way.mig is None:
-                    continue
-                geometry = self._geometry(way.row)
-                profile = None if geometry is None else geometry.profile(way.mig.profile)
-                if profile is not None:
-                    for piece in range(way.mig.start, way.mig.start + profile.slices):
+                for piece in range(MOST_SLICES) if way.mig is not None else ():
+                    if self.mask(way) >> piece & 1:
                         covering[way.row, piece].append(literal)
         for literals in covering.values():
             self.model.add_at_most_one(literals)
+
+    def mask(self, way: Way) -> int:
+        """The slices that a way takes, as bits."""
+        geometry = self.ledger.cluster.nodes[int(self.ledger.node_of[way.row])].gpu_type.mig
+        profile = None if way.mig is None or geometry is None else geometry.profile(way.mig.profile)
+        return 0 if profile is None or way.mig is None else profile.mask(way.mig.start)
 
     def on_node(self, name: str, n: int) -> Any:
         """Whether the instance is on node `n`, as an expression."""
@@ -252,11 +245,12 @@ class Model:
     def _add_host_capacities(self) -> None:
         """CPU and host memory per node that has limits."""
         demands = [(each.name, (each.cpu_milli, each.host_memory_mib)) for each in self.instances]
-        for n in self.rows_of:
-            for resource, free in enumerate(host_free(self.ledger, n)):
-                terms = [d[resource] * self.on_node(name, n) for name, d in demands if d[resource] and free is not None]
-                if terms:
-                    self.model.add(sum(terms) <= free)
+        for resource in range(2):
+            takers = [(name, demand[resource]) for name, demand in demands if demand[resource]]
+            for n in self.rows_of if takers else ():
+                free = int(self.ledger.host_free[n, resource])
+                if sum(demand for _, demand in takers) > free:
+                    self.model.add(sum(demand * self.on_node(name, n) for name, demand in takers) <= free)
 
     def _forbid_meetings(self) -> None:
         """Anti-affinity among the instances themselves; against booked ones it is in the rows each may use."""
@@ -283,6 +277,17 @@ class Model:
                     if refused:
                         self.model.add(sum(refused) <= len(refused) * (1 - here[instance.name]))
 
+    def way_within(self, name: str, way: Way) -> Way:
+        """The offered way that takes no more than `way`, a partition that may have been left out."""
+        if way in self.whole[name]:
+            return way
+        mask = self.mask(way)
+        for other in self.whole[name]:
+            alike = (other.row, other.memory_mib, other.configuration) == (way.row, way.memory_mib, way.configuration)
+            if alike and not self.mask(other) & ~mask:
+                return other
+        return way
+
     def _alike(self) -> tuple[list[list[int]], list[list[int]]]:
         """Groups of empty rows within a node, and of empty nodes, that are interchangeable: nobody runs there now."""
         occupied = {row for booking in self.current.values() for row in booking.gpus}
@@ -291,7 +296,7 @@ class Model:
         for (n, each), free in zip(self.rows_of.items(), rows, strict=True):
             if len(free) == len(each):
                 kind = self.ledger.cluster.nodes[n].gpu_type.name
-                nodes[kind, len(each), *host_free(self.ledger, n)].append(n)
+                nodes[kind, len(each), *self.ledger.host_free[n].tolist()].append(n)
         return [each for each in rows if len(each) > 1], [each for each in nodes.values() if len(each) > 1]
 
     def _break_symmetry(self) -> None:
@@ -302,30 +307,6 @@ class Model:
             for a, b in pairwise(group):
                 used = [sum(self.used[row] for row in self.rows_of[n]) for n in (a, b)]
                 self.model.add(used[0] >= used[1])
-
-
-def host_free(ledger: Bookings, n: int) -> tuple[int | None, int | None]:
-    """CPU and host memory that node `n` has left; `None` where it has no limit."""
-    node = ledger.cluster.nodes[n]
-    there: dict[str, Booking] = {}
-    for row in range(int(ledger.node_start[n]), int(ledger.node_start[n + 1])):
-        there |= ledger.on_gpu[row]
-    cpu = sum(booking.instance.cpu_milli for booking in there.values())
-    memory = sum(booking.instance.host_memory_mib for booking in there.values())
-    return (
-        None if node.cpu_milli is None else node.cpu_milli - cpu,
-        None if node.memory_mib is None else node.memory_mib - memory,
-    )
-
-
-def slices_taken(ledger: Bookings, row: int, geometry: MigGeometry) -> int:
-    """The slices of a partitioned GPU that are in use, as bits."""
-    taken = 0
-    for booking in ledger.on_gpu[row].values():
-        for piece in booking.mig:
-            profile = geometry.profile(piece.profile)
-            taken |= 0 if profile is None else profile.mask(piece.start)
-    return taken
 
 
 Partition = tuple[MigSlice, int, int]

@@ -185,6 +185,7 @@ def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int
         instances,
         hint=held,
         current={each.name: search.current[each.name] for each in instances if each.name in search.current},
+        objective=search.objective,
         most_moves=moves_left,
         deterministic_s=_DETERMINISTIC_WHOLE_S if whole else _DETERMINISTIC_S,
         time_limit_s=left,
@@ -204,7 +205,9 @@ def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int
 
 def _book(ledger: Bookings, bookings: Mapping[str, Booking]) -> None:
     for booking in bookings.values():
-        ledger.book(booking.instance, booking.gpus, booking.memory_mib)
+        ledger.book(
+            booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig
+        )
 
 
 def _is_proof(found: Assignment | None) -> bool:
