@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
 from dilu_core.placement import PlacementProblem
-from dilu_core.solvers.placement.bounds import halves, lower_bound, martello_toth, staircase
+from dilu_core.solvers.placement.bounds import lower_bound
+from dilu_core.solvers.placement.dual_feasible import halves, martello_toth, staircase
 from dilu_core.solvers.placement.place import place
 
 CAPS = Oversubscription()
