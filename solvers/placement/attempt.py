@@ -1,4 +1,13 @@
-"""One seeded attempt at a placement: construct, squeeze, search. Attempts share nothing, so several may run at once."""
+"""One seeded attempt at a placement: construct, pack by local search beside column generation, search neighbourhoods.
+
+    construct -> a little local search, whose GPUs are first columns
+              -> local search on shares of a GPU, while column generation raises the bound in another thread
+              -> local search on the prices of the converged program, from where the search on shares ended
+              -> neighbourhoods by CP-SAT
+
+Attempts share nothing, so several may run at once. Step counts, not clocks, end each stage, unless the time limit does:
+then the outcome says so, as another run may get further in the same time.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +15,20 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from dilu_core._checks import LARGEST
 from dilu_core.cluster import Instance
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import Limit
+from dilu_core.solvers.placement.bins import Bins, bins_of, normalised, write_back
 from dilu_core.solvers.placement.bookings import Booking, Bookings
-from dilu_core.solvers.placement.construct import Construction, construct
-from dilu_core.solvers.placement.local_search import squeeze
+from dilu_core.solvers.placement.bound_race import BoundRace
+from dilu_core.solvers.placement.bounds import Bound
+from dilu_core.solvers.placement.construct import Construction, construct, ledger_of
+from dilu_core.solvers.placement.local_search import LocalSearch, RunParts, anneal_part, parts_on_cores
 from dilu_core.solvers.placement.neighbourhood import Search, improve, is_small
 from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.value import Value
@@ -22,9 +36,18 @@ from dilu_core.solvers.placement.value import Value
 ATTEMPTS = 4
 """Seeds tried where an executor is given."""
 
-_SQUEEZE_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
+PARTITIONED = 10_000
+"""Instances beyond which an executor anneals parts of one search, instead of searching with several seeds."""
 
-Report = Callable[[int], None]
+_BUILD_SHARE = 0.1  # of the time for trying several constructions
+_PACK_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
+_ALL_PACK_SHARE = 0.97  # the same where every instance may move, so that neighbourhoods have little to add
+_AFTERWARDS_S = 4e-5  # per instance: to write the placement down when the search is over
+_FIRST_STEPS = 300  # per item, before column generation starts from the GPUs found
+_SHARE_STEPS, _MOST_SHARE_STEPS = 4_000, 100_000_000  # per item and in all, while column generation runs
+
+Report = Callable[[int, int], None]
+"""Told the GPUs of the incumbent and the bound."""
 
 
 @dataclass(frozen=True)
@@ -33,30 +56,29 @@ class Task:
 
     problem: PlacementProblem
     wanted: tuple[Instance, ...]
-    bound: int
+    bound: Bound
     gap: float
     max_migrations: int | None
     seconds: float
     seed: int
     objective: Objective = field(default_factory=Objective)
 
-    @property
-    def fewest(self) -> int:
-        """GPUs on which a placement of everything is good enough."""
-        return math.floor(min(self.bound * (1 + self.gap) + 1e-9, LARGEST))
-
     def key(self, found: Value) -> tuple[int, ...]:
         """What placements are compared by."""
         return self.objective.key(found)
 
-    def enough(self, found: Value) -> bool:
+    def fewest(self, bound: int) -> int:
+        """GPUs on which a placement of everything is good enough, by a bound."""
+        return math.floor(min(bound * (1 + self.gap) + 1e-9, LARGEST))
+
+    def enough(self, found: Value, bound: int) -> bool:
         """Whether the GPUs used are as few as asked for, everything being placed."""
-        return found.unplaced == 0 and found.gpus <= self.fewest
+        return found.unplaced == 0 and found.gpus <= self.fewest(bound)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best placement of an attempt, whether it is proven best, what cut the attempt short, and counts of work.
+    """The best placement of an attempt, whether it is proven best, what cut the attempt short, the best bound, and counts.
 
     `proves_gpus` is stronger than `is_exact`: best among all placements, not only within a budget of migrations.
     """
@@ -66,56 +88,162 @@ class Outcome:
     is_exact: bool
     proves_gpus: bool
     limit: Limit | None
+    bound: Bound
     counts: Mapping[str, int]
 
 
 def run_attempts(task: Task, executor: Executor | None, report: Report | None) -> Outcome:
-    """The best outcome of one attempt here, or of `ATTEMPTS` with consecutive seeds on `executor`."""
-    if executor is None:
-        return attempt(task, report)
+    """The best outcome of an attempt here; with `executor` it runs the parts of it, or `ATTEMPTS` seeds if it is small."""
+    if executor is None or len(task.wanted) > PARTITIONED:
+        return attempt(task, report, executor)
     tasks = [replace(task, seed=task.seed + i) for i in range(ATTEMPTS)]
     outcomes = list(executor.map(attempt, tasks))
     best = min(outcomes, key=lambda outcome: (not outcome.is_exact, task.key(outcome.value)))
+    bound = max((outcome.bound for outcome in outcomes), key=lambda bound: bound.value)
     counts: dict[str, int] = {}
     for outcome in outcomes:
         for what, count in outcome.counts.items():
             counts[what] = counts.get(what, 0) + count
-    return replace(best, counts=counts)
+    return replace(best, bound=bound, counts=counts)
 
 
-def attempt(task: Task, report: Report | None = None) -> Outcome:
-    """Construct, squeeze by local search, then search neighbourhoods; an interrupt ends it with what it has."""
-    deadline = time.perf_counter() + task.seconds
+def attempt(task: Task, report: Report | None = None, executor: Executor | None = None) -> Outcome:
+    """Construct, pack, then search neighbourhoods; an interrupt ends it with what it has."""
+    deadline = time.perf_counter() + max(0.0, task.seconds - _AFTERWARDS_S * len(task.wanted))
     current = _current(task.problem)
     built = _build(task, current, deadline)
     search = Search(built.ledger, task.wanted, current, task.max_migrations, task.objective)
-    steps, limit = 0, built.limit
+    packing = _Packing(task, search, report)
+    limit = built.limit
     try:
-        if report:
-            report(search.value.gpus)
+        packing.tell()
         if limit is not Limit.INTERRUPTED:
-            if not current and task.seconds and not is_small(search) and not task.enough(search.value):
-                pause = deadline - (1 - _SQUEEZE_SHARE) * max(0.0, deadline - time.perf_counter())
-                steps, search.was_cut = squeeze(search.ledger, target=task.fewest, deadline=pause, seed=task.seed)
-                search.keep()
-            limit = improve(search, enough=task.enough, deadline=deadline, seed=task.seed, report=report)
+            if not current and task.seconds and not is_small(search) and not task.enough(search.value, task.bound.value):
+                packing.run(deadline, executor)
+            limit = improve(
+                search,
+                enough=lambda found: task.enough(found, packing.bound.value),
+                deadline=deadline,
+                seed=task.seed,
+                report=lambda gpus: packing.tell(),
+            )
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED
     if limit in (None, Limit.ITERATIONS) and (built.limit is Limit.TIME or search.was_cut):
         limit = Limit.TIME  # another run may get further in the same time: only this says that the answer may differ
-    if limit is None and search.value.unplaced == 0 and search.value.gpus > task.bound and not search.is_exact:
+    best, bound = search.value, packing.bound
+    if limit is None and best.unplaced == 0 and best.gpus > bound.value and not search.is_exact:
         limit = Limit.GAP
-    counts = {"constructions": built.tried, "local_search_steps": steps, "neighbourhoods": search.neighbourhoods}
+    if best.unplaced == 0 and best.gpus == bound.value and limit is Limit.TIME:
+        limit = None  # it is proven that no other run uses fewer GPUs
     rationed = bool(current) and task.max_migrations is not None
-    if search.is_exact and rationed and not task.enough(search.value):
+    if search.is_exact and rationed and not task.enough(best, bound.value):
         limit = Limit.MIGRATIONS
-    return Outcome(search.best, search.value, search.is_exact, search.is_exact and not rationed, limit, counts)
+    counts = {
+        "constructions": built.tried, "local_search_steps": packing.steps, "neighbourhoods": search.neighbourhoods
+    }  # fmt: skip
+    return Outcome(search.best, best, search.is_exact, search.is_exact and not rationed, limit, bound, counts)
+
+
+class _Packing:
+    """Local search on the ledger of `search`, with column generation beside it; tells of every better GPU or bound."""
+
+    def __init__(self, task: Task, search: Search, report: Report | None) -> None:
+        self.task, self.search, self.bound, self.steps = task, search, task.bound, 0
+        self._report, self._told = report, (-1, -1)
+
+    def tell(self, gpus: int | None = None, bound: int | None = None) -> None:
+        """Tell the GPUs and the bound, where either is new."""
+        now = self.search.value.gpus if gpus is None else gpus, self.bound.value if bound is None else bound
+        if self._report and now != self._told:
+            self._told = now
+            self._report(*now)
+
+    def run(self, deadline: float, executor: Executor | None) -> None:
+        """Search until it is enough, the steps of every stage are made, or its share of the time is over."""
+        task, search = self.task, self.search
+        bins, movable = bins_of(search.ledger)
+        if len(movable) < 2:
+            return
+        share = _ALL_PACK_SHARE if len(movable) == len(task.wanted) else _PACK_SHARE
+        pause = deadline - (1 - share) * max(0.0, deadline - time.perf_counter())
+        others = search.value.gpus - bins.used  # GPUs without anything that may move, and partitioned ones
+        with _running(executor) as run_parts:
+            local = LocalSearch(bins, task.seed, run_parts, lambda used: self.tell(others + used))
+            try:
+                self._stages(local, movable, others, pause)
+            finally:
+                self.steps = local.steps
+                self._accept(local.best, movable)
+
+    def _stages(self, local: LocalSearch, movable: list[Booking], others: int, pause: float) -> None:
+        task, search = self.task, self.search
+
+        def target() -> int:
+            return task.fewest(self.bound.value) - others
+
+        local.run(target=target(), deadline=pause, steps_per_item=_FIRST_STEPS)
+        n = len(movable)
+        with BoundRace(
+            task.problem, task.wanted, _patterns(task, search, local.best, movable), known=self.bound, deadline=pause
+        ) as race:
+
+            def look() -> bool:
+                if race.best.value > self.bound.value:
+                    self.bound = race.best
+                    self.tell(others + local.best.used)
+                return search.value.unplaced == 0 and local.best.used <= target()
+
+            local.run(
+                target=target(), deadline=pause, steps_per_item=min(_SHARE_STEPS, _MOST_SHARE_STEPS // n), stop=look
+            )
+            while not look() and not race.is_over and time.perf_counter() < pause:
+                time.sleep(0.005)
+            price = race.prices() if not look() else None
+            if price is not None:
+                number = {each.name: i for i, each in enumerate(task.wanted)}
+                local.resize(normalised(price[[number[booking.instance.name] for booking in movable]]))
+                local.run(target=target(), deadline=pause, stop=look)
+            look()
+        search.was_cut |= local.was_cut or not race.has_converged
+
+    def _accept(self, best: Bins, movable: list[Booking]) -> None:
+        """Write what local search found into the ledger, and take it back where the objective likes it less."""
+        search = self.search
+        write_back(search.ledger, movable, best)
+        before, kept = search.value, search.best
+        search.keep()
+        if self.task.key(search.value) > self.task.key(before):
+            search.ledger = ledger_of(self.task.problem, kept)
+            search.keep()
+
+
+@contextmanager
+def _running(executor: Executor | None) -> Iterator[RunParts]:
+    """Runs parts on an executor, or on the cores of this machine."""
+    if executor is not None:
+        yield lambda parts: executor.map(anneal_part, parts)
+        return
+    with parts_on_cores() as run_parts:
+        yield run_parts
+
+
+def _patterns(task: Task, search: Search, bins: Bins, movable: list[Booking]) -> list[list[int]]:
+    """The instances, by number among those wanted, that sit on each GPU: first columns for column generation."""
+    number = {each.name: i for i, each in enumerate(task.wanted)}
+    names = [number[booking.instance.name] for booking in movable]
+    return [
+        [names[item] for item in members[:count]]
+        for members, count, stays in zip(bins.members.tolist(), bins.count.tolist(), bins.stays.tolist(), strict=True)
+        if count and not stays
+    ]
 
 
 def _build(task: Task, current: Mapping[str, Booking], deadline: float) -> Construction:
     """The better of building on what runs and of building afresh, which only counts where it puts nobody out."""
+    deadline = time.perf_counter() + _BUILD_SHARE * max(0.0, deadline - time.perf_counter())
     built = construct(task.problem, task.wanted, task.objective, stay=current, current=current, deadline=deadline)
-    if not current or task.max_migrations is not None or not task.seconds or task.enough(built.value):
+    if not current or task.max_migrations is not None or not task.seconds or task.enough(built.value, task.bound.value):
         return built
     if built.limit is Limit.INTERRUPTED:
         return built
@@ -131,7 +259,4 @@ def _current(problem: PlacementProblem) -> dict[str, Booking]:
         return {}
     ledger = Bookings(problem.cluster, problem.oversubscription)
     instances = {instance.name: instance for instance in problem.instances}
-    return {
-        name: Booking(instances[name], ledger.rows(slots), tuple(slot.memory_mib for slot in slots))
-        for name, slots in problem.current.items()
-    }
+    return {name: ledger.booking(instances[name], slots) for name, slots in problem.current.items()}

@@ -1,40 +1,209 @@
-"""Local search over active GPUs: give one up, and anneal its instances into the others; repeat while it succeeds.
+"""Local search over active GPUs: close some, and anneal their instances into the others; repeat while it succeeds.
 
-It moves only instances that are free to sit anywhere: on one GPU, not splittable over several, without GPU types and
-outside all anti-affinity. The others stay where they are and count as used room. At millions of steps a second this is
-the strongest improver for many small instances; what involves gangs, splits and affinities is left to CP-SAT.
+    close the least filled GPUs, half as many as the bound may allow
+    -> rounds: deal GPUs out into parts at random, anneal each part apart (on as many cores as there are), put together
+    -> what is left without a GPU gets new ones; if they are fewer than were closed, that is the new incumbent
+    -> close more while it succeeds, fewer when it fails; at one GPU, ever longer rounds
+
+Parts make the search work at any size: theirs is a number of GPUs that stays in a core's cache, and the answer does not
+depend on how many cores share them (partitioned optimization: Narayanan et al., "Solving large-scale granular resource
+allocation problems efficiently with POP", SOSP 2021, doi 10.1145/3477132.3483588; here parts are dealt anew each round,
+which repairs what a partition spoils). At millions of steps a second and core this is the strongest improver for many
+small instances; what involves gangs, splits, affinity and partitions stays put, and is left to CP-SAT.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.annealing import anneal
-from dilu_core.solvers.placement.bookings import Booking, Bookings
-
-_CHUNK = 100_000  # steps between looks at the clock
-_STEPS_PER_INSTANCE = 10_000  # for giving up one GPU, before it is taken to be too hard
-_TEMPERATURE = 0.02
+from dilu_core.solvers.placement.bins import Bins, bins_of, write_back
+from dilu_core.solvers.placement.bookings import Bookings
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_CHUNK = 500_000  # steps between looks at the clock
+_PART = 2_000  # bins of a part, about
+_LEAST_PART = 300  # bins below which a part is not worth dividing
+_ROUND = 1_000  # steps per item in a round
+_LONGEST = 8  # times that, for rounds that try to close a single GPU
+_HOT, _COLD = 0.02, 0.002
+
+PACKED_STEPS = 60_000
+"""Steps per item after which a search without a clock takes the GPUs it has for few enough."""
 
 
 @dataclass
-class _Bins:
-    """Active GPUs as bins: rows in the ledger, movable members, and room; the arrays `anneal` works on."""
+class Part:
+    """A part of the bins with the items in them, as arrays of their own, and how to anneal them: all a worker needs.
 
-    rows: Ints
+    It is annealed `until` a time of the wall clock, which workers in other processes read as well.
+    """
+
+    demand: Ints
+    size: Floats
+    ties: Ints
+    has_ties: bool
     members: Ints
     count: Ints
     free: Ints
-    fixed: NDArray[np.bool_]
+    fill: Floats
+    bars: Ints
+    homeless: Ints
+    steps: int
+    seed: int
+    until: float
+    done: int = 0
 
-    def copy(self) -> _Bins:
-        return _Bins(self.rows.copy(), self.members.copy(), self.count.copy(), self.free.copy(), self.fixed.copy())
+
+def anneal_part(part: Part, stop: threading.Event | None = None) -> Part:
+    """Anneal a part in place, and give it back; `stop` or the clock ends it early."""
+    homeless = np.zeros(part.demand.shape[0], np.int64)
+    waiting = part.homeless.size
+    homeless[:waiting] = part.homeless
+    random = np.array([part.seed % 2147483646 + 1], np.int64)
+    while waiting and part.done < part.steps and time.time() < part.until and not (stop and stop.is_set()):
+        steps = min(_CHUNK, part.steps - part.done)
+        hot, cold = (_HOT * (_COLD / _HOT) ** (at / part.steps) for at in (part.done, part.done + steps))
+        waiting, made = anneal(
+            part.demand, part.size, part.ties, part.has_ties, part.members, part.count, part.free, part.fill,
+            part.bars, homeless, waiting, steps, hot, cold, random,
+        )  # fmt: skip
+        part.done += made
+    part.homeless = homeless[:waiting].copy()
+    return part
+
+
+RunParts = Callable[[list[Part]], Iterable[Part]]
+
+
+@contextmanager
+def parts_on_cores() -> Iterator[RunParts]:
+    """Runs parts on the cores of this machine; leaving it early makes them stop."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+        try:
+            yield lambda parts: pool.map(lambda part: anneal_part(part, stop), parts)
+        finally:
+            stop.set()
+
+
+@dataclass
+class LocalSearch:
+    """A search over bins that goes on where it was left: `best` is its incumbent, whatever happens to the work.
+
+    `steps` made so far; `was_cut` says that a clock ended the last run (else it depends on bins and seed alone).
+    """
+
+    best: Bins
+    seed: int
+    run_parts: RunParts
+    report: Callable[[int], None] | None = None
+    steps: int = 0
+    was_cut: bool = False
+    _random: Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+
+    def run(
+        self, *, target: int, deadline: float, steps_per_item: int = PACKED_STEPS, stop: Callable[[], bool] | None = None
+    ) -> None:
+        """Close GPUs until `target` are left, the steps are made, the deadline has passed, or `stop()` between rounds."""
+        n = self.best.demand.shape[0]
+        budget = self.steps + steps_per_item * n
+        self.was_cut = False
+        closing, longer = self._half_way(target), 1
+        while n > 1 and self.best.used > max(target, 1) and self.steps < budget:
+            work = self.best.copy()
+            if not work.close(min(closing, self.best.used - max(target, 1))):
+                break
+            fails = 0
+            while work.homeless.size and self.steps < budget:
+                if time.perf_counter() >= deadline or (stop is not None and stop()):
+                    self.was_cut = True
+                    return
+                steps = min(_ROUND * longer * n, budget - self.steps)
+                self._round(work, steps, deadline)
+                fails += 1
+                if not work.homeless.size or not self._open(work) or fails == 2 or self.best.used - work.used <= 1:
+                    break
+            if not work.homeless.size:
+                self._take(work)
+                longer = 1
+                closing = max(1, min(closing, self._half_way(target)))
+            elif closing > 1:
+                closing = max(1, min(closing // 2, self._half_way(target)))
+            else:
+                longer = min(2 * longer, _LONGEST)
+
+    def resize(self, size: Floats) -> None:
+        """Go on with other sizes of the items, 1 on average."""
+        self.best = replace(self.best, size=size)
+
+    def _half_way(self, target: int) -> int:
+        return max(1, (self.best.used - target) // 2)
+
+    def _open(self, work: Bins) -> bool:
+        """Whether opening GPUs for those without one gives a better incumbent; if so it is taken."""
+        trial = work.copy()
+        if trial.open_for_homeless() and trial.used < self.best.used:
+            self._take(trial)
+            return True
+        return False
+
+    def _take(self, bins: Bins) -> None:
+        self.best = bins
+        if self.report:
+            self.report(bins.used)
+
+    def _round(self, work: Bins, steps: int, deadline: float) -> None:
+        """Deal the used bins out into parts, anneal each with its share of the homeless, and put them together."""
+        number = max(2 if work.used >= 2 * _LEAST_PART else 1, round(work.used / _PART))
+        chosen = np.array_split(self._random.permutation(work.used), number)
+        homeless = np.array_split(self._random.permutation(work.homeless), number)
+        seeds = self._random.integers(1 << 30, size=number)
+        items, parts = [], []
+        for bins, waiting, seed in zip(chosen, homeless, seeds.tolist(), strict=True):
+            ids, part = _part(work, bins, waiting, steps // number, seed, deadline)
+            items.append(ids)
+            parts.append(part)
+        left = []
+        for bins, ids, part in zip(chosen, items, self.run_parts(parts), strict=True):
+            work.members[bins] = ids[part.members] if ids.size else 0
+            work.count[bins], work.free[bins] = part.count, part.free
+            left.append(ids[part.homeless] if ids.size else part.homeless)
+            self.steps += part.done
+        work.homeless = np.concatenate(left)
+
+
+def _part(
+    work: Bins, bins: Ints, homeless: Ints, steps: int, seed: int, deadline: float
+) -> tuple[Ints, Part]:
+    """The items (by number in `work`) of some bins and of those that wait, and the part they make."""
+    members, count = work.members[bins], work.count[bins]
+    inside = np.arange(members.shape[1]) < count[:, None]
+    items = np.concatenate([members[inside], homeless])
+    local = np.zeros_like(members)
+    local[inside] = np.arange(items.size - homeless.size)
+    size = work.size[items]
+    fill = np.where(inside, size[local], 0.0).sum(axis=1) if items.size else np.zeros(bins.size)
+    return items, Part(
+        work.demand[items], size, work.ties[items], work.has_ties, local, count, work.free[bins], fill,
+        work.bars[bins], np.arange(items.size - homeless.size, items.size), steps, seed,
+        time.time() + deadline - time.perf_counter(),
+    )  # fmt: skip
 
 
 def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> tuple[int, bool]:
@@ -42,88 +211,9 @@ def squeeze(ledger: Bookings, *, target: int, deadline: float, seed: int) -> tup
 
     Returns the steps made, and whether the deadline cut them short (else they depend on ledger and seed alone).
     """
-    movable = [booking for booking in ledger.by_name.values() if _is_free(ledger, booking)]
-    if len(movable) < 2:
-        return 0, False
-    demand = np.array([(b.instance.request_milli, b.limit_milli, b.memory_mib[0]) for b in movable], np.int64)
-    share = demand / np.maximum(ledger.capacity.max(axis=0), 1)
-    size = share @ share.mean(axis=0)
-    size = size / max(float(size.mean()), 1e-12)
-    best = bins = _bins(ledger, movable)
-    random = np.array([seed % 2147483646 + 1], np.int64)
-    homeless = np.zeros(len(movable), np.int64)
-    steps, late = 0, time.perf_counter() >= deadline
-    while bins.rows.size > max(target, 1) and not late:
-        trial = best.copy()
-        waiting = _give_up_one(trial, size, homeless)
-        if waiting < 0:
-            break
-        budget = _STEPS_PER_INSTANCE * len(movable)
-        while waiting and budget > 0 and not late:
-            chunk = min(_CHUNK, budget)
-            waiting = anneal(
-                demand, size, trial.members, trial.count, trial.free, trial.rows.size, homeless, waiting, chunk,
-                _TEMPERATURE, random,
-            )  # fmt: skip
-            budget -= chunk
-            steps += chunk
-            late = time.perf_counter() >= deadline
-        if waiting:
-            break
-        best = bins = trial
-    _write_back(ledger, movable, best)
-    return steps, late and best.rows.size > target
-
-
-def _is_free(ledger: Bookings, booking: Booking) -> bool:
-    instance = booking.instance
-    return (
-        len(booking.gpus) == 1
-        and instance.gpus == 1
-        and instance.gpu_types is None
-        and not instance.affinity
-        and not instance.anti_affinity
-        and instance.function not in ledger.refused_on
-    )
-
-
-def _bins(ledger: Bookings, movable: list[Booking]) -> _Bins:
-    rows = np.flatnonzero(ledger.held)
-    number = {int(row): i for i, row in enumerate(rows)}
-    inside: list[list[int]] = [[] for _ in rows]
-    for k, booking in enumerate(movable):
-        inside[number[booking.gpus[0]]].append(k)
-    count = np.array([len(each) for each in inside], np.int64)
-    members = np.zeros((rows.size, 2 * int(count.max()) + 4), np.int64)
-    for i, each in enumerate(inside):
-        members[i, : len(each)] = each
-    return _Bins(rows, members, count, ledger.free[rows], count < ledger.held[rows])
-
-
-def _give_up_one(bins: _Bins, size: NDArray[np.float64], homeless: Ints) -> int:
-    """Drop the least filled bin of movable instances alone; they become homeless. -1 where there is no such bin."""
-    fill = np.array([size[row[:n]].sum() for row, n in zip(bins.members, bins.count, strict=True)])
-    fill[bins.fixed] = np.inf
-    b = int(np.argmin(fill))
-    if not np.isfinite(fill[b]):
-        return -1
-    waiting = int(bins.count[b])
-    homeless[:waiting] = bins.members[b, :waiting]
-    keep = np.arange(bins.rows.size) != b
-    bins.rows, bins.members, bins.count = bins.rows[keep], bins.members[keep], bins.count[keep]
-    bins.free, bins.fixed = bins.free[keep], bins.fixed[keep]
-    return waiting
-
-
-def _write_back(ledger: Bookings, movable: list[Booking], bins: _Bins) -> None:
-    """Book every movable instance where it ended up; all leave first, so that no step needs more room than there is."""
-    target = {
-        movable[k].instance.name: int(row)
-        for row, each, n in zip(bins.rows, bins.members, bins.count, strict=True)
-        for k in each[:n].tolist()
-    }
-    moving = [booking for booking in movable if target[booking.instance.name] != booking.gpus[0]]
-    for booking in moving:
-        ledger.cancel(booking.instance.name)
-    for booking in moving:
-        ledger.book(booking.instance, (target[booking.instance.name],), booking.memory_mib)
+    bins, movable = bins_of(ledger)
+    with parts_on_cores() as run_parts:
+        search = LocalSearch(bins, seed, run_parts)
+        search.run(target=target - (ledger.gpus_used - bins.used), deadline=deadline)
+    write_back(ledger, movable, search.best)
+    return search.steps, search.was_cut and search.best.used > max(target, 1)

@@ -100,19 +100,21 @@ def place(
     task = Task(
         problem,
         wanted,
-        bound.value,
+        bound,
         gap,
         max_migrations,
         max(0.0, started + seconds - time.perf_counter()),
         seed,
         objective,
     )
-    outcome = run_attempts(task, executor, _reporter(progress, bound, started))
+    outcome = run_attempts(task, executor, _reporter(progress, started))
+    bound = outcome.bound
 
     ledger = Bookings(problem.cluster, problem.oversubscription)
     for each in wanted:
         if each.name in outcome.bookings:
-            ledger.book(each, outcome.bookings[each.name].gpus, outcome.bookings[each.name].memory_mib)
+            booking = outcome.bookings[each.name]
+            ledger.book(each, booking.gpus, booking.memory_mib, booking.configuration, booking.mig)
     homeless = {each.name: why_not_now(ledger, each) for each in wanted if each.name not in ledger.by_name}
     if homeless:
         placed = [booking.instance for booking in ledger.by_name.values()]
@@ -129,10 +131,10 @@ def place(
     )
 
 
-def _reporter(progress: Progress | None, bound: Bound, started: float) -> Report | None:
+def _reporter(progress: Progress | None, started: float) -> Report | None:
     if progress is None:
         return None
-    return lambda incumbent: progress(incumbent, bound.value, time.perf_counter() - started)
+    return lambda incumbent, bound: progress(incumbent, bound, time.perf_counter() - started)
 
 
 def _termination(outcome: Outcome, gpus: int, bound: Bound, hopeless: int, homeless: int) -> Termination:
