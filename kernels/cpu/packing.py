@@ -1,12 +1,18 @@
-"""Where one instance fits best among GPUs that already hold others: the inner loops of online and static placement.
+"""Where one instance fits best on one GPU: the inner loops of online and static placement.
 
-All kernels read the same columns, one row per GPU, nodes being consecutive rows:
+All kernels read the same columns, one row per GPU, nodes being consecutive rows (`kernels.cpu.ledger` keeps them):
 
     free        (n_gpus, 3) int64    what is left of request [milli], limit [milli], memory [MiB]
     weight      (n_gpus, 3) float64  price of a unit left over in each; the priced rest is a GPU's score, less is better
     held        (n_gpus,)   int64    instances on it; a GPU is active when it holds any
-    preference  (n_gpus,)   int64    -1: this instance must not go there; else greater is liked better
     node_start  (n_nodes + 1,) int64 first row of each node, and one past the last
+    node_state  (n_nodes, 2) int64   active GPUs of the node, and how often it has changed
+    totals      (2,)        int64    active GPUs of the cluster, and the number of nodes up to the last with any
+
+An instance that cannot go or would not like to go everywhere is `special`, and two columns more are read for it:
+
+    preference  (n_gpus,)   int64    -1: it must not go there; else greater is liked better
+    penalty     (n_gpus,)   float64  added to the score
 
 They answer with row numbers, or -1 for none. Ties go to the lowest row, so an answer depends on the columns alone and
 not on the history that led to them.
@@ -18,36 +24,128 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.ledger import ACTIVE, REACH, write
+from dilu_core.kernels.cpu.packing_nodes import best_split
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+NOWHERE, ON_ACTIVE, ON_SPLIT, ON_OPENED = 0, 1, 2, 3
+"""What `place_one` found."""
+
+TRY_ACTIVE, TRY_SPLIT, TRY_OPENING, TRY_SPLIT_OPENING = 1, 2, 4, 8
+"""What `place_one` tries, in this order; bits to be added up."""
+
+SPECIAL, BOOK = 16, 32
+"""Further bits: read `preference` and `penalty`; write what was found into the columns."""
+
 
 @compiled
-def best_active(free: Ints, weight: Floats, held: Ints, preference: Ints, request: int, limit: int, memory: int) -> int:
-    """The active GPU with room, greatest preference first, then least priced rest (best fit)."""
+def place_one(
+    free: Ints,
+    weight: Floats,
+    held: Ints,
+    preference: Ints,
+    penalty: Floats,
+    node_start: Ints,
+    node_of: Ints,
+    node_state: Ints,
+    totals: Ints,
+    chosen: Ints,
+    part: Ints,
+    request: int,
+    limit: int,
+    memory: int,
+    flags: int,
+) -> tuple[int, int, int, int]:
+    """The place of an instance of one GPU: (what was found, its row or -1, number of parts, GPUs opened).
+
+    Rows and memory of the parts of a split instance are in `chosen` and `part`; a split books `request` as its limit.
+    """
+    special = flags & SPECIAL != 0
+    if flags & TRY_ACTIVE:
+        stop = node_start[totals[REACH]]
+        gpu = best_active(free, weight, held, preference, penalty, special, stop, request, limit, memory)[0]
+        if gpu >= 0:
+            if flags & BOOK:
+                write(free, held, node_of, node_state, totals, gpu, request, limit, memory, 1)
+            return ON_ACTIVE, gpu, 1, 0
+    for may_open in (False, True):
+        if may_open and flags & TRY_OPENING:
+            gpu = best_empty(free, held, preference, special, node_start, node_state, request, limit, memory)
+            if gpu >= 0:
+                if flags & BOOK:
+                    write(free, held, node_of, node_state, totals, gpu, request, limit, memory, 1)
+                return ON_OPENED, gpu, 1, 1
+        if flags & (TRY_SPLIT_OPENING if may_open else TRY_SPLIT):
+            count = best_split(
+                free, held, preference, special, node_start, node_state, totals, request, memory, may_open, chosen, part
+            )
+            if count:
+                opened = 0
+                for k in range(count):
+                    opened += 1 if held[chosen[k]] == 0 else 0
+                    if flags & BOOK:
+                        write(free, held, node_of, node_state, totals, chosen[k], request, request, part[k], 1)
+                return ON_SPLIT, -1, count, opened
+    return NOWHERE, -1, 0, 0
+
+
+@compiled
+def best_active(
+    free: Ints,
+    weight: Floats,
+    held: Ints,
+    preference: Ints,
+    penalty: Floats,
+    special: bool,
+    stop: int,
+    request: int,
+    limit: int,
+    memory: int,
+) -> tuple[int, int, float]:
+    """The active GPU before row `stop` with room, greatest preference first, then least priced rest (best fit).
+
+    Returns (row, its preference, its score).
+    """
     best = -1
     best_preference = -1
     best_score = np.inf
-    for g in range(held.size):
+    for g in range(stop):
         if held[g] == 0 or free[g, 0] < request or free[g, 1] < limit or free[g, 2] < memory:
             continue
-        liked = preference[g]
+        liked = preference[g] if special else 0
         if liked < best_preference or liked < 0:
             continue
-        score = (
-            (free[g, 0] - request) * weight[g, 0]
-            + (free[g, 1] - limit) * weight[g, 1]
-            + (free[g, 2] - memory) * weight[g, 2]
-        )
+        score = rest(free, weight, g, request, limit, memory)
+        if special:
+            score += penalty[g]
         if liked > best_preference or score < best_score:
             best, best_preference, best_score = g, liked, score
-    return best
+    return best, best_preference, best_score
+
+
+@compiled
+def rest(free: Ints, weight: Floats, g: int, request: int, limit: int, memory: int) -> float:
+    """The priced rest of GPU `g` with the instance on it."""
+    return (
+        (free[g, 0] - request) * weight[g, 0]
+        + (free[g, 1] - limit) * weight[g, 1]
+        + (free[g, 2] - memory) * weight[g, 2]
+    )
 
 
 @compiled
 def best_empty(
-    free: Ints, held: Ints, preference: Ints, node_start: Ints, request: int, limit: int, memory: int
+    free: Ints,
+    held: Ints,
+    preference: Ints,
+    special: bool,
+    node_start: Ints,
+    node_state: Ints,
+    request: int,
+    limit: int,
+    memory: int,
 ) -> int:
     """The GPU to open: least memory that suffices, then the node with the fewest GPUs still empty.
 
@@ -58,204 +156,20 @@ def best_empty(
     best_memory = 0
     best_empties = 0
     for n in range(node_start.size - 1):
-        empties = 0
-        first = -1
+        empties = node_start[n + 1] - node_start[n] - node_state[n, ACTIVE]
+        if empties == 0:
+            continue
+        room = free[node_start[n], 2]
+        unused = node_state[n, ACTIVE] == 0
+        if unused and best >= 0 and (room > best_memory or (room == best_memory and empties >= best_empties)):
+            continue
         for g in range(node_start[n], node_start[n + 1]):
-            if held[g] == 0:
-                empties += 1
-                fits = free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory
-                if first < 0 and fits and preference[g] >= 0:
-                    first = g
-        if first < 0:
-            continue
-        room = free[first, 2]
-        if best < 0 or room < best_memory or (room == best_memory and empties < best_empties):
-            best, best_memory, best_empties = first, room, empties
-    return best
-
-
-@compiled
-def best_gang(
-    free: Ints,
-    weight: Floats,
-    held: Ints,
-    preference: Ints,
-    node_start: Ints,
-    request: int,
-    limit: int,
-    memory: Ints,
-    chosen: Ints,
-) -> int:
-    """One GPU of one node for each entry of `memory` (in decreasing order): fewest GPUs opened, most liked, best fit.
-
-    Writes the rows into `chosen` and returns the node, or -1. Serving the largest entry first is enough: the GPUs that
-    suit a larger entry also suit a smaller one, so no choice made for the larger can block the smaller beyond need.
-    """
-    size = memory.size
-    picked = np.empty(size, np.int64)
-    best = -1
-    best_opened = 0
-    best_liked = 0
-    best_score = np.inf
-    empty_size = 0
-    empty_memory = 0
-    for n in range(node_start.size - 1):
-        start, stop = node_start[n], node_start[n + 1]
-        suitable = 0
-        active = 0
-        for g in range(start, stop):  # the cheap look that spares most nodes the careful one
-            if preference[g] >= 0 and free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory[size - 1]:
-                suitable += 1
-                active += 1 if held[g] > 0 else 0
-        if suitable < size or (best >= 0 and size - active > best_opened):
-            continue
-        if active == 0:  # one empty node is as good as the next of its shape
-            if stop - start == empty_size and free[start, 2] == empty_memory:
+            if held[g] > 0:
                 continue
-            empty_size, empty_memory = stop - start, free[start, 2]
-        opened = 0
-        liked_sum = 0
-        score_sum = 0.0
-        found = 0
-        while found < size:
-            pick = -1
-            pick_empty = True
-            pick_liked = -1
-            pick_score = np.inf
-            for g in range(start, stop):
-                liked = preference[g]
-                if liked < 0 or free[g, 0] < request or free[g, 1] < limit or free[g, 2] < memory[found]:
-                    continue
-                taken = False
-                for k in range(found):
-                    taken = taken or picked[k] == g
-                empty = held[g] == 0
-                if taken or (pick >= 0 and empty and not pick_empty):
-                    continue
-                score = (
-                    (free[g, 0] - request) * weight[g, 0]
-                    + (free[g, 1] - limit) * weight[g, 1]
-                    + (free[g, 2] - memory[found]) * weight[g, 2]
-                )
-                better = (
-                    (pick_empty and not empty) or liked > pick_liked or (liked == pick_liked and score < pick_score)
-                )
-                if pick < 0 or better:
-                    pick, pick_empty, pick_liked, pick_score = g, empty, liked, score
-            if pick < 0:
+            fits = free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory
+            if fits and (not special or preference[g] >= 0):
+                room = free[g, 2]
+                if best < 0 or room < best_memory or (room == best_memory and empties < best_empties):
+                    best, best_memory, best_empties = g, room, empties
                 break
-            picked[found] = pick
-            opened += 1 if pick_empty else 0
-            liked_sum += pick_liked
-            score_sum += pick_score
-            found += 1
-        if found < size:
-            continue
-        for g in range(start, stop):  # among equals, the node that keeps the fewest other GPUs empty
-            score_sum += 1e-6 if held[g] == 0 else 0.0
-        better = opened < best_opened or (
-            opened == best_opened and (liked_sum > best_liked or (liked_sum == best_liked and score_sum < best_score))
-        )
-        if best < 0 or better:
-            best, best_opened, best_liked, best_score = n, opened, liked_sum, score_sum
-            chosen[:size] = picked
     return best
-
-
-@compiled
-def best_split(
-    free: Ints,
-    held: Ints,
-    preference: Ints,
-    node_start: Ints,
-    request: int,
-    memory: int,
-    may_open: bool,
-    chosen: Ints,
-    part: Ints,
-) -> int:
-    """GPUs of one node that together have `memory` left, each with `request` left of both request and limit.
-
-    Takes the fewest opened, then the fewest parts, then the most liked, then the node left with least memory over;
-    only active GPUs unless `may_open`. Writes rows and memory of the parts into `chosen` and `part` (as long as the
-    largest node has GPUs) and returns how many there are, 0 for none.
-    """
-    picked = np.empty(chosen.size, np.int64)
-    count = 0
-    best_opened = 0
-    best_liked = 0
-    best_rest = 0
-    for n in range(node_start.size - 1):
-        start, stop = node_start[n], node_start[n + 1]
-        room = 0
-        for g in range(start, stop):  # the cheap look that spares most nodes the careful one
-            if preference[g] >= 0 and free[g, 0] >= request and free[g, 1] >= request and (may_open or held[g] > 0):
-                room += min(free[g, 2], memory - 1)
-        if room < memory:
-            continue
-        found = 0
-        total = 0
-        opened = 0
-        while total < memory:  # most memory first, active GPUs before empty ones
-            pick = -1
-            for g in range(start, stop):
-                if preference[g] < 0 or free[g, 0] < request or free[g, 1] < request or free[g, 2] <= 0:
-                    continue
-                if held[g] == 0 and not may_open:
-                    continue
-                taken = False
-                for k in range(found):
-                    taken = taken or picked[k] == g
-                if taken or (pick >= 0 and held[pick] > 0 and held[g] == 0):
-                    continue
-                if pick < 0 or (held[pick] == 0 and held[g] > 0) or free[g, 2] > free[pick, 2]:
-                    pick = g
-            if pick < 0:
-                break
-            picked[found] = pick
-            total += min(free[pick, 2], memory - 1)
-            opened += 1 if held[pick] == 0 else 0
-            found += 1
-        if total < memory:
-            continue
-        k = found - 1
-        while k >= 0:  # an opened GPU may have made an earlier, smaller one needless
-            if total - min(free[picked[k], 2], memory - 1) >= memory and held[picked[k]] > 0:
-                total -= min(free[picked[k], 2], memory - 1)
-                found -= 1
-                for j in range(k, found):
-                    picked[j] = picked[j + 1]
-            k -= 1
-        liked = 0
-        for k in range(found):
-            liked += preference[picked[k]]
-        if found < 2:
-            continue
-        same = count > 0 and opened == best_opened and found == count
-        better = opened < best_opened or (opened == best_opened and found < count)
-        if same:
-            better = liked > best_liked or (liked == best_liked and total - memory < best_rest)
-        if count == 0 or better:
-            count, best_opened, best_liked, best_rest = found, opened, liked, total - memory
-            chosen[:found] = picked[:found]
-    _fill(free, memory, count, chosen, part)
-    return count
-
-
-@compiled
-def _fill(free: Ints, memory: int, count: int, chosen: Ints, part: Ints) -> None:
-    """Divide `memory` over the `count` chosen rows: all they have, but on the one with most request left only the rest.
-
-    What stays free then lies where there are SMs left to use it. At least 1 MiB goes to each.
-    """
-    if count == 0:
-        return
-    last = 0
-    for k in range(count):
-        if free[chosen[k], 0] > free[chosen[last], 0]:
-            last = k
-    chosen[last], chosen[count - 1] = chosen[count - 1], chosen[last]
-    rest = memory
-    for k in range(count):
-        part[k] = min(free[chosen[k], 2], rest - (count - 1 - k))
-        rest -= part[k]
