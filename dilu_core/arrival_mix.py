@@ -53,7 +53,7 @@ def task_shape(instance: Instance, *, largest_gpu_mib: int | None = None) -> Tas
     host = (instance.cpu_milli, instance.host_memory_mib)
     memory = max(instance.memory_per_gpu_mib)
     if instance.splittable and largest_gpu_mib is not None and memory > largest_gpu_mib:
-        parts = math.ceil(memory / largest_gpu_mib)
+        parts = min(math.ceil(memory / largest_gpu_mib), MOST_GPUS_PER_NODE)
         request = instance.request_milli
         return TaskShape(request, request, math.ceil(memory / parts), parts, *host)
     return TaskShape(instance.request_milli, instance.limit_milli, memory, instance.gpus, *host)

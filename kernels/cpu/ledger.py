@@ -95,6 +95,23 @@ def prefer(
 
 
 @compiled
+def penalise(penalty: Floats, has: Bits, of_function: Floats) -> None:
+    """Write into `penalty` the sum over the functions on each GPU of what each costs, `of_function` (64 n_words,)."""
+    one = np.uint64(1)
+    for g in range(penalty.size):
+        total = 0.0
+        for w in range(has.shape[1]):
+            word = has[g, w]
+            number = 64 * w
+            while word != 0:
+                if word & one:
+                    total += of_function[number]
+                word >>= one
+                number += 1
+        penalty[g] = total
+
+
+@compiled
 def obstacles(
     free: Ints,
     has: Bits,
@@ -103,17 +120,19 @@ def obstacles(
     node_start: Ints,
     host_free: Ints,
     node_barred: NDArray[np.bool_],
-    no_slice: NDArray[np.bool_],
+    slices: Ints,
     need: Ints,
     near: Ints,
-) -> tuple[Ints, Ints]:
-    """What keeps an instance off each GPU, as counts of GPUs (7,), and how many were listed in `near` (7,).
+) -> tuple[Ints, Ints, Ints]:
+    """What keeps an instance off each GPU: (GPUs by obstacle (7,), rows listed in `near` (7,), GPUs with room by node).
 
-    `need` (5,) is its request, limit, memory, host CPU and host memory; `no_slice` tells partitioned GPUs without a
-    slice for it. `near` (7, n) receives the first rows where only one thing stood in the way, by that thing.
+    `need` (5,) is its request, limit, memory, host CPU and host memory. `slices` tells of each GPU: 0 it is whole,
+    1 it is partitioned and has a partition for the instance, 2 it has none. `near` (7, n) receives the first rows where
+    only one thing stood in the way, by that thing.
     """
     counts = np.zeros(7, np.int64)
     listed = np.zeros(7, np.int64)
+    room = np.zeros(node_start.size - 1, np.int64)
     words = masks.shape[1]
     for n in range(node_start.size - 1):
         if node_barred[n]:
@@ -127,7 +146,9 @@ def obstacles(
             found = 0
             last = 0
             for what in range(7):
-                if what < 3:
+                if what == LIMIT:
+                    blocks = slices[g] == 0 and free[g, 1] < need[1]
+                elif what < 3:
                     blocks = free[g, what] < need[what]
                 elif what == ANTI_AFFINITY:
                     blocks = against != 0
@@ -136,12 +157,14 @@ def obstacles(
                 elif what == HOST_MEMORY:
                     blocks = host_memory
                 else:
-                    blocks = no_slice[g]
+                    blocks = slices[g] == 2
                 if blocks:
                     counts[what] += 1
                     found += 1
                     last = what
-            if found == 1 and listed[last] < near.shape[1]:
+            if found == 0:
+                room[n] += 1
+            elif found == 1 and listed[last] < near.shape[1]:
                 near[last, listed[last]] = g
                 listed[last] += 1
-    return counts, listed
+    return counts, listed, room

@@ -36,6 +36,9 @@ NOWHERE, ON_ACTIVE, ON_SPLIT, ON_OPENED = 0, 1, 2, 3
 TRY_ACTIVE, TRY_SPLIT, TRY_OPENING, TRY_SPLIT_OPENING = 1, 2, 4, 8
 """What `place_one` tries, in this order; bits to be added up."""
 
+STEPS = 2.0**30
+"""Steps that make up a score of 1, the rest of a whole GPU."""
+
 SPECIAL, BOOK = 16, 32
 """Further bits: read `preference` and `penalty`; write what was found into the columns."""
 
@@ -106,7 +109,7 @@ def best_active(
 ) -> tuple[int, int, float]:
     """The active GPU before row `stop` with room, greatest preference first, then least priced rest (best fit).
 
-    Returns (row, its preference, its score).
+    Returns (row, its preference, its score in steps).
     """
     best = -1
     best_preference = -1
@@ -120,6 +123,7 @@ def best_active(
         score = rest(free, weight, g, request, limit, memory)
         if special:
             score += penalty[g]
+        score = stepped(score)
         if liked > best_preference or score < best_score:
             best, best_preference, best_score = g, liked, score
     return best, best_preference, best_score
@@ -133,6 +137,15 @@ def rest(free: Ints, weight: Floats, g: int, request: int, limit: int, memory: i
         + (free[g, 1] - limit) * weight[g, 1]
         + (free[g, 2] - memory) * weight[g, 2]
     )
+
+
+@compiled
+def stepped(score: float) -> float:
+    """A score as a whole number of steps, so small that only rounding errors vanish: equal rests are then equal.
+
+    It also makes sums with whole multiples of `STEPS` exact, by which `kernels.cpu.what_if` ranks scores of all kinds.
+    """
+    return np.floor(score * STEPS + 0.5)
 
 
 @compiled

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.cpu.ledger import ACTIVE
+from dilu_core.kernels.cpu.packing import stepped
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -43,7 +44,7 @@ def best_slice(
     """The GPU with a partition for the instance: (row or -1, its preference, its score, profile, first slice).
 
     Among active GPUs the most liked, then least score: the share of slices left, and twice what a larger profile than
-    the least sufficient wastes. With `opening` among empty GPUs: least memory, then the node with the fewest empty; the
+    the least sufficient wastes, in steps. With `opening` among empty GPUs: least memory, then the node with the fewest empty; the
     score is then 0.
     """
     best, best_liked, best_score, best_profile, best_first = -1, -1, np.inf, -1, -1
@@ -59,7 +60,7 @@ def best_slice(
         for g in range(node_start[n], node_start[n + 1]):
             if preference[g] < 0 or (held[g] == 0) != opening:
                 continue
-            profile, first, waste = _least_partition(
+            profile, first, waste = least_partition(
                 free, g, used[g], profiles, profile_start[kind], profile_start[kind + 1], request, limit, memory
             )
             if profile < 0:
@@ -71,14 +72,14 @@ def best_slice(
                     best_memory, best_empties = room, empties
                 break
             of = profiles[profile, OF_SLICES]
-            score = (of - _bits(used[g]) - profiles[profile, SLICES] + 2 * waste) / of + penalty[g]
+            score = stepped((of - bits(used[g]) - profiles[profile, SLICES] + 2 * waste) / of + penalty[g])
             if preference[g] > best_liked or (preference[g] == best_liked and score < best_score):
                 best, best_liked, best_score, best_profile, best_first = g, preference[g], score, profile, first
     return best, best_liked, best_score, best_profile, best_first
 
 
 @compiled
-def lacks_slice(
+def have_slices(
     free: Ints,
     node_start: Ints,
     node_type: Ints,
@@ -86,24 +87,26 @@ def lacks_slice(
     profile_start: Ints,
     profiles: Ints,
     request: int,
+    limit: int,
     memory: int,
-    lacks: NDArray[np.bool_],
+    slices: Ints,
 ) -> None:
-    """Write into `lacks` the partitioned GPUs without a free partition that gives `request` and `memory`."""
+    """Write into `slices` of each GPU: 0 it is whole, 1 it has a free partition for this demand, 2 it has none."""
     for n in range(node_start.size - 1):
-        kind = node_type[n]
+        first, stop = profile_start[node_type[n]], profile_start[node_type[n] + 1]
         for g in range(node_start[n], node_start[n + 1]):
-            lacks[g] = False
-            if profile_start[kind] < profile_start[kind + 1]:
-                found = False
-                for p in range(profile_start[kind], profile_start[kind + 1]):
-                    if profiles[p, SHARE] >= request and profiles[p, MEMORY] >= memory:
-                        found = found or first_slice(used[g], profiles, p, profile_start[kind + 1]) >= 0
-                lacks[g] = not found
+            slices[g] = 0
+            if first < stop:
+                slices[g] = 2
+                for p in range(first, stop):
+                    enough = profiles[p, SHARE] >= request and profiles[p, MEMORY] >= memory
+                    if enough and free[g, 1] >= min(limit, profiles[p, SHARE]):
+                        if first_slice(used[g], profiles, p, stop) >= 0:
+                            slices[g] = 1
 
 
 @compiled
-def _least_partition(
+def least_partition(
     free: Ints, g: int, used: int, profiles: Ints, first: int, stop: int, request: int, limit: int, memory: int
 ) -> tuple[int, int, int]:
     """The smallest profile with a free place on the GPU: (profile or -1, first slice, slices more than the least)."""
@@ -157,7 +160,7 @@ def places(used: int, profiles: Ints, profile: int) -> int:
 
 
 @compiled
-def _bits(word: int) -> int:
+def bits(word: int) -> int:
     found = 0
     while word:
         found += word & 1

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.cluster import Cluster, Configuration, Instance, Oversubscription
+from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.kernels.cpu.ledger import CHANGES, GPUS_USED, write
 from dilu_core.mig import MigSlice
 from dilu_core.slots import Placement, Slot
@@ -56,6 +56,11 @@ class Booking:
         if self.configuration == 0:
             return self.instance.limit_milli
         return self.instance.configurations[self.configuration].limit_milli
+
+    @property
+    def fields(self) -> tuple[Instance, tuple[int, ...], tuple[int, ...], int, tuple[MigSlice, ...]]:
+        """What `Bookings.book` takes to write it down again."""
+        return self.instance, self.gpus, self.memory_mib, self.configuration, self.mig
 
 
 class HostBooking(NamedTuple):
@@ -403,11 +408,6 @@ class Bookings:
     def placement(self) -> Placement:
         """Everything booked, as a placement."""
         return Placement({name: self.slots(booking) for name, booking in self.by_name.items()})
-
-
-def configurations(instance: Instance) -> tuple[Instance | Configuration, ...]:
-    """Its quota configurations; its own is the instance itself, which has the same fields and costs nothing to make."""
-    return (instance, *instance.alternatives)
 
 
 def _or_unlimited(value: int | None) -> int:

@@ -11,17 +11,45 @@ with training gangs. The weights were picked on those mixes and on the recorded 
 Before fit comes preference: GPUs that hold a function named in `affinity`, then workload affinity from the same source:
 an instance of a function that already shares a GPU with some gang goes to the other GPUs of that gang, so that the
 gang's workers slow down together.
+
+Each step is tried with every configuration of the instance, its own first, before the next step: a GPU in use comes
+before a better configuration, and that before fit. Partitioned GPUs (MIG) compete with whole ones by the share of their
+slices left over.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dilu_core.cluster import Instance
-from dilu_core.kernels.cpu.packing import best_active, best_empty, best_gang, best_split
-from dilu_core.solvers.placement.bookings import Bookings
+from dilu_core.cluster import Configuration, Instance
+from dilu_core.kernels.cpu.ledger import ACTIVE, BESIDE_GANG, NEUTRAL, REACH, prefer
+from dilu_core.kernels.cpu.packing import (
+    BOOK,
+    NOWHERE,
+    ON_ACTIVE,
+    ON_OPENED,
+    ON_SPLIT,
+    SPECIAL,
+    TRY_ACTIVE,
+    TRY_OPENING,
+    TRY_SPLIT,
+    TRY_SPLIT_OPENING,
+    best_active,
+    best_empty,
+    place_one,
+)
+from dilu_core.kernels.cpu.packing_nodes import best_gang
+from dilu_core.kernels.cpu.slicing import best_slice
+from dilu_core.mig import MigSlice
+from dilu_core.solvers.placement.bookings import Booking, Bookings
+from dilu_core.solvers.placement.choice import Choice, Rule
+
+if TYPE_CHECKING:
+    from dilu_core.solvers.placement.gradient import Gradient
+    from dilu_core.solvers.placement.spreading import Spreading
 
 PUBLISHED_WEIGHTS = (0.6, 0.0, 0.4)
 """Price of a whole GPU left over in request, limit and memory, as Dilu published it; for comparisons."""
@@ -29,22 +57,15 @@ PUBLISHED_WEIGHTS = (0.6, 0.0, 0.4)
 WEIGHTS = (0.5, 0.3, 0.2)
 """Price of a whole GPU left over in request, limit and memory."""
 
-_REFUSED, _NEUTRAL, _BESIDE_GANG, _BESIDE_FRIEND = -1, 0, 1, 2
 
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Rows and memory for an instance, and the rule that chose them."""
-
-    gpus: tuple[int, ...]
-    memory_mib: tuple[int, ...]
-    rule: str
+_RULE_OF = {ON_ACTIVE: Rule.BEST_FIT, ON_SPLIT: Rule.SPLIT, ON_OPENED: Rule.OPENED}
 
 
 class Chooser:
-    """Chooses over a ledger that its owner writes in; holds scratch space but no state.
+    """Chooses over a ledger that its owner writes in; holds scratch space but no state of the cluster.
 
-    With `split_last` an empty GPU is opened before an instance is split.
+    With `split_last` an empty GPU is opened before an instance is split. `gradient` places by fragmentation gradient
+    instead of best fit; `spreading` adds a penalty where load rises together.
     """
 
     def __init__(
@@ -53,89 +74,213 @@ class Chooser:
         *,
         weights: tuple[float, float, float] = WEIGHTS,
         split_last: bool = False,
+        gradient: Gradient | None = None,
+        spreading: Spreading | None = None,
     ) -> None:
-        self.bookings = bookings
-        self._split_last = split_last
-        self._weight = np.array(weights) / bookings.capacity
-        self._preference = np.zeros(bookings.held.size, np.int64)
-        self._largest_node = int(np.diff(bookings.node_start).max(initial=0))
-        self._chosen = np.empty(self._largest_node, np.int64)
-        self._part = np.empty(self._largest_node, np.int64)
+        b = self.bookings = bookings
+        gpus = b.held.size
+        self.gradient = gradient
+        self.spreading = spreading
+        self.weight = np.array(weights) / b.capacity
+        self.preference = np.zeros(gpus, np.int64)
+        self.penalty = np.zeros(gpus)
+        self._beside_slices = np.zeros(gpus, np.int64)  # preference on partitioned GPUs
+        self._largest_node = int(np.diff(b.node_start).max(initial=0))
+        self._chosen = np.zeros(self._largest_node + 1, np.int64)
+        self._part = np.zeros(self._largest_node + 1, np.int64)
+        self.gang_memory_column = np.zeros(self._largest_node + 1, np.int64)
+        self._whole = TRY_ACTIVE | TRY_OPENING
+        self._splits = self._whole | TRY_SPLIT_OPENING | (0 if split_last else TRY_SPLIT)
+        self._always_special = b.partitions.any_there
+        self._columns = (
+            b.free, self.weight, b.held, self.preference, self.penalty, b.node_start, b.node_of, b.node_state, b.totals,
+            self._chosen, self._part,
+        )  # fmt: skip
 
     def choose(self, instance: Instance) -> Choice | None:
-        """The place for `instance` by the rules above, or `None` where there is none."""
-        special = instance.function or instance.anti_affinity or instance.affinity or instance.gpu_types is not None
-        if special:
-            self._prefer(instance)
-        found = self._gang(instance) if instance.gpus > 1 else self._single(instance)
-        if special:
-            self._preference.fill(_NEUTRAL)
-        return found
-
-    def _prefer(self, instance: Instance) -> None:
-        """Write what `instance` likes and must avoid into the scratch column; what is refused is written last."""
-        bookings, preference = self.bookings, self._preference
-        if instance.kind != "training" and instance.function and bookings.gangs_on:
-            for row in bookings.gangs_on.keys() & bookings.function_on.get(instance.function, {}).keys():
-                for gang in bookings.gangs_on[row].values():
-                    for gpu in gang.gpus:
-                        if instance.function not in bookings.functions_of(gpu):
-                            preference[gpu] = _BESIDE_GANG
-        for friend in instance.affinity:
-            preference[list(bookings.function_on.get(friend, ()))] = _BESIDE_FRIEND
-        preference[list(bookings.rows_refusing(instance))] = _REFUSED
-        if instance.gpu_types is not None:
-            preference[bookings.rows_of_other_types(instance.gpu_types)] = _REFUSED
-
-    def _single(self, instance: Instance) -> Choice | None:
-        b, preference = self.bookings, self._preference
-        request, limit, memory = instance.request_milli, instance.limit_milli, instance.total_memory_mib
-        gpu = int(best_active(b.free, self._weight, b.held, preference, request, limit, memory))
-        if gpu >= 0:
-            return Choice((gpu,), (memory,), "best fit among active GPUs" + _LIKED[int(preference[gpu])])
-        splits = instance.splittable and memory > 1
-        if splits and not self._split_last:
-            found = self._split(instance, may_open=False)
-            if found is not None:
+        """The place for `instance` by the rules above, or `None` where there is none. Nothing is booked."""
+        if self.gradient is not None:
+            found = self.gradient.choose(instance, self.prepare(instance, by_row_only=True), self)
+            if found is not None or not (instance.splittable or self.bookings.partitions.any_there):
                 return found
-        gpu = int(best_empty(b.free, b.held, preference, b.node_start, request, limit, memory))
-        if gpu >= 0:
-            return Choice((gpu,), (memory,), "opened an empty GPU")
-        return self._split(instance, may_open=True) if splits else None
+        special = self.prepare(instance)
+        if instance.gpus > 1:
+            return self._gang(instance, special)
+        if self.bookings.partitions.any_there:
+            return self._among_slices(instance)
+        if not instance.alternatives:
+            return self._one(instance, 0, SPECIAL if special else 0, self._steps(instance))
+        every = [(number, each, self._steps(instance, each)) for number, each in enumerate(_configurations(instance))]
+        for step in (TRY_ACTIVE, TRY_SPLIT, TRY_OPENING, TRY_SPLIT_OPENING):
+            for number, each, steps in every:
+                if steps & step:
+                    found = self._one(each, number, SPECIAL if special else 0, step)
+                    if found is not None:
+                        return found
+        return None
 
-    def _split(self, instance: Instance, *, may_open: bool) -> Choice | None:
+    def place(self, instance: Instance) -> tuple[Choice, Booking] | None:
+        """As `choose`, and books the place found."""
         b = self.bookings
-        request, memory = instance.request_milli, instance.total_memory_mib
-        count = int(
-            best_split(
-                b.free, b.held, self._preference, b.node_start, request, memory, may_open, self._chosen, self._part
+        plain = instance.gpus == 1 and not instance.alternatives and self.gradient is None
+        if plain and not b.partitions.any_there:
+            flags = BOOK | SPECIAL if self.prepare(instance) else BOOK
+            choice = self._one(instance, 0, flags, self._steps(instance))
+            if choice is None:
+                return None
+            booking = Booking(instance, choice.gpus, choice.memory_mib)
+            b.note(booking)
+            return choice, booking
+        choice = self.choose(instance)
+        if choice is None:
+            return None
+        return choice, b.book(instance, choice.gpus, choice.memory_mib, choice.configuration, choice.mig)
+
+    def prepare(self, instance: Instance, *, by_row_only: bool = False) -> bool:
+        """Whether there are GPUs `instance` likes better or must avoid; then they stand in the scratch columns.
+
+        With `by_row_only` what bars whole nodes does not make it so: GPU types, hosts and partitions.
+        """
+        b = self.bookings
+        function = instance.function
+        special = instance.anti_affinity or instance.affinity or self.spreading is not None
+        if function and not special:
+            special = function in b.refused_on or (bool(b.gangs_on) and function in b.function_on)
+        if not special and not by_row_only:
+            special = (
+                instance.gpu_types is not None
+                or instance.cpu_milli
+                or instance.host_memory_mib
+                or self._always_special
             )
+        if not special:
+            return False
+        prefer(
+            self.preference,
+            b.functions.has,
+            b.functions.refuses,
+            b.functions.masks(instance),
+            b.node_start,
+            b.host_free,
+            b.nodes_barred(instance.gpu_types),
+            instance.cpu_milli,
+            instance.host_memory_mib,
         )
-        if count == 0:
-            return None
-        gpus = tuple(self._chosen[:count].tolist())
-        opened = int((b.held[list(gpus)] == 0).sum())
-        rule = f"split over {count} GPUs of one node" + (f", {opened} of them opened" if opened else "")
-        return Choice(gpus, tuple(self._part[:count].tolist()), rule)
+        if function and b.gangs_on and instance.kind != "training":
+            for row in b.gangs_on.keys() & b.function_on.get(function, {}).keys():
+                for gang in b.gangs_on[row].values():
+                    for gpu in gang.gpus:
+                        if self.preference[gpu] == NEUTRAL and gpu not in b.function_on[function]:
+                            self.preference[gpu] = BESIDE_GANG
+        if self.spreading is not None:
+            self.spreading.penalise(instance, b, self.penalty)
+        return True
 
-    def _gang(self, instance: Instance) -> Choice | None:
+    def _steps(self, instance: Instance, configuration: Configuration | Instance | None = None) -> int:
+        """What may be tried: splitting only where there are 2 MiB to divide."""
+        if not instance.splittable:
+            return self._whole
+        memory = (configuration or instance).memory_mib
+        return self._splits if isinstance(memory, int) and memory > 1 else self._whole
+
+    def _one(self, demand: Instance | Configuration, number: int, flags: int, steps: int) -> Choice | None:
+        """The place of an instance of one GPU in the configuration `demand`, its number being `number`."""
+        memory: int = demand.memory_mib  # type: ignore[assignment]  # one GPU, one number
+        found, gpu, count, opened = place_one(
+            *self._columns, demand.request_milli, demand.limit_milli, memory, flags | steps
+        )
+        if found == NOWHERE:
+            return None
+        if found == ON_SPLIT:
+            rows, parts = tuple(self._chosen[:count].tolist()), tuple(self._part[:count].tolist())
+            return Choice(rows, parts, Rule.SPLIT, opened, NEUTRAL, number)
+        liked = int(self.preference[gpu]) if flags & SPECIAL and found == ON_ACTIVE else NEUTRAL
+        return Choice((gpu,), (memory,), _RULE_OF[found], opened, liked, number)
+
+    def _gang(self, instance: Instance, special: bool) -> Choice | None:
+        """The gang's place that opens the fewest GPUs, in the first configuration that does."""
+        b, size = self.bookings, instance.gpus
+        if size > self._largest_node:
+            return None
+        if b.partitions.any_there:
+            self._bar_partitioned(instance)
+        best: Choice | None = None
+        for number, each in enumerate(_configurations(instance)):
+            memory = self.gang_memory(each, size)
+            node, opened = best_gang(
+                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state,
+                each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
+            )  # fmt: skip
+            if node >= 0 and (best is None or opened < best.opened):
+                rows = tuple(self._chosen[:size].tolist())
+                best = Choice(rows, memory, Rule.GANG, opened, NEUTRAL, number)
+        return best
+
+    def gang_memory(self, demand: Instance | Configuration, size: int) -> tuple[int, ...]:
+        """Memory on each GPU of a gang, greatest first; the same is left in `gang_memory_column`."""
+        memory = demand.memory_mib
+        each = (memory,) * size if isinstance(memory, int) else tuple(sorted(memory, reverse=True))
+        self.gang_memory_column[:size] = each
+        return each
+
+    def _bar_partitioned(self, instance: Instance) -> None:
+        """Keep what needs whole GPUs off the partitioned ones."""
         b = self.bookings
-        if instance.gpus > self._largest_node:
+        self.preference[b.nodes_barred(instance.gpu_types, partitioned=False)[b.node_of]] = -1
+
+    def _among_slices(self, instance: Instance) -> Choice | None:
+        """An instance of one GPU where some GPUs are partitioned: the steps as ever, each over both kinds of GPUs."""
+        b = self.bookings
+        self._beside_slices[:] = self.preference
+        self._bar_partitioned(instance)
+        self._beside_slices[b.nodes_barred(instance.gpu_types, whole=False)[b.node_of]] = -1
+        every = [(number, each, self._steps(instance, each)) for number, each in enumerate(_configurations(instance))]
+        for step in (TRY_ACTIVE, TRY_SPLIT, TRY_OPENING, TRY_SPLIT_OPENING):
+            for number, each, steps in every:
+                if not steps & step:
+                    continue
+                if step & self._whole:
+                    found = self._whole_or_slice(each, number, opening=step == TRY_OPENING)
+                else:
+                    found = self._one(each, number, SPECIAL, step)
+                if found is not None:
+                    return found
+        return None
+
+    def _whole_or_slice(self, demand: Instance | Configuration, number: int, *, opening: bool) -> Choice | None:
+        """The better of the best whole GPU and the best partition."""
+        b, parts = self.bookings, self.bookings.partitions
+        wanted: tuple[int, int, int] = (demand.request_milli, demand.limit_milli, demand.memory_mib)  # type: ignore[assignment]
+        row, liked, score, profile, first = best_slice(
+            b.free, b.held, self._beside_slices, self.penalty, b.node_start, b.node_type, b.node_state, parts.used,
+            parts.profile_start, parts.profiles, *wanted, opening,
+        )  # fmt: skip
+        if opening:
+            whole = best_empty(b.free, b.held, self.preference, True, b.node_start, b.node_state, *wanted)
+            keys = self._opening_key(row), self._opening_key(whole)
+            rule, liked, whole_liked = Rule.OPENED, NEUTRAL, NEUTRAL
+        else:
+            whole, whole_liked, whole_score = best_active(
+                b.free, self.weight, b.held, self.preference, self.penalty, True,
+                int(b.node_start[b.totals[REACH]]), *wanted,
+            )  # fmt: skip
+            keys = (-liked, score, row), (-whole_liked, whole_score, whole)
+            rule = Rule.BEST_FIT
+        if row >= 0 and (whole < 0 or keys[0] < keys[1]):
+            taken = MigSlice(parts.names[profile], first)
+            return Choice((row,), (wanted[2],), rule, int(opening), int(liked), number, (taken,))
+        if whole < 0:
             return None
-        memory = np.array(sorted(instance.memory_per_gpu_mib, reverse=True), np.int64)
-        request, limit = instance.request_milli, instance.limit_milli
-        node = best_gang(
-            b.free, self._weight, b.held, self._preference, b.node_start, request, limit, memory, self._chosen
-        )
-        if node < 0:
-            return None
-        gpus = tuple(self._chosen[: instance.gpus].tolist())
-        opened = int((b.held[list(gpus)] == 0).sum())
-        return Choice(gpus, tuple(memory.tolist()), f"gang on one node, {opened} of {instance.gpus} GPUs opened")
+        return Choice((whole,), (wanted[2],), rule, int(opening), int(whole_liked), number)
+
+    def _opening_key(self, row: int) -> tuple[int, int, int]:
+        """Which of two GPUs to open: least memory, then the node with the fewest empty, then the first."""
+        b = self.bookings
+        node = int(b.node_of[row])
+        empties = int(b.node_start[node + 1] - b.node_start[node] - b.node_state[node, ACTIVE])
+        return int(b.capacity[row, 2]), empties, row
 
 
-_LIKED = {
-    _NEUTRAL: "",
-    _BESIDE_GANG: ", beside a gang its function already slows down",
-    _BESIDE_FRIEND: ", beside a function of its affinity",
-}
+def _configurations(instance: Instance) -> Iterable[Instance | Configuration]:
+    """Its own configuration, which the instance has the fields of, and the alternatives."""
+    return (instance, *instance.alternatives)

@@ -25,7 +25,8 @@ class FunctionBits:
         # function -> row -> how many instances there are of that function, and how many refuse it
         self.function_on: dict[str, dict[int, int]] = {}
         self.refused_on: dict[str, dict[int, int]] = {}
-        self._number: dict[str, int] = {}
+        self.version = 0  # of the numbers
+        self.number: dict[str, int] = {}
         self._unused: list[int] = []
         self._masks: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Bits] = {}
 
@@ -39,7 +40,7 @@ class FunctionBits:
     def _count(
         self, index: dict[str, dict[int, int]], bits: Bits, function: str, gpus: tuple[int, ...], sign: int
     ) -> None:
-        number = self._number.get(function)
+        number = self.number.get(function)
         if number is None:
             number = self._assign(function)
             bits = self.has if index is self.function_on else self.refuses
@@ -59,18 +60,22 @@ class FunctionBits:
         if not rows:
             del index[function]
             if function not in self.function_on and function not in self.refused_on:
-                self._unused.append(self._number.pop(function))
-                self._masks.clear()
+                self._unused.append(self.number.pop(function))
+                self._renumbered()
 
     def _assign(self, function: str) -> int:
         """A number for a function that has none; it may take one word more."""
-        number = self._unused.pop() if self._unused else len(self._number)
-        self._number[function] = number
-        self._masks.clear()
+        number = self._unused.pop() if self._unused else len(self.number)
+        self.number[function] = number
+        self._renumbered()
         if number >= _WORD * self.has.shape[1]:
             more = np.zeros((self.has.shape[0], max(1, self.has.shape[1])), np.uint64)
             self.has, self.refuses = np.hstack([self.has, more]), np.hstack([self.refuses, more])
         return number
+
+    def _renumbered(self) -> None:
+        self.version += 1
+        self._masks.clear()
 
     def masks(self, instance: Instance) -> Bits:
         """(3, n_words) uint64: its own function, the functions it refuses, and those it would rather sit beside."""
@@ -80,7 +85,7 @@ class FunctionBits:
             found = np.zeros((3, self.has.shape[1]), np.uint64)
             for row, functions in enumerate(((instance.function,), instance.anti_affinity, instance.affinity)):
                 for function in functions:
-                    number = self._number.get(function)
+                    number = self.number.get(function)
                     if number is not None:
                         found[row, number // _WORD] |= np.uint64(1 << number % _WORD)
             if len(self._masks) > 10_000:  # names that come and go must not pile up
@@ -94,5 +99,5 @@ class FunctionBits:
         other.has, other.refuses = self.has.copy(), self.refuses.copy()
         other.function_on = {function: dict(rows) for function, rows in self.function_on.items()}
         other.refused_on = {function: dict(rows) for function, rows in self.refused_on.items()}
-        other._number, other._unused = dict(self._number), list(self._unused)
+        other.number, other._unused = dict(self.number), list(self._unused)
         return other

@@ -1,53 +1,83 @@
 """A cluster that takes one event at a time: `ClusterState` places, removes, answers what-ifs, and replans.
 
 Each decision follows the rules of `dilu_core.solvers.placement.choose` on the cluster as it stands. It depends on what
-is booked alone, not on the events that led there, so a state that went through JSON decides exactly as the original.
+is booked (and, placing by fragmentation gradient, on the mix of arrivals learnt) alone, not on the events that led
+there, so a state that went through JSON decides exactly as the original.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dilu_core import _checks as check
+from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.errors import StateError
+from dilu_core.instances import MOST_CPU_MILLI, MOST_MEMORY_MIB
+from dilu_core.mix_estimator import MixEstimator
 from dilu_core.placement import read_oversubscription
-from dilu_core.slots import Placement, Slot
-from dilu_core.solvers.placement.bookings import Booking, Bookings
-from dilu_core.solvers.placement.choose import Choice, Chooser
-from dilu_core.solvers.placement.reasons import why_not_now
+from dilu_core.slots import Placement
+from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
+from dilu_core.solvers.placement.choice import Choice, Rule
+from dilu_core.solvers.placement.choose import Chooser
+from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision
+from dilu_core.solvers.placement.gradient import Gradient
+from dilu_core.solvers.placement.host_room import choose_host, why_no_host
+from dilu_core.solvers.placement.reasons import refusal
 from dilu_core.solvers.placement.replan import MigrationPlan, Move, plan_drain
+from dilu_core.solvers.placement.what_if import WhatIf
 from dilu_core.verification import violations
 
+__all__ = ["ClusterState", "HostReservation", "PlacementDecision"]
+
+PlacementRule = Literal["best-fit", "fragmentation-gradient"]
+
+_RULES = ("best-fit", "fragmentation-gradient")
 _VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementDecision:
-    """Whether the instance `name` is `placed`, on which `slots`, and which rule chose them or what stood in the way."""
-
-    name: str
-    placed: bool
-    slots: tuple[Slot, ...]
-    reason: str
 
 
 class ClusterState:
     """The instances on a cluster now. Not safe for use by several threads at once; each may have its own.
 
-    Raises `InvalidArgumentError` for arguments that are not a `Cluster` and an `Oversubscription`.
+    Arguments:
+        cluster: the nodes.
+        oversubscription: the caps per GPU.
+        rule: `"best-fit"`, or `"fragmentation-gradient"` (Weng et al., ATC 2023): where the share that arrivals are
+            expected not to be able to use grows least. The first needs fewer GPUs, the second packs a full cluster
+            tighter.
+        mix: only for the second, the arrivals it expects: a `TaskMix`, or a `MixEstimator` that learns it from the
+            instances that `place` is asked for; `None` for one with its defaults.
+    Raises `InvalidArgumentError` for arguments that are not such.
     """
 
-    def __init__(self, cluster: Cluster, *, oversubscription: Oversubscription | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        oversubscription: Oversubscription | None = None,
+        rule: PlacementRule = "best-fit",
+        mix: TaskMix | MixEstimator | None = None,
+    ) -> None:
         if not isinstance(cluster, Cluster):
             check.fail("cluster", f"is {cluster!r:.120}; expected a Cluster.")
         caps = Oversubscription() if oversubscription is None else oversubscription
         if not isinstance(caps, Oversubscription):
             check.fail("oversubscription", f"is {caps!r:.120}; expected an Oversubscription.")
+        check.choice("rule", rule, _RULES)
+        if mix is not None and not isinstance(mix, TaskMix | MixEstimator):
+            check.fail("mix", f"is {mix!r:.120}; expected a TaskMix, a MixEstimator, or None.")
+        if mix is not None and rule == "best-fit":
+            check.fail("mix", "is given with rule 'best-fit', which expects nothing; use 'fragmentation-gradient'.")
+        if isinstance(mix, MixEstimator) and mix.half_life_s is not None:
+            check.fail("mix", "forgets by seconds, but events carry no time; expected half_life_arrivals.")
         self._bookings = Bookings(cluster, caps)
-        self._chooser = Chooser(self._bookings)
+        self._gradient: Gradient | None = None
+        if rule == "fragmentation-gradient":
+            given = mix if isinstance(mix, TaskMix) else None
+            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator()
+            self._gradient = Gradient(self._bookings, mix=given, estimator=learner)
+        self._chooser = Chooser(self._bookings, gradient=self._gradient)
 
     @property
     def cluster(self) -> Cluster:
@@ -60,9 +90,19 @@ class ClusterState:
         return self._bookings.oversubscription
 
     @property
+    def mix(self) -> TaskMix | None:
+        """The arrivals that placing by fragmentation gradient expects now; `None` under best fit."""
+        return None if self._gradient is None else self._gradient.mix
+
+    @property
     def instances(self) -> tuple[Instance, ...]:
         """The instances placed now, in order of arrival."""
         return tuple(booking.instance for booking in self._bookings.by_name.values())
+
+    @property
+    def host_reservations(self) -> tuple[HostReservation, ...]:
+        """What holds CPU and host memory without a GPU, in order of arrival."""
+        return tuple(self._reservation(booking) for booking in self._bookings.reserved.values())
 
     @property
     def gpus_used(self) -> int:
@@ -73,39 +113,89 @@ class ClusterState:
         return len(self._bookings.by_name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._bookings.by_name
+        return isinstance(name, str) and (name in self._bookings.by_name or name in self._bookings.reserved)
 
     def place(self, instance: Instance) -> PlacementDecision:
         """Give `instance` a place and book it, or say why there is none (then nothing changes).
 
         Raises `InvalidArgumentError` where an instance of that name is placed already.
         """
-        decision, choice = self._answer(instance)
-        if choice is not None:
-            self._bookings.book(instance, choice.gpus, choice.memory_mib)
+        self._check_new(instance)
+        found = self._chooser.place(instance)
+        decision = self._refuse(instance) if found is None else self._decision(*found)
+        if self._gradient is not None:
+            self._gradient.observe(instance)
         return decision
 
-    def what_if(self, instances: Iterable[Instance]) -> tuple[PlacementDecision, ...]:
-        """What `place` would answer to each of `instances`, each alone against the present state; nothing changes."""
-        return tuple(self._answer(each)[0] for each in check.instances_of("instances", instances, Instance))
+    def what_if(self, instances: Iterable[Instance]) -> WhatIf:
+        """What `place` would answer to each of `instances`, each alone against the present state; nothing changes.
 
-    def _answer(self, instance: Instance) -> tuple[PlacementDecision, Choice | None]:
-        if not isinstance(instance, Instance):
-            check.fail("instance", f"is {instance!r:.120}; expected an Instance.")
-        name = instance.name
-        if name in self._bookings.by_name:
-            check.fail("instance.name", f"is {name!r}, which is placed already; remove it first or use another name.")
+        A sequence of decisions; its `scores` rate every GPU for every instance. Scores are worked out when first asked
+        for, which the state must not have changed before.
+        """
+        asked = check.instances_of("instances", instances, Instance)
+        return WhatIf(self._chooser, asked, tuple(self._foretell(each) for each in asked))
+
+    def _foretell(self, instance: Instance) -> PlacementDecision:
+        self._check_new(instance)
         choice = self._chooser.choose(instance)
         if choice is None:
-            return PlacementDecision(name, False, (), why_not_now(self._bookings, instance)), None
-        slots = self._bookings.slots(Booking(instance, choice.gpus, choice.memory_mib))
-        return PlacementDecision(name, True, slots, choice.rule), choice
+            return self._refuse(instance)
+        booking = Booking(instance, choice.gpus, choice.memory_mib, choice.configuration, choice.mig)
+        return self._decision(choice, booking)
 
-    def remove(self, name: str) -> Instance:
-        """Take the instance `name` off its GPUs and return it; `StateError` where it is not placed."""
-        if check.text("name", name) not in self._bookings.by_name:
-            raise StateError(f"no instance {name!r} is placed here; {len(self)} others are.")
-        return self._bookings.cancel(name).instance
+    def _check_new(self, instance: Instance) -> None:
+        if not isinstance(instance, Instance):
+            check.fail("instance", f"is {instance!r:.120}; expected an Instance.")
+        self._check_name("instance.name", instance.name)
+
+    def _check_name(self, argument: str, name: str) -> None:
+        if name in self._bookings.by_name or name in self._bookings.reserved:
+            check.fail(argument, f"is {name!r}, which is placed already; remove it first or use another name.")
+
+    def _decision(self, choice: Choice, booking: Booking) -> PlacementDecision:
+        slots = self._bookings.slots(booking)
+        return PlacementDecision(
+            booking.instance.name, True, slots, choice.reason, choice.rule, node=slots[0].node
+        )  # fmt: skip
+
+    def _refuse(self, instance: Instance) -> PlacementDecision:
+        why = refusal(self._bookings, instance)
+        return PlacementDecision(instance.name, False, (), why.reason, why.rule, why.blocked, why.nearly)
+
+    def reserve_host(self, name: str, *, cpu_milli: int, memory_mib: int, node: str | None = None) -> PlacementDecision:
+        """Book CPU and host memory for something that uses no GPU, until `remove(name)`.
+
+        On `node`, or where it hurts the GPUs least: by fragmentation gradient if that is the rule, else on the node with
+        the least free share of GPUs, then the least CPU left. The decision names the node; it has no slots.
+        Raises `InvalidArgumentError` for negative amounts, a name in use, and a node that does not exist.
+        """
+        self._check_name("name", check.text("name", name))
+        cpu = check.integer("cpu_milli", cpu_milli, at_least=0, at_most=MOST_CPU_MILLI)
+        memory = check.integer("memory_mib", memory_mib, at_least=0, at_most=MOST_MEMORY_MIB)
+        b = self._bookings
+        if node is not None and check.text("node", node) not in b.node_number:
+            check.fail("node", f"is {node!r}, which is not in the cluster.")
+        wanted = None if node is None else b.node_number[node]
+        number = choose_host(b, cpu, memory, wanted, self._chooser)
+        if number is None:
+            reason, rule, blocked = why_no_host(b, cpu, memory, wanted)
+            return PlacementDecision(name, False, (), reason, rule, blocked)
+        b.reserve(HostBooking(name, number, cpu, memory))
+        reason = "the node asked for" if node is not None else "the node whose GPUs lose least by it"
+        return PlacementDecision(name, True, (), reason, Rule.HOST, node=self.cluster.nodes[number].name)
+
+    def _reservation(self, booking: HostBooking) -> HostReservation:
+        node = self.cluster.nodes[booking.node].name
+        return HostReservation(booking.name, node, booking.cpu_milli, booking.memory_mib)
+
+    def remove(self, name: str) -> Instance | HostReservation:
+        """Take `name` off its GPUs, or give back what it reserved, and return it; `StateError` where it is not here."""
+        if check.text("name", name) in self._bookings.by_name:
+            return self._bookings.cancel(name).instance
+        if name in self._bookings.reserved:
+            return self._reservation(self._bookings.unreserve(name))
+        raise StateError(f"no instance {name!r} is placed here; {len(self)} others are.")
 
     def placement(self) -> Placement:
         """Where every instance sits now."""
@@ -154,20 +244,40 @@ class ClusterState:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back; a restored state decides exactly as this one."""
         caps = self.oversubscription
-        return {
+        data: dict[str, Any] = {
             "version": _VERSION,
             "cluster": self.cluster.to_dict(),
             "oversubscription": {"request_milli": caps.request_milli, "limit_milli": caps.limit_milli},
             "instances": [instance.to_dict() for instance in self.instances],
             "placement": self.placement().to_dict(),
         }
+        if self._bookings.reserved:
+            data["host_reservations"] = [
+                {"name": each.name, "node": each.node, "cpu_milli": each.cpu_milli, "memory_mib": each.memory_mib}
+                for each in self.host_reservations
+            ]
+        if self._gradient is not None:
+            data["rule"] = "fragmentation-gradient"
+            data["mix"] = self._gradient.mix.to_dict()
+            if self._gradient.estimator is not None:
+                data["estimator"] = self._gradient.estimator.to_dict()
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClusterState:
         """The state `to_dict` wrote. `InvalidArgumentError` names what is missing, wrong or over capacity."""
         document = check.document("state", data, version=_VERSION)
         cluster = Cluster.from_dict(check.item("state", document, "cluster"))
-        state = cls(cluster, oversubscription=read_oversubscription("state", document))
+        caps = read_oversubscription("state", document)
+        rule = check.choice("state.rule", document.get("rule", "best-fit"), _RULES)
+        if rule == "best-fit":
+            state = cls(cluster, oversubscription=caps)
+        else:
+            mix = TaskMix.from_dict(check.item("state", document, "mix"))
+            learner = MixEstimator.from_dict(document["estimator"]) if "estimator" in document else None
+            state = cls(cluster, oversubscription=caps, rule="fragmentation-gradient", mix=learner or mix)
+            assert state._gradient is not None
+            state._gradient.expect(mix)
         instances = tuple(Instance.from_dict(entry) for _, entry in check.entries("state", document, "instances"))
         check.distinct("state.instances", [instance.name for instance in instances])
         placement = Placement.from_dict(check.item("state", document, "placement"))
@@ -175,6 +285,18 @@ class ClusterState:
         if broken:
             check.fail("state.placement", f"is not valid: {broken[0].message}")
         for instance in instances:
-            slots = placement[instance.name]
-            state._bookings.book(instance, state._bookings.rows(slots), (slot.memory_mib for slot in slots))
+            booking = state._bookings.booking(instance, placement[instance.name])
+            state._bookings.book(*booking.fields)
+        state._read_reservations(document)
         return state
+
+    def _read_reservations(self, document: Mapping[str, Any]) -> None:
+        if "host_reservations" not in document:
+            return
+        required = ("name", "node", "cpu_milli", "memory_mib")
+        for where, entry in check.entries("state", document, "host_reservations"):
+            asked = check.build(where, entry, dict, required=required)
+            if asked["node"] is None:
+                check.fail(f"{where}.node", "is None; expected the name of a node.")
+            if not self.reserve_host(**asked).placed:
+                check.fail(where, f"takes more of the host of {asked['node']!r} than is left.")

@@ -1,0 +1,126 @@
+"""Placing by fragmentation gradient: where the share that arrivals will not be able to use grows least.
+
+The score and what is kept of it are in `dilu_core.kernels.cpu.fgd_placing`; the mix of arrivals it expects is given, or
+learnt: after 16 arrivals, at each doubling of their number, and from 1024 on at every 1024th. Gangs take the tightest
+GPUs of a node. Among configurations the first that fits anywhere is taken. Partitioned GPUs and splits stay with best
+fit, for what fits no whole GPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dilu_core.arrival_mix import TaskMix
+from dilu_core.cluster import Configuration, Instance
+from dilu_core.kernels.cpu.fgd_placing import least_gradient
+from dilu_core.mix_estimator import MixEstimator
+from dilu_core.solvers.placement.bookings import Bookings
+from dilu_core.solvers.placement.choice import Choice, Rule
+
+if TYPE_CHECKING:
+    from dilu_core.solvers.placement.choose import Chooser
+
+_KNOWN_DEMANDS, _KNOWN_SCORES = 512, 4_000_000
+_FIRST_LEARNT, _LEARN_EVERY = 16, 1024
+
+NO_MIX = TaskMix([], [], [], [], [], [], [])
+
+
+class Gradient:
+    """Chooses by a mix. With an `estimator` the mix is learnt from what `observe` is told; `mix` is the one in use."""
+
+    def __init__(
+        self, bookings: Bookings, *, mix: TaskMix | None = None, estimator: MixEstimator | None = None
+    ) -> None:
+        self.bookings = bookings
+        self.estimator = estimator
+        nodes = len(bookings.cluster.nodes)
+        demands = max(1, min(_KNOWN_DEMANDS, _KNOWN_SCORES // max(1, nodes)))
+        self._known = np.zeros((demands, nodes))
+        self._known_row = np.zeros((demands, nodes), np.int64)
+        self._known_at = np.full((demands, nodes), -1, np.int64)
+        self._number: dict[tuple[object, ...], int] = {}
+        self._next = 0
+        self._demand = np.zeros(6, np.int64)
+        self._chosen = np.zeros(int(np.diff(bookings.node_start).max(initial=0)) + 1, np.int64)
+        self.mix = NO_MIX
+        self.expect(NO_MIX if mix is None else mix)
+
+    def expect(self, mix: TaskMix) -> None:
+        """Use another mix from now on."""
+        self.mix = mix
+        self._known_at.fill(-1)
+
+    def observe(self, instance: Instance) -> None:
+        """Count an arrival, where the mix is learnt."""
+        if self.estimator is None:
+            return
+        self.estimator.observe(instance)
+        seen = self.estimator.arrivals
+        doubled = seen >= _FIRST_LEARNT and seen & (seen - 1) == 0
+        if doubled if seen <= _LEARN_EVERY else seen % _LEARN_EVERY == 0:
+            self.expect(self.estimator.mix())
+
+    def choose(self, instance: Instance, special: bool, chooser: Chooser) -> Choice | None:
+        """The place on whole GPUs that adds least; `special` says that the chooser's scratch columns are to be read."""
+        b, size = self.bookings, instance.gpus
+        if size >= self._chosen.size:
+            return None
+        barred = b.nodes_barred(instance.gpu_types, partitioned=False)
+        for number, each in enumerate((instance, *instance.alternatives)):
+            demand = self.demand_of(instance, each, chooser)
+            memory = tuple(chooser.gang_memory_column[:size].tolist())
+            key = (each.request_milli, each.limit_milli, memory, size, instance.cpu_milli, instance.host_memory_mib)
+            node = self._least(key, demand, barred, chooser, special)
+            if node >= 0:
+                rows = tuple(self._chosen[:size].tolist())
+                opened = sum(1 for row in rows if not b.on_gpu[row])
+                liked = max(0, int(chooser.preference[rows[0]])) if special else 0
+                return Choice(rows, memory, Rule.GRADIENT, opened, liked, number)
+        return None
+
+    def demand_of(self, instance: Instance, each: Instance | Configuration, chooser: Chooser) -> NDArray[np.int64]:
+        """The scratch column of a demand, filled in; the memory of a gang stands in the chooser's."""
+        memory = chooser.gang_memory(each, instance.gpus)
+        self._demand[:] = (
+            each.request_milli, each.limit_milli, memory[0], instance.gpus, instance.cpu_milli,
+            instance.host_memory_mib,
+        )  # fmt: skip
+        return self._demand
+
+    def node_for_host(self, chooser: Chooser, cpu_milli: int, memory_mib: int) -> int:
+        """The node where taking this much of the host adds least, or -1."""
+        self._demand[:] = (0, 0, 0, 0, cpu_milli, memory_mib)
+        return self._least(
+            (cpu_milli, memory_mib), self._demand, self.bookings.nodes_barred(None), chooser, special=False
+        )
+
+    def _least(
+        self, key: tuple[object, ...], demand: NDArray[np.int64], barred: NDArray[np.bool_], chooser: Chooser,
+        special: bool,
+    ) -> int:  # fmt: skip
+        """The node where the demand adds least, its rows in the scratch column, or -1."""
+        b = self.bookings
+        number = self._number.get(key)
+        if number is None:
+            number = self._take_number(key)
+        return int(
+            least_gradient(
+                b.free, b.node_start, b.node_state, b.host_free, barred, chooser.preference, chooser.penalty, special,
+                self.mix.shapes, self.mix.weight, demand, chooser.gang_memory_column, self._known[number],
+                self._known_row[number], self._known_at[number], self._chosen,
+            )  # fmt: skip
+        )
+
+    def _take_number(self, key: tuple[object, ...]) -> int:
+        """A row for the scores of a demand not seen lately; the one that came first makes room."""
+        number = self._next
+        self._next = (number + 1) % len(self._known)
+        if len(self._number) == len(self._known):
+            del self._number[next(iter(self._number))]
+        self._number[key] = number
+        self._known_at[number] = -1
+        return number
