@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.placement.objective import Objective
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
-    from dilu_core.solvers.placement.replan import MigrationPlan, Move
+    from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
     from dilu_core.solvers.planner import plan
     from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota

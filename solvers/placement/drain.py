@@ -222,7 +222,7 @@ def _greedy(draft: Draft, sources: list[int]) -> list[Booking]:
             goes = _best_fit(ledger, held, source)
             if goes is None:
                 break
-            ledger.move(goes.instance.name, goes.gpus, goes.memory_mib, goes.configuration)
+            ledger.move(goes.instance.name, *goes.fields[1:])
             taken.append(goes)
         if len(taken) < len(leaving):
             ledger.rollback(mark)

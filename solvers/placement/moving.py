@@ -44,7 +44,7 @@ def move(ledger: Bookings, wanted: Booking) -> bool:
     """Carry out a move that `can_move` allows; otherwise change nothing and return `False`."""
     if not can_move(ledger, wanted):
         return False
-    return ledger.move(wanted.instance.name, wanted.gpus, wanted.memory_mib, wanted.configuration, wanted.mig)
+    return ledger.move(wanted.instance.name, *wanted.fields[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,6 @@ class Draft:
 
     def admit(self, booking: Booking) -> None:
         """Let a newcomer in."""
-        self.ledger.book(
-            booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig
-        )  # fmt: skip
+        self.ledger.book(*booking.fields)
         self.admitted.append(booking)
         self.fixed.add(booking.instance.name)

@@ -26,7 +26,7 @@ from dilu_core.solvers.placement.drain import drain
 from dilu_core.solvers.placement.migration_plan import Admission, MigrationPlan, Move
 from dilu_core.solvers.placement.move_cost import MoveCost
 from dilu_core.solvers.placement.moving import Draft
-from dilu_core.solvers.placement.reasons import why_never, why_not_now
+from dilu_core.solvers.placement.reasons import refusal, why_never
 from dilu_core.solvers.placement.room import make_room
 
 __all__ = ["MigrationPlan", "Move", "MoveCost", "plan_admission", "plan_drain", "plan_room", "start_draft"]
@@ -72,7 +72,9 @@ def plan_drain(ledger: Bookings, draft: Draft, *, time_limit_s: float) -> Migrat
     return finish(ledger, draft, Termination(TerminationReason.FEASIBLE, limit))
 
 
-def plan_room(ledger: Bookings, draft: Draft, instance: Instance, direct: Booking | None, *, time_limit_s: float) -> MigrationPlan:
+def plan_room(
+    ledger: Bookings, draft: Draft, instance: Instance, direct: Booking | None, *, time_limit_s: float
+) -> MigrationPlan:
     """The fewest moves that let `instance` in, or none and the reason; `direct` is its place where it needs none."""
     if direct is not None:
         draft.admit(direct)
@@ -94,7 +96,7 @@ def plan_room(ledger: Bookings, draft: Draft, instance: Instance, direct: Bookin
         return finish(ledger, draft, Termination(reason, limit))
     reason = TerminationReason.INFEASIBLE if found.is_proven else TerminationReason.NO_SOLUTION_FOUND
     said = "no" if found.is_proven else "found no"
-    detail = f"{said} sequence of at most {draft.most_moves} moves that lets it in: {why_not_now(ledger, instance)}"
+    detail = f"{said} sequence of at most {draft.most_moves} moves that lets it in: {refusal(ledger, instance).reason}"
     return finish(ledger, draft, Termination(reason, limit or Limit.MIGRATIONS, detail))
 
 
@@ -123,13 +125,10 @@ def finish(ledger: Bookings, draft: Draft, termination: Termination) -> Migratio
         if step.held is not None:
             replay.cancel(step.name)
         if step.wanted is not None:
-            _book(replay, step.wanted)
+            replay.book(*step.wanted.fields)
     admissions = []
     for booking in draft.admitted:
-        _book(replay, booking)
+        replay.book(*booking.fields)
         admissions.append(Admission(booking.instance, replay.slots(booking)))
     return MigrationPlan(tuple(moves), ledger.gpus_used, replay.gpus_used, tuple(admissions), termination)
 
-
-def _book(ledger: Bookings, booking: Booking) -> None:
-    ledger.book(booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig)
