@@ -321,7 +321,7 @@ _NAMES_OF = {
         "PlacementResult",
         "place",
     ),
-    "dilu_core.solvers.placement.replan": (
+    "dilu_core.solvers.placement.migration_plan": (
         "MigrationPlan",
         "Move",
     ),

@@ -32,8 +32,8 @@ class PlacementDecision:
     slots: tuple[Slot, ...]
     reason: str
     rule: Rule
-    blocked: Mapping[str, int] = field(default=_NOTHING, hash=False)
-    nearly: Mapping[str, tuple[str, ...]] = field(default=_NOTHING, hash=False)
+    blocked: Mapping[str, int] = field(default_factory=lambda: _NOTHING, hash=False)
+    nearly: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NOTHING, hash=False)
     node: str | None = None
 
     def __reduce__(self) -> tuple[type[PlacementDecision], tuple[Any, ...]]:
