@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dilu_core.alternatives import alternative_configurations
+    from dilu_core.arrival_mix import TaskMix
     from dilu_core.calibration import Calibration
     from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
+    from dilu_core.correlation import LoadCorrelation
+    from dilu_core.correlation_estimator import CorrelationEstimator
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
     from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
     from dilu_core.cost import CostReport
     from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
-    from dilu_core.fragmentation import FragmentationReport, fragmentation
+    from dilu_core.fragmentation import fragmentation
+    from dilu_core.fragmentation_report import FragmentationChange, FragmentationReport
     from dilu_core.functions import FunctionSpec
     from dilu_core.gpu_scaling import GPU_PEAKS, GpuPeaks, transfer_prior
     from dilu_core.instances import Configuration, Instance
@@ -35,12 +39,15 @@ if TYPE_CHECKING:
     from dilu_core.latency_surface import MonotoneSurface
     from dilu_core.llm_fit import LlmFit
     from dilu_core.mig import MigGeometry, MigProfile, MigSlice
+    from dilu_core.mix_estimator import MixEstimator
     from dilu_core.performance import LatencyModel, MemoryModel, RooflineModel
     from dilu_core.placement import PlacementProblem, verify_placement
+    from dilu_core.placement_plots import plot_fragmentation, plot_placement, plot_progress
     from dilu_core.plans import FunctionPlan, Plan
     from dilu_core.plotting import plot_plan
     from dilu_core.profile_files import read_profiles
     from dilu_core.profiling import profile_function
+    from dilu_core.progress import ProgressLog
     from dilu_core.quota import LimitRule, Quota, QuotaConfig, QuotaGrid, QuotaSearchResult
     from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
     from dilu_core.samples import ProfileSamples
@@ -52,10 +59,10 @@ if TYPE_CHECKING:
     from dilu_core.solvers.llm_fitting import fit_llm
     from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
+    from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
     from dilu_core.solvers.placement.objective import Objective
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
-    from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
     from dilu_core.solvers.planner import plan
     from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
@@ -83,9 +90,11 @@ __all__ = [
     "ClusterState",
     "CoScaler",
     "Configuration",
+    "CorrelationEstimator",
     "CostReport",
     "DiluError",
     "FileFormatError",
+    "FragmentationChange",
     "FragmentationReport",
     "FunctionPlan",
     "FunctionSpec",
@@ -109,11 +118,13 @@ __all__ = [
     "Limit",
     "LimitRule",
     "LlmFit",
+    "LoadCorrelation",
     "MemoryModel",
     "MigGeometry",
     "MigProfile",
     "MigSlice",
     "MigrationPlan",
+    "MixEstimator",
     "MonotoneSurface",
     "Move",
     "Node",
@@ -127,6 +138,7 @@ __all__ = [
     "Plan",
     "Policy",
     "ProfileSamples",
+    "ProgressLog",
     "Quota",
     "QuotaConfig",
     "QuotaGrid",
@@ -140,6 +152,7 @@ __all__ = [
     "SolveStats",
     "StagedPolicy",
     "StateError",
+    "TaskMix",
     "Tenant",
     "Termination",
     "TerminationReason",
@@ -171,8 +184,11 @@ __all__ = [
     "learn_prior",
     "place",
     "plan",
+    "plot_fragmentation",
     "plot_latency",
+    "plot_placement",
     "plot_plan",
+    "plot_progress",
     "plot_trials",
     "profile_function",
     "read_interference",
@@ -192,6 +208,7 @@ __all__ = [
 
 _NAMES_OF = {
     "dilu_core.alternatives": ("alternative_configurations",),
+    "dilu_core.arrival_mix": ("TaskMix",),
     "dilu_core.calibration": ("Calibration",),
     "dilu_core.cluster": (
         "Cluster",
@@ -199,6 +216,8 @@ _NAMES_OF = {
         "Node",
         "Oversubscription",
     ),
+    "dilu_core.correlation": ("LoadCorrelation",),
+    "dilu_core.correlation_estimator": ("CorrelationEstimator",),
     "dilu_core.coscaling.gpu": (
         "GpuInstance",
         "GpuObservation",
@@ -228,9 +247,10 @@ _NAMES_OF = {
         "InvalidArgumentError",
         "StateError",
     ),
-    "dilu_core.fragmentation": (
+    "dilu_core.fragmentation": ("fragmentation",),
+    "dilu_core.fragmentation_report": (
+        "FragmentationChange",
         "FragmentationReport",
-        "fragmentation",
     ),
     "dilu_core.functions": ("FunctionSpec",),
     "dilu_core.gpu_scaling": (
@@ -263,6 +283,7 @@ _NAMES_OF = {
         "MigProfile",
         "MigSlice",
     ),
+    "dilu_core.mix_estimator": ("MixEstimator",),
     "dilu_core.performance": (
         "LatencyModel",
         "MemoryModel",
@@ -272,6 +293,11 @@ _NAMES_OF = {
         "PlacementProblem",
         "verify_placement",
     ),
+    "dilu_core.placement_plots": (
+        "plot_fragmentation",
+        "plot_placement",
+        "plot_progress",
+    ),
     "dilu_core.plans": (
         "FunctionPlan",
         "Plan",
@@ -279,6 +305,7 @@ _NAMES_OF = {
     "dilu_core.plotting": ("plot_plan",),
     "dilu_core.profile_files": ("read_profiles",),
     "dilu_core.profiling": ("profile_function",),
+    "dilu_core.progress": ("ProgressLog",),
     "dilu_core.quota": (
         "LimitRule",
         "Quota",

@@ -105,7 +105,8 @@ class TaskMix:
         if below.any():
             i = int(np.argmax(below))
             check.fail(f"limit_milli[{i}]", f"is {self.limit_milli[i]}, below request_milli {self.request_milli[i]}.")
-        total = float(weight.sum()) if weight.size else 1.0
+        with np.errstate(over="ignore"):
+            total = float(weight.sum()) if weight.size else 1.0
         # what adds up to 1 already is left alone, so that reading a written mix gives the same bits
         if abs(total - 1.0) > 1e-9:
             scale = float(weight.max())  # first: the sum of huge weights may overflow
@@ -130,7 +131,7 @@ class TaskMix:
         """The mix with these weights (any positive numbers), the heaviest first and equal ones by shape."""
         ranked = sorted(weights.items(), key=lambda each: (-each[1], each[0]))
         shapes = np.array([shape for shape, _ in ranked], np.int64).reshape(-1, len(MOST_OF_SHAPE))
-        return cls(*shapes.T, np.array([weight for _, weight in ranked], np.float64))
+        return cls._of_shapes(shapes, np.array([weight for _, weight in ranked], np.float64))
 
     @cached_property
     def shapes(self) -> NDArray[np.int64]:
@@ -149,7 +150,12 @@ class TaskMix:
         if coverage < 1.0:
             count = min(count, int(np.searchsorted(reached, coverage - 1e-12)) + 1)
         kept = order[:count]
-        return TaskMix(*self.shapes[kept].T, self.weight[kept])
+        return self._of_shapes(self.shapes[kept], self.weight[kept])
+
+    @classmethod
+    def _of_shapes(cls, shapes: NDArray[np.int64], weight: NDArray[np.float64]) -> TaskMix:
+        request, limit, memory, gpus, cpu, host_memory = shapes.T
+        return cls(request, limit, memory, gpus, cpu, host_memory, weight)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""

@@ -68,8 +68,8 @@ def fragmentation(
     for node in problem.cluster.nodes:
         for gpu in range(node.gpus):
             held, capacity, free, unusable = next(rows)
-            rooms = (Room(*each) for each in zip(capacity, free, strict=True))
-            everything[node.name, gpu] = Fragmentation(int(held > 0), *rooms, unusable)
+            request, limit, memory = (Room(*each) for each in zip(capacity, free, strict=True))
+            everything[node.name, gpu] = Fragmentation(int(held > 0), request, limit, memory, unusable)
     active = {where: each for where, each in sorted(everything.items()) if each.active_gpus}
     covered = active if over == "active" else everything
     by_node: dict[str, list[Fragmentation]] = {}

@@ -72,7 +72,8 @@ class Fragmentation:
             free = check.integer(f"{where}.free", check.item(where, room, "free"), at_least=0, at_most=capacity)
             rooms.append(Room(capacity, free))
         unusable = check.item(argument, data, "unusable_milli")
-        return cls(active, *rooms, check.finite(f"{argument}.unusable_milli", unusable, at_least=0.0))
+        request, limit, memory = rooms
+        return cls(active, request, limit, memory, check.finite(f"{argument}.unusable_milli", unusable, at_least=0.0))
 
 
 @dataclass(frozen=True)

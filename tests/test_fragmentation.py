@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.errors import InvalidArgumentError
-from dilu_core.fragmentation import fragmentation
+from dilu_core.fragmentation import FragmentationReport, fragmentation
 from dilu_core.placement import Placement, PlacementProblem, Slot
 
 CLUSTER = Cluster.homogeneous(2, 2, GpuType("A100", 1000))
@@ -64,3 +66,68 @@ def test_levels_add_up(demands: list[tuple[int, int]]) -> None:
         assert whole.free == sum(getattr(each, name).free for each in report.nodes.values())
         assert whole.free == sum(getattr(each, name).free for each in report.gpus.values())
         assert 0.0 <= whole.fragmentation <= 1.0
+    for level in (report.nodes, report.gpus):
+        assert sum(each.unusable_milli for each in level.values()) == pytest.approx(report.cluster.unusable_milli)
+    assert 0.0 <= report.cluster.unusable_share <= 1.0 + 1e-12
+    assert FragmentationReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    everything = fragmentation(PlacementProblem(CLUSTER, instances), placement, over="all")
+    assert len(everything.gpus) == 4
+    assert everything.cluster == everything.everywhere == report.everywhere
+    assert everything.stranded == report.stranded
+
+
+def _two() -> tuple[PlacementProblem, Placement]:
+    problem = PlacementProblem(CLUSTER, (BIG, SMALL))
+    return problem, Placement({"big": [Slot("node-0", 0, 950)], "small": [Slot("node-0", 1, 100)]})
+
+
+def test_what_is_unusable_depends_on_the_mix() -> None:
+    """Beside the big one 400 milli are free but only 50 MiB: nothing for the small one, all for one without memory."""
+    problem, placement = _two()
+    small = fragmentation(problem, placement, mix=TaskMix.of([SMALL]))
+    assert small.gpus["node-0", 0].unusable_milli == 400
+    assert small.cluster.unusable_milli == small.everywhere.unusable_milli == 400
+    assert small.cluster.unusable_share == pytest.approx(400 / (400 + 900))
+    assert small.everywhere.unusable_share == pytest.approx(400 / (400 + 900 + 2000))
+    lean = fragmentation(problem, placement, mix=TaskMix([400], [600], [50], [1], [0], [0], [1.0]))
+    assert lean.everywhere.unusable_milli == 0
+    pair = fragmentation(problem, placement, mix=TaskMix([1000], [1000], [1], [2], [0], [0], [1.0]))
+    assert pair.cluster.unusable_milli == pair.everywhere.unusable_milli == 1300  # the empty node takes the gang
+    both = fragmentation(
+        problem, placement
+    )  # its own two instances, half and half; the big one uses the second GPU not
+    assert both.mix == TaskMix.of([BIG, SMALL])
+    assert both.cluster.unusable_milli == pytest.approx(400 / 2 + (400 + 900) / 2)
+    assert "expected over 2 shapes" in str(both)
+
+
+def test_before_and_after_stand_side_by_side() -> None:
+    """Moving the small one to an empty node leaves one more half-used; the table says what grew and by how much."""
+    problem, placement = _two()
+    before = fragmentation(problem, placement)
+    after = fragmentation(problem, Placement({"big": [Slot("node-0", 0, 950)]}))
+    change = after.change_from(before)
+    rows = {title: (a, b) for title, a, b in change.rows()}
+    assert rows["active GPUs"] == (2, 1)
+    assert rows["SM request free"] == pytest.approx((1300 / 2000, 400 / 1000))
+    assert rows["unusable milli"] == pytest.approx((850, 400 / 2 + 400 / 2))
+    assert json.loads(json.dumps(change.to_dict()))["rows"]["active GPUs"]["change"] == -1
+    assert "-25.0 pp" in str(change)
+    with pytest.raises(InvalidArgumentError, match="before"):
+        after.change_from("yesterday")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("more", "message"), [({"mix": "all"}, "mix is 'all'"), ({"over": "some"}, "over is 'some'")])
+def test_other_arguments_are_refused(more: dict[str, Any], message: str) -> None:
+    """A mix that is none, or GPUs that are neither active nor all."""
+    with pytest.raises(InvalidArgumentError, match=message):
+        fragmentation(*_two(), **more)
+
+
+@pytest.mark.parametrize("lost", ["cluster", "mix", "stranded", "everywhere", "gpus"])
+def test_a_report_with_parts_missing_is_refused(lost: str) -> None:
+    """The error names what the document lacks."""
+    document = fragmentation(*_two()).to_dict()
+    del document[lost]
+    with pytest.raises(InvalidArgumentError, match=rf"report.{lost} is missing"):
+        FragmentationReport.from_dict(document)

@@ -2,10 +2,11 @@
 
 Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent", USENIX ATC
 2023: an instance goes where the expected unusable share F_n (`kernels.cpu.fragmentation`) of the node grows least. The
-published simulator rounds that score to a hundred steps; here it stays exact, and what is left free on the node decides
-near ties (best fit):
+published simulator rounds that score to a hundred steps of a sigmoid, and the first node wins among equals. So here, with
+even steps: 40 milli, as wide as the simulator's at the origin. It matters: with the exact score 1.4 % less of the openb
+cluster is filled, as small gains then scatter instances over nodes that others will need whole.
 
-    score = F_n after - F_n now + PER_SHARE * (free request on the node) + PER_CPU * (CPU left on its host, if limited)
+    score = ceil((F_n after - F_n now + 1000 penalty) / STEP) - LIKED preference
 
 A node's score for a demand changes only when the node does. `known` holds the scores of recent demands, one row each,
 with the number of changes of the node they were taken at; so an arrival costs a look at each node, and a computation
@@ -28,10 +29,11 @@ from dilu_core.kernels.cpu.ledger import CHANGES
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-PER_SHARE, PER_CPU, PER_PENALTY = 1e-4, 1e-6, 1000.0
-UNLIMITED_HOST = 2**61
+STEP, PER_PENALTY = 40.0, 1000.0
 LIKED = 1e7
 """What a step of `preference` is worth: more than any score."""
+
+_ROUNDING = 1e-9
 
 
 @compiled
@@ -114,11 +116,10 @@ def node_score(
     """The least score of a demand on a node whose host has room (infinite without place), and the row where it is."""
     start, stop = node_start[n], node_start[n + 1]
     cpu, memory = host_free[n, 0], host_free[n, 1]
-    tie = tie_break(free, start, stop, cpu, demand)
     if demand[3] == 0:
         now = node_fragmentation(free, start, stop, cpu, memory, shapes, weight)
         then = node_fragmentation(free, start, stop, cpu - demand[4], memory - demand[5], shapes, weight)
-        return then - now + tie, -1
+        return _score(then - now, 0.0, 0), -1
     best = -1
     best_score = np.inf
     if demand[3] == 1:
@@ -134,21 +135,29 @@ def node_score(
         for g in range(start, stop):
             if special and preference[g] < 0:
                 continue
-            score = after[g - start] - now + tie
-            if special:
-                score += PER_PENALTY * penalty[g] - LIKED * preference[g]
+            score = _score(after[g - start] - now, penalty[g] if special else 0.0, preference[g] if special else 0)
             if score < best_score:
                 best, best_score = g, score
         return best_score, best
-    liked = gang_rows(free, start, stop, preference, penalty, special, demand, gang_memory, chosen)
-    if liked == -np.inf:
+    if not gang_rows(free, start, stop, preference, penalty, special, demand, gang_memory, chosen):
         return best_score, best
     size = demand[3]
     then = node_fragmentation_after(
         free, start, stop, cpu, memory, shapes, weight, chosen, size, demand[0], demand[1], gang_memory, demand[4],
         demand[5],
     )  # fmt: skip
-    return then - node_fragmentation(free, start, stop, cpu, memory, shapes, weight) + tie - liked, chosen[0]
+    cost = 0.0
+    liked = 0
+    for k in range(size if special else 0):
+        cost += penalty[chosen[k]]
+        liked += preference[chosen[k]]
+    now = node_fragmentation(free, start, stop, cpu, memory, shapes, weight)
+    return _score(then - now, cost, liked), chosen[0]
+
+
+@compiled
+def _score(growth: float, penalty: float, liked: int) -> float:
+    return np.ceil((growth + PER_PENALTY * penalty) / STEP - _ROUNDING) - LIKED * liked
 
 
 @compiled
@@ -162,12 +171,11 @@ def gang_rows(
     demand: Ints,
     gang_memory: Ints,
     chosen: Ints,
-) -> float:
-    """The tightest rows of a node for a gang, most liked first, into `chosen`; what they are liked, -inf without place."""
+) -> bool:
+    """Write the tightest rows of a node for a gang, most liked first, into `chosen`; whether there are as many."""
     size = demand[3]
-    total = 0.0
     if stop - start < size:
-        return -np.inf
+        return False
     for k in range(size):
         pick = -1
         pick_liked = -np.inf
@@ -186,10 +194,9 @@ def gang_rows(
             if pick < 0 or liked > pick_liked or (liked == pick_liked and free[g, 0] < pick_left):
                 pick, pick_liked, pick_left = g, liked, free[g, 0]
         if pick < 0:
-            return -np.inf
+            return False
         chosen[k] = pick
-        total += pick_liked
-    return total
+    return True
 
 
 @compiled
@@ -229,18 +236,7 @@ def score_gradient(
             free, start, stop, host_free[n, 0], host_free[n, 1], shapes, weight, demand[0], demand[1], demand[2],
             demand[4], demand[5], after,
         )  # fmt: skip
-        tie = tie_break(free, start, stop, host_free[n, 0], demand)
         for g in range(start, stop):
             if after[g - start] < np.inf and not (special and preference[g] < 0):
-                scores[g] = after[g - start] - now + tie
-                if special:
-                    scores[g] += PER_PENALTY * penalty[g] - LIKED * preference[g]
-
-
-@compiled
-def tie_break(free: Ints, start: int, stop: int, cpu: int, demand: Ints) -> float:
-    """The small change of a score: what is free on the node, and left of its CPU."""
-    total = 0
-    for g in range(start, stop):
-        total += free[g, 0]
-    return PER_SHARE * total + (PER_CPU * (cpu - demand[4]) if cpu < UNLIMITED_HOST else 0.0)
+                cost, liked = (penalty[g], preference[g]) if special else (0.0, 0)
+                scores[g] = _score(after[g - start] - now, cost, liked)

@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bits = NDArray[np.uint64]
 
-ACTIVE, CHANGES = 0, 1
+ACTIVE, CHANGES, ALIKE_UNTIL = 0, 1, 2
 """Columns of `node_state`."""
 
 GPUS_USED, REACH = 0, 1
@@ -61,6 +61,25 @@ def write(
         totals[GPUS_USED] -= 1
         while totals[REACH] > 0 and node_state[totals[REACH] - 1, ACTIVE] == 0:
             totals[REACH] -= 1
+
+
+@compiled
+def write_all(
+    free: Ints,
+    held: Ints,
+    node_of: Ints,
+    node_state: Ints,
+    totals: Ints,
+    rows: Ints,
+    memory: Ints,
+    count: int,
+    request: int,
+    limit: int,
+    sign: int,
+) -> None:
+    """As `write`, for the first `count` of `rows` and the `memory` on each."""
+    for k in range(count):
+        write(free, held, node_of, node_state, totals, rows[k], request, limit, memory[k], sign)
 
 
 @compiled

@@ -6,7 +6,8 @@ All kernels read the same columns, one row per GPU, nodes being consecutive rows
     weight      (n_gpus, 3) float64  price of a unit left over in each; the priced rest is a GPU's score, less is better
     held        (n_gpus,)   int64    instances on it; a GPU is active when it holds any
     node_start  (n_nodes + 1,) int64 first row of each node, and one past the last
-    node_state  (n_nodes, 2) int64   active GPUs of the node, and how often it has changed
+    node_state  (n_nodes, 3) int64   active GPUs of the node; how often it has changed; the first node after it that is
+                                     not of its size and GPU type
     totals      (2,)        int64    active GPUs of the cluster, and the number of nodes up to the last with any
 
 An instance that cannot go or would not like to go everywhere is `special`, and two columns more are read for it:
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.cpu.ledger import ACTIVE, REACH, write
+from dilu_core.kernels.cpu.ledger import ACTIVE, ALIKE_UNTIL, REACH, write
 from dilu_core.kernels.cpu.packing_nodes import best_split
 
 Ints = NDArray[np.int64]
@@ -75,7 +76,7 @@ def place_one(
             return ON_ACTIVE, gpu, 1, 0
     for may_open in (False, True):
         if may_open and flags & TRY_OPENING:
-            gpu = best_empty(free, held, preference, special, node_start, node_state, request, limit, memory)
+            gpu = best_empty(free, held, preference, special, node_start, node_state, totals, request, limit, memory)
             if gpu >= 0:
                 if flags & BOOK:
                     write(free, held, node_of, node_state, totals, gpu, request, limit, memory, 1)
@@ -156,6 +157,7 @@ def best_empty(
     special: bool,
     node_start: Ints,
     node_state: Ints,
+    totals: Ints,
     request: int,
     limit: int,
     memory: int,
@@ -168,10 +170,15 @@ def best_empty(
     best = -1
     best_memory = 0
     best_empties = 0
-    for n in range(node_start.size - 1):
+    following = 0
+    while following < node_start.size - 1:
+        n = following
+        following = n + 1
         empties = node_start[n + 1] - node_start[n] - node_state[n, ACTIVE]
         if empties == 0:
             continue
+        if n >= totals[REACH] and not special:
+            following = node_state[n, ALIKE_UNTIL]  # those after it are as empty as it
         room = free[node_start[n], 2]
         unused = node_state[n, ACTIVE] == 0
         if unused and best >= 0 and (room > best_memory or (room == best_memory and empties >= best_empties)):

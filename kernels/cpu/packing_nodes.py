@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.cpu.ledger import ACTIVE, REACH
+from dilu_core.kernels.cpu.ledger import ACTIVE, ALIKE_UNTIL, REACH
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -25,6 +25,7 @@ def best_gang(
     special: bool,
     node_start: Ints,
     node_state: Ints,
+    totals: Ints,
     request: int,
     limit: int,
     memory: Ints,
@@ -44,8 +45,13 @@ def best_gang(
     best_score = np.inf
     empty_size = 0
     empty_memory = 0
-    for n in range(node_start.size - 1):
+    following = 0
+    while following < node_start.size - 1:
+        n = following
+        following = n + 1
         start, stop = node_start[n], node_start[n + 1]
+        if n >= totals[REACH] and not special:
+            following = node_state[n, ALIKE_UNTIL]  # those after it are as empty as it
         if stop - start < size or (best >= 0 and size - node_state[n, ACTIVE] > best_opened):
             continue
         unused = node_state[n, ACTIVE] == 0

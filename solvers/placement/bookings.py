@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.cluster import Cluster, Instance, Oversubscription
-from dilu_core.kernels.cpu.ledger import CHANGES, GPUS_USED, write
+from dilu_core.kernels.cpu.ledger import ALIKE_UNTIL, CHANGES, GPUS_USED, write, write_all
 from dilu_core.mig import MigSlice
 from dilu_core.slots import Placement, Slot
 from dilu_core.solvers.placement.interning import FunctionBits
 from dilu_core.solvers.placement.partitions import Partitions
+from dilu_core.solvers.placement.unchecked import unchecked
 
 UNLIMITED = 2**62
 """Host CPU and memory of a node that states no limit; what is booked there leaves it beyond every demand."""
@@ -93,7 +94,8 @@ class Bookings:
         self.capacity[:, 2] = memory
         self.free = self.capacity.copy()
         self.held = np.zeros(memory.size, np.int64)
-        self.node_state = np.zeros((len(sizes), 2), np.int64)
+        self.node_state = np.zeros((len(sizes), 3), np.int64)
+        self.node_state[:, ALIKE_UNTIL] = _alike_until(np.array(sizes), self.node_type)
         self.totals = np.zeros(2, np.int64)
         self.host_capacity = np.array(
             [[_or_unlimited(node.cpu_milli), _or_unlimited(node.memory_mib)] for node in cluster.nodes], np.int64
@@ -109,6 +111,8 @@ class Bookings:
         self._node_names = [node.name for node in cluster.nodes]
         self._first_row: list[int] = self.node_start.tolist()
         self._node_of: list[int] = self.node_of.tolist()
+        self._rows = np.zeros(max(sizes, default=0), np.int64)
+        self._memory = np.zeros(max(sizes, default=0), np.int64)
         self._barred: dict[tuple[tuple[str, ...] | None, bool, bool], NDArray[np.bool_]] = {}
         self._other_types: dict[tuple[str, ...], NDArray[np.bool_]] = {}
         self._log: list[_Change] | None = None
@@ -137,7 +141,7 @@ class Bookings:
         mig: tuple[MigSlice, ...] = (),
     ) -> Booking:
         """Write `instance` down on the rows `gpus`; the caller has made sure that it fits and is not there yet."""
-        booking = Booking(instance, tuple(gpus), tuple(memory_mib), configuration, mig)
+        booking = booked(instance, tuple(gpus), tuple(memory_mib), configuration, mig)
         self._columns(booking, 1)
         self.note(booking)
         return booking
@@ -252,6 +256,7 @@ class Bookings:
         other.by_name, other.reserved = dict(self.by_name), dict(self.reserved)
         other.on_gpu = [here.copy() for here in self.on_gpu]
         other.gangs_on = {row: gangs.copy() for row, gangs in self.gangs_on.items()}
+        other._rows, other._memory = self._rows.copy(), self._memory.copy()
         other._log = None
         return other
 
@@ -260,10 +265,14 @@ class Bookings:
         request, limit = booking.request_milli, booking.limit_milli
         if booking.mig:
             limit = min(limit, self.partitions.share_milli(booking.gpus[0], booking.mig[0]))
-        for gpu, memory in zip(booking.gpus, booking.memory_mib, strict=True):
-            write(
-                self.free, self.held, self.node_of, self.node_state, self.totals, gpu, request, limit, memory, sign
-            )  # fmt: skip
+        gpus, columns = booking.gpus, (self.free, self.held, self.node_of, self.node_state, self.totals)
+        if len(gpus) == 1:
+            write(*columns, gpus[0], request, limit, booking.memory_mib[0], sign)
+        else:
+            rows, memory = self._rows, self._memory
+            rows[: len(gpus)] = gpus
+            memory[: len(gpus)] = booking.memory_mib
+            write_all(*columns, rows, memory, len(gpus), request, limit, sign)
 
     def _index(self, booking: Booking, sign: int) -> None:
         """Keep everything but the columns of the GPUs; nothing that counts to zero stays behind."""
@@ -275,8 +284,14 @@ class Bookings:
             else:
                 del on_gpu[gpu][name]
         if instance.gpus > 1 and instance.kind == "training":
+            gangs_on = self.gangs_on
             for gpu in booking.gpus:
-                self._count_gang(gpu, booking, sign)
+                if sign > 0:
+                    gangs_on.setdefault(gpu, {})[name] = booking
+                else:
+                    del gangs_on[gpu][name]
+                    if not gangs_on[gpu]:
+                        del gangs_on[gpu]
         if instance.function or instance.anti_affinity:
             self.functions.count(instance, booking.gpus, sign)
         if instance.cpu_milli or instance.host_memory_mib:
@@ -289,15 +304,6 @@ class Bookings:
         self.host_free[node, 0] -= cpu_milli
         self.host_free[node, 1] -= memory_mib
         self.node_state[node, CHANGES] += 1
-
-    def _count_gang(self, gpu: int, booking: Booking, sign: int) -> None:
-        gangs = self.gangs_on.setdefault(gpu, {})
-        if sign > 0:
-            gangs[booking.instance.name] = booking
-        else:
-            del gangs[booking.instance.name]
-        if not gangs:
-            del self.gangs_on[gpu]
 
     def node_ranges(self) -> Iterator[tuple[int, int]]:
         """First row of each node, and one past its last."""
@@ -410,21 +416,17 @@ class Bookings:
         return Placement({name: self.slots(booking) for name, booking in self.by_name.items()})
 
 
+def _alike_until(sizes: NDArray[np.int64], node_type: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each node, the first after it of another size or GPU type."""
+    changes = np.flatnonzero((np.diff(sizes) != 0) | (np.diff(node_type) != 0)) + 1
+    stops = np.append(changes, sizes.size)
+    return stops[np.searchsorted(changes, np.arange(sizes.size), side="right")].astype(np.int64)
+
+
 def _or_unlimited(value: int | None) -> int:
     return UNLIMITED if value is None else value
 
 
-_set_node, _set_gpu, _set_memory, _set_configuration, _set_mig = (
-    getattr(Slot, field).__set__ for field in ("node", "gpu", "memory_mib", "configuration", "mig")
-)
-
-
-def _slot(node: str, gpu: int, memory_mib: int, configuration: int, mig: MigSlice | None) -> Slot:
-    """A slot made of values that are known to be right: checking them again takes longer than placing does."""
-    slot = object.__new__(Slot)
-    _set_node(slot, node)
-    _set_gpu(slot, gpu)
-    _set_memory(slot, memory_mib)
-    _set_configuration(slot, configuration)
-    _set_mig(slot, mig)
-    return slot
+_slot = unchecked(Slot)
+booked = unchecked(Booking)
+"""A `Booking` of all its fields."""

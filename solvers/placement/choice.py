@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from dilu_core.kernels.cpu.ledger import BESIDE_FRIEND, BESIDE_GANG, NEUTRAL
 from dilu_core.mig import MigSlice
+from dilu_core.solvers.placement.unchecked import unchecked
 
 
 class Rule(StrEnum):
@@ -38,6 +39,10 @@ class Choice:
     def reason(self) -> str:
         """The choice in words."""
         return reason_of(self.rule, len(self.gpus), self.opened, self.liked, self.configuration)
+
+
+chosen = unchecked(Choice)
+"""A `Choice` of all its fields."""
 
 
 def reason_of(rule: Rule, gpus: int, opened: int, liked: int, configuration: int) -> str:

@@ -44,8 +44,8 @@ from dilu_core.kernels.cpu.packing import (
 from dilu_core.kernels.cpu.packing_nodes import best_gang
 from dilu_core.kernels.cpu.slicing import best_slice
 from dilu_core.mig import MigSlice
-from dilu_core.solvers.placement.bookings import Booking, Bookings
-from dilu_core.solvers.placement.choice import Choice, Rule
+from dilu_core.solvers.placement.bookings import Booking, Bookings, booked
+from dilu_core.solvers.placement.choice import Choice, Rule, chosen
 
 if TYPE_CHECKING:
     from dilu_core.solvers.placement.gradient import Gradient
@@ -128,7 +128,7 @@ class Chooser:
             choice = self._one(instance, 0, flags, self._steps(instance))
             if choice is None:
                 return None
-            booking = Booking(instance, choice.gpus, choice.memory_mib)
+            booking = booked(instance, choice.gpus, choice.memory_mib, 0, ())
             b.note(booking)
             return choice, booking
         choice = self.choose(instance)
@@ -193,9 +193,9 @@ class Chooser:
             return None
         if found == ON_SPLIT:
             rows, parts = tuple(self._chosen[:count].tolist()), tuple(self._part[:count].tolist())
-            return Choice(rows, parts, Rule.SPLIT, opened, NEUTRAL, number)
+            return chosen(rows, parts, Rule.SPLIT, opened, NEUTRAL, number, ())
         liked = int(self.preference[gpu]) if flags & SPECIAL and found == ON_ACTIVE else NEUTRAL
-        return Choice((gpu,), (memory,), _RULE_OF[found], opened, liked, number)
+        return chosen((gpu,), (memory,), _RULE_OF[found], opened, liked, number, ())
 
     def _gang(self, instance: Instance, special: bool) -> Choice | None:
         """The gang's place that opens the fewest GPUs, in the first configuration that does."""
@@ -208,7 +208,7 @@ class Chooser:
         for number, each in enumerate(_configurations(instance)):
             memory = self.gang_memory(each, size)
             node, opened = best_gang(
-                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state,
+                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state, b.totals,
                 each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
             )  # fmt: skip
             if node >= 0 and (best is None or opened < best.opened):
@@ -256,7 +256,9 @@ class Chooser:
             parts.profile_start, parts.profiles, *wanted, opening,
         )  # fmt: skip
         if opening:
-            whole = best_empty(b.free, b.held, self.preference, True, b.node_start, b.node_state, *wanted)
+            whole = best_empty(
+                b.free, b.held, self.preference, True, b.node_start, b.node_state, b.totals, *wanted
+            )
             keys = self._opening_key(row), self._opening_key(whole)
             rule, liked, whole_liked = Rule.OPENED, NEUTRAL, NEUTRAL
         else:

@@ -8,9 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from dilu_core.slots import Slot
-from dilu_core.solvers.placement.choice import Rule
+from dilu_core.solvers.placement.choice import Choice, Rule
+from dilu_core.solvers.placement.unchecked import unchecked
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,8 @@ class PlacementDecision:
     slots: tuple[Slot, ...]
     reason: str
     rule: Rule
-    blocked: Mapping[str, int] = field(default_factory=lambda: _NOTHING, hash=False)
-    nearly: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NOTHING, hash=False)
+    blocked: Mapping[str, int] = field(default_factory=_nothing, hash=False)
+    nearly: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing, hash=False)
     node: str | None = None
 
     def __reduce__(self) -> tuple[type[PlacementDecision], tuple[Any, ...]]:
@@ -41,6 +46,14 @@ class PlacementDecision:
         return PlacementDecision, (
             self.name, self.placed, self.slots, self.reason, self.rule, blocked, nearly, self.node,
         )  # fmt: skip
+
+
+_made = unchecked(PlacementDecision)
+
+
+def placed(name: str, slots: tuple[Slot, ...], choice: Choice) -> PlacementDecision:
+    """The decision for an instance that found a place."""
+    return _made(name, True, slots, choice.reason, choice.rule, _NOTHING, _NOTHING, slots[0].node)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Placing by fragmentation gradient: where the share that arrivals will not be able to use grows least.
 
 The score and what is kept of it are in `dilu_core.kernels.cpu.fgd_placing`; the mix of arrivals it expects is given, or
-learnt: after 16 arrivals, at each doubling of their number, and from 1024 on at every 1024th. Gangs take the tightest
+learnt: after 16 arrivals, at each doubling of their number, and from 1024 on at every 1024th, but then only if a tenth of
+it is not as expected, since all scores have to be worked out anew. Gangs take the tightest
 GPUs of a node. Among configurations the first that fits anywhere is taken. Partitioned GPUs and splits stay with best
 fit, for what fits no whole GPU.
 """
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.placement.choose import Chooser
 
 _KNOWN_DEMANDS, _KNOWN_SCORES = 512, 4_000_000
-_FIRST_LEARNT, _LEARN_EVERY = 16, 1024
+_FIRST_LEARNT, _LEARN_EVERY, _OUTDATED = 16, 1024, 0.1
 
 NO_MIX = TaskMix([], [], [], [], [], [], [])
 
@@ -60,9 +61,13 @@ class Gradient:
             return
         self.estimator.observe(instance)
         seen = self.estimator.arrivals
-        doubled = seen >= _FIRST_LEARNT and seen & (seen - 1) == 0
-        if doubled if seen <= _LEARN_EVERY else seen % _LEARN_EVERY == 0:
-            self.expect(self.estimator.mix())
+        if seen <= _LEARN_EVERY:
+            if seen >= _FIRST_LEARNT and seen & (seen - 1) == 0:
+                self.expect(self.estimator.mix())
+        elif seen % _LEARN_EVERY == 0:
+            learnt = self.estimator.mix()
+            if _distance(self.mix, learnt) > _OUTDATED:
+                self.expect(learnt)
 
     def choose(self, instance: Instance, special: bool, chooser: Chooser) -> Choice | None:
         """The place on whole GPUs that adds least; `special` says that the chooser's scratch columns are to be read."""
@@ -124,3 +129,12 @@ class Gradient:
         self._number[key] = number
         self._known_at[number] = -1
         return number
+
+
+def _distance(one: TaskMix, other: TaskMix) -> float:
+    """What part of the arrivals of one mix is not in the other, 0..1."""
+    weights = [
+        {tuple(shape): weight for shape, weight in zip(mix.shapes.tolist(), mix.weight.tolist(), strict=True)}
+        for mix in (one, other)
+    ]
+    return 1.0 - sum(min(weight, weights[1].get(shape, 0.0)) for shape, weight in weights[0].items())

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dilu_core import _checks as check
 from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Cluster, Instance, Oversubscription
+from dilu_core.correlation import LoadCorrelation
 from dilu_core.errors import StateError
 from dilu_core.instances import MOST_CPU_MILLI, MOST_MEMORY_MIB
 from dilu_core.mix_estimator import MixEstimator
@@ -21,14 +22,15 @@ from dilu_core.slots import Placement
 from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
 from dilu_core.solvers.placement.choice import Choice, Rule
 from dilu_core.solvers.placement.choose import Chooser
-from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision
-from dilu_core.solvers.placement.gradient import Gradient
+from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision, placed
 from dilu_core.solvers.placement.executing import carry_out
+from dilu_core.solvers.placement.gradient import Gradient
 from dilu_core.solvers.placement.host_room import choose_host, why_no_host
-from dilu_core.solvers.placement.reasons import refusal
 from dilu_core.solvers.placement.migration_plan import MigrationPlan
 from dilu_core.solvers.placement.move_cost import MoveCost
+from dilu_core.solvers.placement.reasons import refusal
 from dilu_core.solvers.placement.replan import plan_admission, plan_drain, plan_room, start_draft
+from dilu_core.solvers.placement.spreading import Spreading
 from dilu_core.solvers.placement.what_if import WhatIf
 from dilu_core.verification import violations
 
@@ -50,7 +52,9 @@ class ClusterState:
             expected not to be able to use grows least. The first needs fewer GPUs, the second packs a full cluster
             tighter.
         mix: only for the second, the arrivals it expects: a `TaskMix`, or a `MixEstimator` that learns it from the
-            instances that `place` is asked for; `None` for one with its defaults.
+            instances that `place` is asked for; `None` for one that halves their weight in 4,000 arrivals.
+        correlation: which functions' loads rise together; among GPUs that are open to an instance anyway, those with
+            such neighbours are avoided. `None` leaves loads aside.
     Raises `InvalidArgumentError` for arguments that are not such.
     """
 
@@ -61,6 +65,7 @@ class ClusterState:
         oversubscription: Oversubscription | None = None,
         rule: PlacementRule = "best-fit",
         mix: TaskMix | MixEstimator | None = None,
+        correlation: LoadCorrelation | None = None,
     ) -> None:
         if not isinstance(cluster, Cluster):
             check.fail("cluster", f"is {cluster!r:.120}; expected a Cluster.")
@@ -74,13 +79,17 @@ class ClusterState:
             check.fail("mix", "is given with rule 'best-fit', which expects nothing; use 'fragmentation-gradient'.")
         if isinstance(mix, MixEstimator) and mix.half_life_s is not None:
             check.fail("mix", "forgets by seconds, but events carry no time; expected half_life_arrivals.")
+        if correlation is not None and not isinstance(correlation, LoadCorrelation):
+            check.fail("correlation", f"is {correlation!r:.120}; expected a LoadCorrelation, or None.")
         self._bookings = Bookings(cluster, caps)
         self._gradient: Gradient | None = None
         if rule == "fragmentation-gradient":
             given = mix if isinstance(mix, TaskMix) else None
-            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator()
+            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator(half_life_arrivals=4000.0)
             self._gradient = Gradient(self._bookings, mix=given, estimator=learner)
-        self._chooser = Chooser(self._bookings, gradient=self._gradient)
+        self._correlation = correlation
+        spreading = None if correlation is None else Spreading(correlation)
+        self._chooser = Chooser(self._bookings, gradient=self._gradient, spreading=spreading)
 
     @property
     def cluster(self) -> Cluster:
@@ -157,10 +166,7 @@ class ClusterState:
             check.fail(argument, f"is {name!r}, which is placed already; remove it first or use another name.")
 
     def _decision(self, choice: Choice, booking: Booking) -> PlacementDecision:
-        slots = self._bookings.slots(booking)
-        return PlacementDecision(
-            booking.instance.name, True, slots, choice.reason, choice.rule, node=slots[0].node
-        )  # fmt: skip
+        return placed(booking.instance.name, self._bookings.slots(booking), choice)
 
     def _refuse(self, instance: Instance) -> PlacementDecision:
         why = refusal(self._bookings, instance)
@@ -299,6 +305,8 @@ class ClusterState:
                 {"name": each.name, "node": each.node, "cpu_milli": each.cpu_milli, "memory_mib": each.memory_mib}
                 for each in self.host_reservations
             ]
+        if self._correlation is not None:
+            data["correlation"] = self._correlation.to_dict()
         if self._gradient is not None:
             data["rule"] = "fragmentation-gradient"
             data["mix"] = self._gradient.mix.to_dict()
@@ -313,12 +321,15 @@ class ClusterState:
         cluster = Cluster.from_dict(check.item("state", document, "cluster"))
         caps = read_oversubscription("state", document)
         rule = check.choice("state.rule", document.get("rule", "best-fit"), _RULES)
+        loads = LoadCorrelation.from_dict(document["correlation"]) if "correlation" in document else None
         if rule == "best-fit":
-            state = cls(cluster, oversubscription=caps)
+            state = cls(cluster, oversubscription=caps, correlation=loads)
         else:
             mix = TaskMix.from_dict(check.item("state", document, "mix"))
             learner = MixEstimator.from_dict(document["estimator"]) if "estimator" in document else None
-            state = cls(cluster, oversubscription=caps, rule="fragmentation-gradient", mix=learner or mix)
+            state = cls(
+                cluster, oversubscription=caps, rule="fragmentation-gradient", mix=learner or mix, correlation=loads
+            )
             assert state._gradient is not None
             state._gradient.expect(mix)
         instances = tuple(Instance.from_dict(entry) for _, entry in check.entries("state", document, "instances"))

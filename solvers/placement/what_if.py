@@ -72,8 +72,8 @@ class WhatIf(Sequence[PlacementDecision]):
         For an instance on one GPU the least score, the first among equals, is where `place` would put it. For a gang or
         a split it is the score of the GPU's own part, on nodes with room for all. Placing by best fit: an active GPU
         comes before a split, that before an empty GPU; then lower configurations, then what the instance likes to be
-        beside, then the priced rest. By fragmentation gradient: the growth of the node's unusable share [milli], and
-        small change for what is left free; a gang's GPUs carry their node's.
+        beside, then the priced rest. By fragmentation gradient: the growth of the node's unusable share in steps of
+        40 milli, after what it likes; a gang's GPUs carry their node's.
         Raises `StateError` where the state has changed since and the scores were not asked for before.
         """
         if self._scores is None:
