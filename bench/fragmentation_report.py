@@ -3,13 +3,15 @@
 python bench/fragmentation_report.py [SECONDS]     # time limit of place(), default 10
 
 First the peak of each recorded log: online best fit before, `place` after. Then the public openb list of production
-pods on its 1,213 nodes: best fit beside descent along FGD's measure computed by `node_fragmentation_each` and kept per
-node and shape, both on the same pods; allocated and unusable share when pods worth 130 % of the GPUs have come.
+pods on its 1,213 nodes: best fit beside descent along FGD's measure, computed by `node_fragmentation_each` and kept per
+node and shape, on the same pods; once with exact scores and once rounded to 100 steps as its authors' simulator does.
+Allocated share when pods worth 130 % (and 100 %) of the GPUs have come, and what is then unusable.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import random
 import sys
 import time
@@ -32,6 +34,7 @@ from dilu_core.solvers.placement.place import place
 
 SEEDS = (42, 43, 44)
 LOAD = 1.3
+BEST_FIT, EXACT, ROUNDED = 0, 1, 2
 
 
 def logs(folder: Path, seconds: float) -> None:
@@ -52,7 +55,7 @@ def logs(folder: Path, seconds: float) -> None:
 
 
 @njit(cache=True)
-def run(pods, shape_of, cluster, shapes, weight, descend, share):  # type: ignore[no-untyped-def]
+def run(pods, shape_of, cluster, shapes, weight, rule, share):  # type: ignore[no-untyped-def]
     """Place `pods` (request, GPUs, CPU, memory) one by one; the milli allocated and the time line of it in `share`."""
     free, node_start, host = cluster
     nodes = node_start.size - 1
@@ -86,7 +89,7 @@ def run(pods, shape_of, cluster, shapes, weight, descend, share):  # type: ignor
                         count += 1
                 if count < gpus:
                     continue
-                if not descend:
+                if rule == BEST_FIT:
                     # FGD's authors' best fit: the least left over of CPU and GPU
                     score[kind, n] = 0.5 * (host[n, 0] - cpu) / 128000 + 0.5 * (left - gpus * request) / 8000
                     tightest = 1 << 60
@@ -108,7 +111,9 @@ def run(pods, shape_of, cluster, shapes, weight, descend, share):  # type: ignor
                         chosen, count, request, request, no_memory, cpu, memory,
                     )  # fmt: skip
                     score[kind, n] = then - now
-                if descend:  # among equals the fuller node
+                if rule == ROUNDED:  # as the authors' simulator does: 100 steps, and among equals the first node
+                    score[kind, n] = -np.floor(100.0 / (1.0 + np.exp(score[kind, n] / 1000.0)))
+                if rule == EXACT:  # among equals the fuller node
                     score[kind, n] += 1e-4 * left + 1e-6 * (host[n, 0] - cpu)
             if score[kind, n] < best:
                 best, best_node = score[kind, n], n
@@ -164,7 +169,7 @@ def openb(folder: Path) -> None:
         arrived = np.cumsum([request * gpus for request, gpus, _, _ in queue])
         columns = np.array(queue, np.int64)
         shape_of = np.array([number[pod] for pod in queue], np.int64)
-        for name, descend in (("best fit", False), ("FGD", True)):
+        for name, rule in (("best fit", BEST_FIT), ("FGD exact", EXACT), ("FGD", ROUNDED)):
             node_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
             took = float("inf")
             for _ in range(2):  # the first compiles
@@ -173,11 +178,11 @@ def openb(folder: Path) -> None:
                 host = np.array([(cpu, memory) for _, cpu, memory in nodes], np.int64)
                 share = np.zeros(len(queue))
                 started = time.perf_counter()
-                allocated = run(columns, shape_of, (free, node_start, host), mix.shapes, mix.weight, descend, share)
+                allocated = run(columns, shape_of, (free, node_start, host), mix.shapes, mix.weight, rule, share)
                 took = min(took, time.perf_counter() - started)
             unusable = sum(
                 node_fragmentation(free, int(a), int(b), *map(int, host[i]), mix.shapes, mix.weight)
-                for i, (a, b) in enumerate(zip(node_start, node_start[1:], strict=False))
+                for i, (a, b) in enumerate(itertools.pairwise(node_start))
             )
             at_full = share[int(np.searchsorted(arrived, total, side="right")) - 1] / total
             print(

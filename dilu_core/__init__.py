@@ -59,10 +59,10 @@ if TYPE_CHECKING:
     from dilu_core.solvers.llm_fitting import fit_llm
     from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
+    from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
     from dilu_core.solvers.placement.objective import Objective
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
-    from dilu_core.solvers.placement.replan import MigrationPlan, Move
     from dilu_core.solvers.planner import plan
     from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
@@ -348,7 +348,7 @@ _NAMES_OF = {
         "PlacementResult",
         "place",
     ),
-    "dilu_core.solvers.placement.replan": (
+    "dilu_core.solvers.placement.migration_plan": (
         "MigrationPlan",
         "Move",
     ),

@@ -184,7 +184,7 @@ def _overview(problem: PlacementProblem, gpus: Sequence[GpuBookings]) -> Any:
     ranked.set_xlabel("active GPUs, for each resource the fullest first")
     ranked.set_ylabel("booked in % of the cap")
     ranked.grid(alpha=0.3)
-    ranked.legend(loc="lower left", frameon=False)
+    ranked.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     for k, (axes, (title, colour)) in enumerate(zip(strips, resources, strict=True)):
         shade = LinearSegmentedColormap.from_list("booked", ["#f1f1ee", colour])
         image = axes.imshow(100 * maps[k], aspect="auto", cmap=shade, vmin=0, vmax=100, interpolation="nearest")

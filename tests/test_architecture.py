@@ -18,7 +18,10 @@ GROUND = {"dilu_core.errors", "dilu_core.units", "dilu_core.result", "dilu_core.
 FACE = {"dilu_core", "dilu_core.__main__", "dilu_core.latency_plots", "dilu_core.plotting", "dilu_core.profiling"}
 FACE |= {"dilu_core.placement_plots", "dilu_core.testing", "dilu_core.trial_plots"}
 FACE_PREFIXES = ("dilu_core.adapters",)
-ORTOOLS = {f"dilu_core.solvers.placement.{name}" for name in ("cpsat", "column_generation", "replan")}
+ORTOOLS = {
+    f"dilu_core.solvers.placement.{name}"
+    for name in ("column_generation", "column_selection", "cpsat", "cpsat_model", "layers")
+}
 
 
 def _modules() -> dict[str, Path]:

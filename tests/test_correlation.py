@@ -201,8 +201,11 @@ def test_the_function_seen_longest_ago_makes_room() -> None:
         (lambda: LoadCorrelation.of({"a": 1}), r"traces\['a'\]"),  # type: ignore[dict-item]
         (lambda: LoadCorrelation.of({}, period_s=0.0), "period_s"),
         (lambda: LoadCorrelation.of({"a": _daily(0, 1)}, thresholds_rps={"a": float("nan")}), "thresholds_rps"),
-        (lambda: LoadCorrelation(("a",), [[2.0]], [[0.0]], [[0.0]]), "matrix has numbers outside"),  # type: ignore
-        (lambda: LoadCorrelation(("a", "b"), [[1, 0.5], [0, 1]], np.ones((2, 2)), np.ones((2, 2))), "not symmetric"),
+        (lambda: LoadCorrelation(("a",), np.full((1, 1), 2.0), np.ones((1, 1)), np.ones((1, 1))), "matrix has numbers"),
+        (
+            lambda: LoadCorrelation(("a", "b"), np.array([[1, 0.5], [0, 1]]), np.ones((2, 2)), np.ones((2, 2))),
+            "not symmetric",
+        ),
         (lambda: CorrelationEstimator(half_life_s=0.0), "half_life_s"),
         (lambda: CorrelationEstimator().observe(0.0, {"a": -1.0}), r"arrivals_rps\['a'\]"),
         (lambda: CorrelationEstimator().observe(float("inf"), {}), "time_s"),

@@ -123,7 +123,7 @@ def test_progress_shows_incumbent_bound_and_gap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        (lambda: plot_placement(_partitioned()[0], {"a": [Slot("m", 0, 1)]}), "placement is not valid"),
+        (lambda: plot_placement(_partitioned()[0], {"a": (Slot("m", 0, 1),)}), "placement is not valid"),
         (lambda: plot_placement(*_partitioned(), "picture.doc"), "plot is 'picture.doc'"),
         (lambda: plot_fragmentation([1.0, 0.0], {}), "times_s"),
         (lambda: plot_fragmentation([0.0], {"share": [1.0]}), "reports is 'share'"),

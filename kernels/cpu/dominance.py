@@ -21,7 +21,7 @@ def lifted(demand: Ints, group: Ints, sample: Ints, sample_group: Ints, value: I
 
     Arguments:
         demand, group: (n, 3) and (n,) the items; `group` says where an item may go.
-        sample, sample_group, value: (m, 3), (m,) and (m,) the sample by decreasing value, so the first hit is the answer.
+        sample, sample_group, value: (m, 3), (m,) and (m,) the sample by decreasing value: the first hit is it.
         freer: (n_groups, n_groups) whether the first group may go wherever the second may.
     """
     found = np.zeros(demand.shape[0], np.int64)

@@ -7,7 +7,7 @@ holds some items and has room left; it is cut off when no completion can beat th
     count x best single    at most c items still fit, none worth more than the best item that fits the room
     fractional             room priced linearly: value <= (greatest value per priced demand) x (priced room)
 
-The best single item for any room is read from a table. Where the room has few enough distinct values the table is exact,
+The best single item for any room is read from a table. Where the room has few enough distinct values it is exact,
 and the last item of a pattern need not be searched at all. Else its cells are coarse: the demands round down and the
 room rounds down, so an item that fits is never missed, and the table is an upper bound.
 
@@ -25,8 +25,8 @@ from dilu_core.kernels.cpu.compiled import compiled
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_DIRECTIONS = 6  # linear prices of room kept, of those tried
-_MANY = 4  # items that may still fit from which on the fractional bound is worth its time
+_DIRECTIONS = 4  # linear prices of room
+_MANY = 3  # items that may still fit from which on the fractional bound is worth its time
 _SAFE = 1.0 + 1e-9  # covers the rounding of the fractional bound, the only place with floating point
 
 
@@ -65,30 +65,52 @@ def best_single(demand: Ints, value: Ints, width: Ints, shape: Ints) -> tuple[In
 
 
 @compiled
+def _worth_per_room(demand: Ints, value: Ints, price: Floats) -> float:
+    """The greatest value of an item per its demand at prices (3,)."""
+    ratio = 0.0
+    for i in range(value.size):
+        priced = price[0] * demand[i, 0] + price[1] * demand[i, 1] + price[2] * demand[i, 2]
+        ratio = max(ratio, value[i] / priced)
+    return ratio
+
+
+@compiled
 def _linear_prices(demand: Ints, value: Ints, capacity: Ints) -> tuple[Floats, Floats]:
-    """Directions (k, 3) that price an empty GPU least, and value per priced demand of each suffix of items (n + 1, k)."""
+    """Prices of room (k, 3), and the worth per priced demand of each suffix of items (n + 1, k).
+
+    The first prices make an empty GPU cheapest, as found by a search with shrinking steps; the others are fixed.
+    """
     n = value.size
-    tried = np.zeros((15, 3))
-    empty = np.zeros(15)
-    scale = np.array([1.0 / max(1, capacity[0]), 1.0 / max(1, capacity[1]), 1.0 / max(1, capacity[2])])
-    k = 0
-    for a in range(5):
-        for b in range(5 - a):
-            tried[k, 0] = max(a / 4.0, 0.01)  # requests are positive, so every item has a price
-            tried[k, 1] = b / 4.0
-            tried[k, 2] = (4 - a - b) / 4.0
-            tried[k] *= scale
-            ratio = 0.0
-            for i in range(n):
-                priced = tried[k, 0] * demand[i, 0] + tried[k, 1] * demand[i, 1] + tried[k, 2] * demand[i, 2]
-                ratio = max(ratio, value[i] / priced)
-            empty[k] = ratio * (tried[k, 0] * capacity[0] + tried[k, 1] * capacity[1] + tried[k, 2] * capacity[2])
-            k += 1
-    kept = np.argsort(empty)[:_DIRECTIONS]
-    prices = tried[kept]
-    suffix = np.zeros((n + 1, kept.size))
+    share = np.empty((_DIRECTIONS, 3))
+    share[0] = np.array([1.0, 1.0, 1.0]) / 3.0
+    share[1] = np.array([1.0, 0.0, 0.0])
+    share[2] = np.array([0.02, 0.98, 0.0])
+    share[3] = np.array([0.02, 0.0, 0.98])
+    scale = 1.0 / np.maximum(capacity, 1)
+    least = _worth_per_room(demand, value, share[0] * scale)
+    step = 0.5
+    while step > 0.001:
+        improved = False
+        for a in range(3):
+            for b in range(3):
+                moved = min(step, share[0, a] - (0.01 if a == 0 else 0.0))  # requests keep a price: they are positive
+                if a == b or moved <= 0.0:
+                    continue
+                share[0, a] -= moved
+                share[0, b] += moved
+                found = _worth_per_room(demand, value, share[0] * scale)
+                if found < least:
+                    least = found
+                    improved = True
+                else:
+                    share[0, a] += moved
+                    share[0, b] -= moved
+        if not improved:
+            step /= 2
+    prices = share * scale
+    suffix = np.zeros((n + 1, _DIRECTIONS))
     for i in range(n - 1, -1, -1):
-        for k in range(kept.size):
+        for k in range(_DIRECTIONS):
             priced = prices[k, 0] * demand[i, 0] + prices[k, 1] * demand[i, 1] + prices[k, 2] * demand[i, 2]
             suffix[i, k] = max(suffix[i + 1, k], value[i] / priced)
     return prices, suffix
@@ -97,7 +119,7 @@ def _linear_prices(demand: Ints, value: Ints, capacity: Ints) -> tuple[Floats, F
 @compiled
 def _fractional(prices: Floats, suffix: Floats, p: int, room: Ints) -> int:
     """Upper bound on the value of items from `p` on within `room`."""
-    least = np.inf
+    least = 2.0**62
     for k in range(prices.shape[0]):
         priced = prices[k, 0] * room[0] + prices[k, 1] * room[1] + prices[k, 2] * room[2]
         least = min(least, suffix[p, k] * priced)
@@ -107,10 +129,10 @@ def _fractional(prices: Floats, suffix: Floats, p: int, room: Ints) -> int:
 @compiled
 def _most_items(room: Ints, smallest: Ints) -> int:
     """Items no smaller than `smallest` that fit in `room`."""
-    most = np.int64(2**40)
+    most = 2**40
     for k in range(3):
         if smallest[k] > 0:
-            most = min(most, room[k] // smallest[k])
+            most = min(most, int(room[k] // smallest[k]))
     return most
 
 
@@ -167,7 +189,7 @@ def best_patterns(
     smallest[n] = capacity + 1
     for i in range(n - 1, -1, -1):
         for k in range(3):
-            smallest[i, k] = min(smallest[i + 1, k], demand[i, k])
+            smallest[i, k] = min(int(smallest[i + 1, k]), int(demand[i, k]))
     chosen = np.zeros(most_items + 2, np.int64)
     at = np.zeros(most_items + 2, np.int64)
     fitting = np.zeros(most_items + 2, np.int64)
@@ -251,5 +273,5 @@ def best_patterns(
                 break
         budget -= nodes
         best_value[row] = best
-        upper[row] = max(best, left_open)
+        upper[row] = max(int(best), int(left_open))
     return best_value, best_pattern, upper

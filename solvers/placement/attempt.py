@@ -248,7 +248,4 @@ def _current(problem: PlacementProblem) -> dict[str, Booking]:
         return {}
     ledger = Bookings(problem.cluster, problem.oversubscription)
     instances = {instance.name: instance for instance in problem.instances}
-    return {
-        name: Booking(instances[name], ledger.rows(slots), tuple(slot.memory_mib for slot in slots))
-        for name, slots in problem.current.items()
-    }
+    return {name: ledger.booking(instances[name], slots) for name, slots in problem.current.items()}

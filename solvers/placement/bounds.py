@@ -6,8 +6,8 @@ Every instance is relaxed to items, one GPU each, that it surely has in any plac
     it may be split             request r, limit r, memory 1, plus its total memory over some GPUs
 
 The second is valid in both modes: whole, it books r, l >= r and all its memory on one GPU; split, at least two parts
-book r and r each, of which one is counted. Of several quota configurations it has the least of each resource; where some
-GPU may be partitioned, its limit shrinks to its request. On such items, for every resource with capacity C:
+book r and r each, of which one is counted. Of several quota configurations it has the least of each resource; where
+some GPU may be partitioned, its limit shrinks to its request. On such items, for every resource with capacity C:
 
     total                 sum(w) / C. A split instance's memory counts in full, wherever its parts lie.
     dual feasible f       sum(f(w)) / f(C), see `dual_feasible`. f nondecreasing lets l shrink to r. Not used on the

@@ -20,7 +20,7 @@ def cliques(
     """Sizes of cliques grown greedily from the largest items by each measure; any clique is a bound.
 
     A clique is named after what keeps each two of its members apart, which need not be the measure it was grown by.
-    `memory` is that of the largest GPU; the demands (n_items,) are of the items, those of an instance one after another.
+    `memory` is that of the largest GPU; the demands (n_items,) are of the items, instance by instance.
     """
     owner = np.repeat(np.arange(len(instances)), [instance.gpus for instance in instances])
     number = {name: i for i, name in enumerate(sorted({each.function for each in instances}))}

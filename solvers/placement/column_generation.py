@@ -4,14 +4,15 @@
     subject to  whole items of type t in patterns + t that are split >= count_t      v_t
                 parts in patterns >= least parts of those that are split             p_s
                 memory that patterns leave for parts >= memory of those split        mu
-                patterns on GPUs of a type <= GPUs of that type                      (only where there are several types)
+                patterns on GPUs of a type <= GPUs of that type                     (only where there are several types)
 
 (Gilmore and Gomory, 10.1287/opre.9.6.849.) The program holds few of the patterns: pricing finds those that improve it,
 and proves by the way a bound at any prices (see `pattern_prices`). Two things make it converge in a dozen rounds:
 
-    exchange    an item may take the place of one that dominates it and may do no more (be split, for one). These columns
-                change no optimum, as patterns stay patterns; they keep prices monotone (Valerio de Carvalho, "Using extra dual cuts to accelerate column
-                generation", INFORMS J. Computing 2005, 10.1287/ijoc.1030.0060).
+    exchange    an item may take the place of one that dominates it and may do no more (such as be split). These
+                columns change no optimum, as patterns stay patterns; they keep prices monotone (Valerio de Carvalho,
+                "Using extra dual cuts to accelerate column generation", INFORMS J. Computing 2005,
+                10.1287/ijoc.1030.0060).
     smoothing   patterns are priced half way between the prices of the program and the best known
                 (Pessoa et al., 10.1287/ijoc.2017.0784).
 """
@@ -26,13 +27,13 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.linear_solver import pywraplp
+from ortools.linear_solver import pywraplp  # type: ignore[import-untyped]
 
 from dilu_core.cluster import Cluster, Instance, Oversubscription
 from dilu_core.kernels.cpu.dominance import nearest_dominated
 from dilu_core.kernels.cpu.first_fit import first_fit
 from dilu_core.solvers.placement.item_types import ItemTypes, components, item_types
-from dilu_core.solvers.placement.pattern_prices import UNIT, Patterns, certify, rounded
+from dilu_core.solvers.placement.pattern_prices import NODES, UNIT, Patterns, certify, rounded
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -43,6 +44,8 @@ _COLUMNS_PER_ROUND = 600
 _EXCHANGES = 6  # per type: more make the program larger and no faster
 _STARTERS = 4_000  # items of the packing that gives the first columns
 _TOLERANCE = 1e-7
+_NODES_PER_S = 20_000_000  # of pricing, at the least: it stops within about the time that is left
+_FIRST_NODES = 6_000_000  # of pricing in a round; more only once they find nothing
 _LONGEST_S = 1e6  # a solver's clock counts milliseconds in an integer
 _GLOP = "use_preprocessing: false use_dual_simplex: false"  # so that each solve goes on from the last basis
 
@@ -152,7 +155,7 @@ class MasterProgram:
 class ColumnBound:
     """No placement of the instances uses fewer than `value` GPUs, by `proof`.
 
-    `lp_value` is the optimum of the program over the columns found: no bound of this kind is greater, nor is any packing
+    `lp_value` is the optimum of the program over the columns found: no bound of this kind is greater, nor any packing
     by these columns smaller. `converged` says that no more can be proven in this way. `counts` holds the rounds, the
     columns and the item types. `generations` are the programs of instances that share GPU types, each with the indices
     of its instances; `columns` lists the patterns in use.
@@ -248,6 +251,7 @@ class ColumnGeneration:
         self.bound = Fraction(0)
         self.rounds = 0
         self.converged = False
+        self._nodes = self._effort = _FIRST_NODES
         self._centre: tuple[Floats, float] | None = None
         self._type_of_instance: dict[int, int] | None = None
         for column in _starters(types):
@@ -263,13 +267,14 @@ class ColumnGeneration:
             left = deadline - time.perf_counter()
             if left <= 0 or (stop is not None and stop()) or not self.master.solve(left):
                 return
+            self._nodes = int(min(self._effort, _NODES_PER_S * max(0.02, deadline - time.perf_counter())))
             self._round()
             if report is not None and self.value > told:
                 told = self.value
                 report(told)
 
     def add_pattern(self, instances: Sequence[int]) -> None:
-        """Take in a pattern known from a placement; where its instances do not fit whole, those that may split are parts."""
+        """Take in a pattern known from a placement; where not all fit whole, those that may split are parts."""
         types = self.types
         if self._type_of_instance is None:
             self._type_of_instance = dict(zip(types.owner.tolist()[::-1], types.type_of.tolist()[::-1], strict=True))
@@ -312,11 +317,14 @@ class ColumnGeneration:
             added = self._price(smooth, _SMOOTHING * centre_memory + (1 - _SMOOTHING) * memory)
         if not added:
             added = self._price(item, memory)
+        if not added and self._effort < NODES:
+            self._effort *= 4  # the search was cut short, or this proves that there is no such pattern
+            return
         self.converged = not added or self.value >= math.ceil(self.master.objective - 1e-6)
 
     def _price(self, at: Floats, memory_at: float) -> int:
         """Add the patterns best at some prices that improve the program at its own; returns how many."""
-        found = certify(self.types, rounded(self.types, at, memory_at), self._thresholds())
+        found = certify(self.types, rounded(self.types, at, memory_at), self._thresholds(), self._nodes)
         if found.bound > self.bound:
             self.bound = found.bound
             scale = UNIT / found.gpu_price
@@ -324,11 +332,11 @@ class ColumnGeneration:
         return self._take(found.patterns)
 
     def improve(self, remaining: Ints) -> int:
-        """Add columns that improve the program for the whole items that remain, made of these alone; returns how many."""
+        """Add columns that improve the program for the items that remain, made of these alone; returns how many."""
         item = self.master.item_price.copy()
         item[: remaining.size][remaining == 0] = 0.0
         item[remaining.size :] = 0.0
-        found = certify(self.types, rounded(self.types, item, 0.0), self._thresholds())
+        found = certify(self.types, rounded(self.types, item, 0.0), self._thresholds(), self._nodes)
         return self._take(found.patterns)
 
     def _thresholds(self) -> tuple[int, ...]:

@@ -1,14 +1,17 @@
-"""An exact CP-SAT model of placement on a few nodes: small problems whole, large ones one neighbourhood at a time.
+"""The best placement of some instances on a few nodes, exactly: small problems whole, large ones a neighbourhood at once.
 
-Given a ledger from which the instances in question are crossed out, choose slots on the given nodes that are best by,
-in this order: instances placed, GPUs used, instances moved from where they run, parts of split instances, affinities
-met. Every rule of `dilu_core.verification` is a constraint. One worker, a fixed seed and a limit in deterministic time
-make the answer independent of the machine's load.
+Given a ledger from which the instances in question are crossed out, CP-SAT chooses slots on the given nodes that leave
+the fewest instances out and then cost least by the caller's `Objective`. Every rule of `dilu_core.verification` is a
+constraint (`dilu_core.solvers.placement.cpsat_model`). One worker, a fixed seed and a limit in deterministic time make
+the answer independent of the machine's load.
+
+A lexicographic objective is one weighted sum, in which the least gain in a term outweighs all that those after it can
+lose, as long as the weights stay small; otherwise it is solved term by term.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +20,12 @@ from ortools.sat.python import cp_model
 
 from dilu_core.cluster import Instance
 from dilu_core.solvers.placement.bookings import Booking, Bookings
+from dilu_core.solvers.placement.cpsat_model import Model, Way
+from dilu_core.solvers.placement.objective import Objective
+from dilu_core.solvers.placement.value import is_moved
+
+_GREATEST_SUM = 2**45
+"""Weighted sums up to here are exact in CP-SAT and in the floats it prunes with."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,14 @@ class Assignment:
     is_optimal: bool
 
 
+@dataclass(frozen=True)
+class _Term:
+    """Something to minimise, and the most it can be."""
+
+    cost: Any
+    most: int
+
+
 def assign(
     ledger: Bookings,
     nodes: Sequence[int],
@@ -34,6 +51,7 @@ def assign(
     *,
     hint: Mapping[str, Booking],
     current: Mapping[str, Booking],
+    objective: Objective | None = None,
     most_moves: int | None = None,
     deterministic_s: float = 1.0,
     time_limit_s: float = 10.0,
@@ -42,227 +60,187 @@ def assign(
     """The best placement of `instances` on `nodes` of `ledger`, or `None` where none was found within the limits.
 
     `hint` is a known placement to start from. Instances in `current` run there now: they stay placed, and at most
-    `most_moves` of them move.
+    `most_moves` of them move. Booked instances count in no term but `gpus` and `nodes`, where the GPUs they hold are
+    in use anyway.
     """
-    model = _Model(ledger, nodes, instances, current)
-    model.forbid_meetings()
-    model.set_objective(most_moves)
-    model.add_hint(hint)
+    model = Model(ledger, nodes, instances, current)
+    if most_moves is not None and model.moved:
+        model.model.add(sum(model.moved.values()) <= most_moves)
+    _add_hint(model, hint)
+    deadline = time.perf_counter() + time_limit_s
+    found: dict[str, Booking] | None = None
+    for cost in _stages(model, Objective() if objective is None else objective):
+        model.model.minimize(cost)
+        solver = _solver(deterministic_s, max(0.0, deadline - time.perf_counter()), seed)
+        status = solver.solve(model.model)
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return None if found is None else Assignment(found, False)
+        found = _read(model, solver)
+        if status != cp_model.OPTIMAL:
+            return Assignment(found, False)
+        model.model.add(cost == round(solver.objective_value))
+        deterministic_s = max(deterministic_s - solver.response_proto.deterministic_time, 0.1 * deterministic_s)
+        _hint_solution(model, solver)
+    return Assignment(found or {}, True)
+
+
+def _solver(deterministic_s: float, seconds: float, seed: int) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = deterministic_s
-    solver.parameters.max_time_in_seconds = time_limit_s
+    solver.parameters.max_time_in_seconds = seconds
     solver.parameters.catch_sigint_signal = False
-    status = solver.solve(model.model)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None
-    return Assignment(model.read(solver), status == cp_model.OPTIMAL)
+    return solver
 
 
-class _Model:
-    """Variables by instance name and row: `whole` (all of its memory there) and, for a split, `part` and `part_mib`."""
+def _stages(model: Model, objective: Objective) -> list[Any]:
+    """Sums to minimise one after the other: instances left out, then the objective's terms, weighted together."""
+    terms = _terms(model, objective)
+    unplaced = _Term(len(model.instances) - sum(model.placed.values()), len(model.instances))
+    if objective.weights is None:
+        order = [unplaced, *(terms[name] for name in objective.order)]
+    else:
+        weighted = [(weight, terms[name]) for name, weight in objective.weights.items() if weight]
+        order = [unplaced, _Term(sum(w * t.cost for w, t in weighted), sum(w * t.most for w, t in weighted))]
+    order = [term for term in order if term.most]
+    stages: list[Any] = []
+    while order:
+        cost, most = order[0].cost, order[0].most
+        count = 1
+        while count < len(order) and (most + 1) * (order[count].most + 1) <= _GREATEST_SUM:
+            scale = order[count].most + 1
+            cost, most = scale * cost + order[count].cost, scale * most + order[count].most
+            count += 1
+        stages.append(cost)
+        order = order[count:]
+    return stages
 
-    def __init__(
-        self, ledger: Bookings, nodes: Sequence[int], instances: Sequence[Instance], current: Mapping[str, Booking]
-    ) -> None:
-        self.ledger, self.instances, self.current = ledger, instances, current
-        self.model = cp_model.CpModel()
-        starts = ledger.node_start
-        self.rows_of = {n: range(int(starts[n]), int(starts[n + 1])) for n in nodes}
-        self.rows = [row for n in nodes for row in self.rows_of[n]]
-        self.whole: dict[str, dict[tuple[int, int], Any]] = {}  # name -> (row, memory) -> literal
-        self.part: dict[str, dict[int, Any]] = {}
-        self.part_mib: dict[str, dict[int, Any]] = {}
-        self.on_node: dict[str, dict[int, Any]] = {}
-        self.placed: dict[str, Any] = {}
-        self.moved: dict[str, Any] = {}
-        self.on_row: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # row -> name -> literal or sum of literals
-        self.used = {row: self.model.new_bool_var("") for row in self.rows if ledger.held[row] == 0}
-        for instance in instances:
-            self._add_instance(instance)
-        self._add_capacities()
 
-    def _add_instance(self, instance: Instance) -> None:
-        """One node, the right number of rows on it, and the memory each takes."""
-        model, name = self.model, instance.name
-        allowed = [row for row in self.rows if self._allows(instance, row)]
-        free = self.ledger.free
-        sizes = sorted(set(instance.memory_per_gpu_mib))
-        whole = {
-            (row, mib): model.new_bool_var("")
-            for row in allowed
-            for mib in sizes
-            if free[row, 1] >= instance.limit_milli and free[row, 2] >= mib
-        }
-        part: dict[int, Any] = {}
-        if instance.splittable and sizes[0] > 1:
-            part = {row: model.new_bool_var("") for row in allowed if free[row, 2] > 0}
-        mib = {r: model.new_int_var(0, min(int(free[r, 2]), sizes[0] - 1), "") for r in part}
-        self.whole[name], self.part[name], self.part_mib[name] = whole, part, mib
-        for row, literal in part.items():
-            model.add(mib[row] >= literal)
-            model.add(mib[row] <= min(int(free[row, 2]), sizes[0] - 1) * literal)
-        self.placed[name] = model.new_bool_var("")
-        nodes = {}
-        for node, rows in self.rows_of.items():
-            here = nodes[node] = model.new_bool_var("")
-            by_size = {size: [whole[row, size] for row in rows if (row, size) in whole] for size in sizes}
-            split_here = model.new_bool_var("") if any(row in part for row in rows) else 0
-            for size, literals in by_size.items():
-                model.add(sum(literals) == instance.memory_per_gpu_mib.count(size) * (here - split_here))
-            if not isinstance(split_here, int):
-                parts = [row for row in rows if row in part]
-                model.add(sum(mib[row] for row in parts) == sizes[0] * split_here)
-                model.add(sum(part[row] for row in parts) >= 2 * split_here)
-                for row in parts:
-                    model.add_implication(part[row], split_here)
-                model.add_implication(split_here, here)
-            for row in rows:
-                slots = [whole[row, size] for size in sizes if (row, size) in whole]
-                slots += [part[row]] if row in part else []
-                if slots:
-                    model.add_at_most_one(slots)
-                    self.on_row[row][name] = sum(slots) if len(slots) > 1 else slots[0]
-                for literal in slots if row in self.used else ():
-                    model.add_implication(literal, self.used[row])
-        self.on_node[name] = nodes
-        model.add(sum(nodes.values()) == self.placed[name])
-        if name in self.current:
-            self._add_move(instance, self.current[name])
+def _terms(model: Model, objective: Objective) -> dict[str, _Term]:
+    """What each term of the objective is in the model's variables; only of those that count."""
+    splits = [literal for each in model.split.values() for literal in each.values()]
+    parts = [literal for each in model.part.values() for literal in each.values()]
+    found = {
+        "gpus": _Term(sum(model.used.values()), len(model.used)),
+        "nodes": _Term(sum(model.node_used.values()), len(model.node_used)),
+        "moves": _Term(sum(model.moved.values()), len(model.moved)),
+        "splits": _Term(sum(splits), sum(1 for each in model.split.values() if each)),
+        "split_parts": _Term(sum(parts), len(parts)),
+        "configurations": _configurations(model),
+    }
+    if "affinities" in objective.terms:
+        lonely = [_is_lonely(model, instance) for instance in model.instances if instance.affinity]
+        found["affinities"] = _Term(sum(lonely), len(lonely))
+    return found
 
-    def _allows(self, instance: Instance, row: int) -> bool:
-        types = instance.gpu_types
-        return bool(
-            self.ledger.free[row, 0] >= instance.request_milli
-            and self.ledger.free[row, 1] >= instance.request_milli
-            and row not in self.ledger.rows_refusing(instance)
-            and not (types is not None and self.ledger.rows_of_other_types(types)[row])
-        )
 
-    def _add_move(self, instance: Instance, current: Booking) -> None:
-        """A running instance stays placed; it has moved unless it holds every slot it holds now."""
-        model, name = self.model, instance.name
-        moved = self.moved[name] = model.new_bool_var("")
-        model.add(self.placed[name] == 1)
-        for row, mib in zip(current.gpus, current.memory_mib, strict=True):
-            if current.is_split:
-                kept = self.part[name].get(row)
-                if kept is not None:
-                    model.add(self.part_mib[name][row] == mib).only_enforce_if(~moved)
-            else:
-                kept = self.whole[name].get((row, mib))
-            model.add(moved == 1) if kept is None else model.add_bool_or(moved, kept)
+def _configurations(model: Model) -> _Term:
+    """The sum of the numbers of the configurations chosen."""
+    chosen = []
+    for instance in model.instances:
+        if instance.gpus > 1:
+            chosen += [c * literal for (_, c), literal in model.gang[instance.name].items() if c]
+        else:
+            chosen += [way.configuration * lit for way, lit in model.whole[instance.name].items() if way.configuration]
+            chosen += [c * literal for (_, c), literal in model.split[instance.name].items() if c]
+    return _Term(sum(chosen), sum(len(instance.alternatives) for instance in model.instances))
 
-    def _add_capacities(self) -> None:
-        """Requests, limits and memory per row; an unused row holds nothing."""
-        by_name = {instance.name: instance for instance in self.instances}
-        for row in self.rows:
-            terms: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-            for name in self.on_row[row]:
-                instance = by_name[name]
-                for mib in set(instance.memory_per_gpu_mib):
-                    literal = self.whole[name].get((row, mib))
-                    if literal is not None:
-                        terms[0].append(instance.request_milli * literal)
-                        terms[1].append(instance.limit_milli * literal)
-                        terms[2].append(mib * literal)
-                if row in self.part[name]:
-                    terms[0].append(instance.request_milli * self.part[name][row])
-                    terms[1].append(instance.request_milli * self.part[name][row])
-                    terms[2].append(self.part_mib[name][row])
-            for resource, term in enumerate(terms):
-                if term:
-                    self.model.add(sum(term) <= int(self.ledger.free[row, resource]) * self.used.get(row, 1))
 
-    def forbid_meetings(self) -> None:
-        """Anti-affinity among the instances themselves; against booked ones it is in the rows each may use."""
-        members: defaultdict[str, list[Instance]] = defaultdict(list)
-        for instance in self.instances:
-            members[instance.function].append(instance)
-        for instance in self.instances:
-            for refused in instance.anti_affinity:
-                others = [other.name for other in members.get(refused, ()) if other.name != instance.name]
-                for row in self.rows:
-                    here = self.on_row[row]
-                    if instance.name not in here:
-                        continue
-                    there = [here[name] for name in others if name in here]
-                    if there:
-                        self.model.add(sum(there) <= len(there) * (1 - here[instance.name]))
+def _is_lonely(model: Model, instance: Instance) -> Any:
+    """Whether `instance` shares no GPU with any of the functions it would rather sit beside."""
+    name, ledger = instance.name, model.ledger
+    friends = [other.name for other in model.instances if other.function in instance.affinity and other.name != name]
+    booked = {row for function in instance.affinity for row in ledger.function_on.get(function, ())}
+    beside = []
+    for row in model.rows:
+        here = model.on_row[row]
+        near = [here[friend] for friend in friends if friend in here]
+        if name in here and row in booked:
+            beside.append(here[name])
+        elif name in here and near:
+            both = model.model.new_bool_var("")
+            model.model.add(both <= here[name])
+            model.model.add(both <= sum(near))
+            beside.append(both)
+    lonely = model.model.new_bool_var("")
+    model.model.add(lonely + sum(beside) >= 1)
+    return lonely
 
-    def set_objective(self, most_moves: int | None) -> None:
-        """Weigh the aims so that the least gain in one outweighs all that those after it can lose."""
-        met = [self._affinity(instance) for instance in self.instances if instance.affinity]
-        parts = [literal for literals in self.part.values() for literal in literals.values()]
-        moves = list(self.moved.values())
-        if most_moves is not None and moves:
-            self.model.add(sum(moves) <= most_moves)
-        cost: Any = -sum(met)
-        weight = len(met) + 1
-        for terms in (parts, moves, list(self.used.values())):
-            cost += weight * sum(terms)
-            weight *= len(terms) + 1
-        self.model.minimize(cost - weight * sum(self.placed.values()))
 
-    def _affinity(self, instance: Instance) -> Any:
-        """Whether `instance` shares a GPU with one of the functions it would rather sit beside."""
-        friends = [
-            other.name
-            for other in self.instances
-            if other.function in instance.affinity and other.name != instance.name
+def _add_hint(model: Model, hint: Mapping[str, Booking]) -> None:
+    """Tell the solver a placement to start from, with GPUs and nodes that are alike swapped into the order of use."""
+    add = model.model.add_hint
+    swap = _in_order_of_use(model, hint)
+    used = set()
+    for name, whole in model.whole.items():
+        booking = hint.get(name)
+        slots: dict[int, tuple[int, int]] = {}
+        taken: set[Way] = set()
+        if booking is not None:
+            c = booking.configuration
+            slots = {swap.get(r, r): (c, mib) for r, mib in zip(booking.gpus, booking.memory_mib, strict=True)}
+            if not booking.is_split:
+                taken = {Way(row, mib, c) for row, (_, mib) in slots.items()}
+                if booking.mig:
+                    taken = {model.way_within(name, Way(*slots, booking.memory_mib[0], c, booking.mig[0]))}
+            used.update(slots)
+        split = booking is not None and booking.is_split
+        for way, literal in whole.items():
+            add(literal, way in taken)
+        for (row, c), literal in model.part[name].items():
+            here = split and slots.get(row, (-1, 0))[0] == c
+            add(literal, here)
+            add(model.part_mib[name][row, c], slots[row][1] if here else 0)
+        for literals, wanted in ((model.gang[name], True), (model.split[name], split)):
+            for (n, c), literal in literals.items():
+                add(literal, wanted and any(row in model.rows_of[n] and slots[row][0] == c for row in slots))
+        if name in model.moved:
+            add(model.moved[name], booking is None or is_moved(booking, model.current[name]))
+    for row, literal in model.used.items():
+        add(literal, row in used)
+    for n, literal in model.node_used.items():
+        add(literal, any(row in used for row in model.rows_of[n]))
+
+
+def _in_order_of_use(model: Model, hint: Mapping[str, Booking]) -> dict[int, int]:
+    """For rows that are alike, where to hint what is on them, so that those in use come first."""
+    used = {row for booking in hint.values() for row in booking.gpus}
+    swap = {}
+    for group in model.alike_rows:
+        swap.update(zip(sorted(group, key=lambda row: row not in used), group, strict=True))
+    for nodes in model.alike_nodes:
+        ranked = sorted(nodes, key=lambda n: -sum(row in used for row in model.rows_of[n]))
+        to = dict(zip(ranked, nodes, strict=True))
+        for n in nodes:
+            for row in model.rows_of[n]:
+                within = swap.get(row, row) - model.rows_of[n].start
+                swap[row] = model.rows_of[to[n]].start + within
+    return swap
+
+
+def _hint_solution(model: Model, solver: cp_model.CpSolver) -> None:
+    """Start the next stage from the solution of this one."""
+    model.model.clear_hints()
+    for i in range(len(model.model.proto.variables)):
+        variable = model.model.get_int_var_from_proto_index(i)
+        model.model.add_hint(variable, solver.value(variable))
+
+
+def _read(model: Model, solver: cp_model.CpSolver) -> dict[str, Booking]:
+    """The bookings of the solution."""
+    found = {}
+    for instance in model.instances:
+        name = instance.name
+        ways = [way for way, literal in model.whole[name].items() if solver.boolean_value(literal)]
+        parts = [
+            Way(row, solver.value(model.part_mib[name][row, c]), c)
+            for (row, c), literal in model.part[name].items()
+            if solver.boolean_value(literal)
         ]
-        booked = {row for function in instance.affinity for row in self.ledger.function_on.get(function, ())}
-        beside = []
-        for row in self.rows:
-            here = self.on_row[row]
-            near = [here[name] for name in friends if name in here]
-            if instance.name in here and (near or row in booked):
-                both = self.model.new_bool_var("")
-                self.model.add(both <= here[instance.name])
-                if row not in booked:
-                    self.model.add(both <= sum(near))
-                beside.append(both)
-        met = self.model.new_bool_var("")
-        self.model.add(met <= sum(beside))
-        return met
-
-    def add_hint(self, hint: Mapping[str, Booking]) -> None:
-        """Tell the solver a placement to start from."""
-        model = self.model
-        hinted_rows: set[int] = set()
-        for instance in self.instances:
-            name = instance.name
-            booking = hint.get(name)
-            slots = dict(zip(booking.gpus, booking.memory_mib, strict=True)) if booking else {}
-            split = booking is not None and booking.is_split
-            hinted_rows.update(slots)
-            model.add_hint(self.placed[name], booking is not None)
-            for (row, mib), literal in self.whole[name].items():
-                model.add_hint(literal, not split and slots.get(row) == mib)
-            for row, literal in self.part[name].items():
-                model.add_hint(literal, split and row in slots)
-                model.add_hint(self.part_mib[name][row], slots.get(row, 0) if split else 0)
-            for node, literal in self.on_node[name].items():
-                model.add_hint(literal, any(row in self.rows_of[node] for row in slots))
-            if name in self.moved:
-                now = self.current[name]
-                same = slots == dict(zip(now.gpus, now.memory_mib, strict=True))
-                model.add_hint(self.moved[name], not same)
-        for row, literal in self.used.items():
-            model.add_hint(literal, row in hinted_rows)
-
-    def read(self, solver: cp_model.CpSolver) -> dict[str, Booking]:
-        """The bookings of the solution."""
-        found = {}
-        for instance in self.instances:
-            name = instance.name
-            slots = [at for at, literal in self.whole[name].items() if solver.boolean_value(literal)]
-            slots += [
-                (row, solver.value(self.part_mib[name][row]))
-                for row, literal in self.part[name].items()
-                if solver.boolean_value(literal)
-            ]
-            if slots:
-                found[name] = Booking(instance, tuple(row for row, _ in slots), tuple(mib for _, mib in slots))
-        return found
+        slots = ways + parts
+        if slots:
+            rows, memory = tuple(way.row for way in slots), tuple(way.memory_mib for way in slots)
+            mig = tuple(way.mig for way in slots if way.mig is not None)
+            found[name] = Booking(instance, rows, memory, slots[0].configuration, mig)
+    return found

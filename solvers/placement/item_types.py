@@ -5,8 +5,8 @@ need not stay together. Affinity and host resources are left out. Items with equ
 are one type.
 
 An instance that may be split is an item if it stays whole. If it is split, it is a number of parts, each of which books
-its request as request and limit and some memory; the parts' memory sums to its own. Parts with the same request that may
-go to the same GPUs are one type as well; memory is kept apart from it and given out in any amounts.
+its request as request and limit and some memory; the parts' memory sums to its own. Parts with the same request that
+may go to the same GPUs are one type as well; memory is kept apart from it and given out in any amounts.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ItemTypes:
     @property
     def freer(self) -> Bools:
         """(n_groups, n_groups) whether the first group may do whatever the second may."""
-        allowed: Bools = (self.allowed[:, None, :] | ~self.allowed[None, :, :]).all(axis=2)
+        allowed = np.asarray((self.allowed[:, None, :] | ~self.allowed[None, :, :]).all(axis=2))
         return allowed & (self.splits[:, None] | ~self.splits[None, :])
 
     def fits(self, kind: int) -> Ints:

@@ -1,7 +1,8 @@
-"""Large neighbourhood search: clear a few nodes, place their instances again exactly, keep what is no worse.
+"""Large neighbourhood search: clear part of a few nodes, place it again exactly, keep what is no worse.
 
-A neighbourhood is some of the nodes whose GPUs have most room to spare, others drawn at random, and instances without
-a place. A small problem is one neighbourhood, and CP-SAT's proof for it is a proof for the whole.
+A small problem is one neighbourhood, and CP-SAT's proof for it is a proof for the whole. In a large one,
+`dilu_core.solvers.placement.destroy` draws nodes and who of them leaves; those drawn are placed again by
+`dilu_core.solvers.placement.cpsat`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.random import Generator
 
 from dilu_core.cluster import Instance
 from dilu_core.result import Limit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.cpsat import Assignment, assign
+from dilu_core.solvers.placement.destroy import FEWEST_NODES, Choice, Neighbourhood
 from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.value import Value, is_moved, value
 
-_NODES = 8
-_PAIRS = 1_200  # pairs of instance and GPU that CP-SAT handles well in its time
-_WHOLE_PAIRS = 2_000  # likewise for a problem solved as one
+_WHOLE_PAIRS = 2_000  # pairs of instance and GPU that CP-SAT handles well in its time, in a problem solved as one
 _HOMELESS = 8  # instances without a place that join a neighbourhood
 _STALLED = 60  # neighbourhoods in a row without gain, after which more of them are not worth it
 _DETERMINISTIC_S = 0.3
@@ -75,14 +74,15 @@ def improve(
         left = deadline - time.perf_counter()
         if left > 0:
             started = time.perf_counter()
-            search.is_exact = _solve(search, whole, True, 0.6 * left, seed)
+            search.is_exact = _solve(search, Neighbourhood(whole, _on(search.ledger, whole)), True, 0.6 * left, seed)
             search.was_cut |= not search.is_exact and time.perf_counter() - started >= 0.6 * left
             search.neighbourhoods += 1
         if search.is_exact:
             return None
-        if len(whole) <= _NODES:  # a part of it would be all of it again
+        if len(whole) <= FEWEST_NODES:  # a part of it would be all of it again
             return None if enough(search.value) else _limit_of(deadline)
     random = np.random.default_rng(seed)
+    choice = Choice(search.objective)
     stalled = 0
     while not enough(search.value):
         left = deadline - time.perf_counter()
@@ -90,10 +90,13 @@ def improve(
             return Limit.TIME
         if stalled == _STALLED:
             return Limit.ITERATIONS
-        before = search.value
-        _solve(search, _draw(search, random), False, left, int(random.integers(1 << 30)))
+        before = search.objective.key(search.value)
+        drawn = choice.draw(search.ledger, search.current, search.value, random)
+        proven = _solve(search, drawn, False, left, int(random.integers(1 << 30)))
+        gained = search.objective.key(search.value) < before
+        choice.learn(drawn, gained=gained, proven=proven)
         search.neighbourhoods += 1
-        stalled = 0 if search.objective.key(search.value) < search.objective.key(before) else stalled + 1
+        stalled = 0 if gained else stalled + 1
         if report:
             report(search.value.gpus)
     return None
@@ -116,57 +119,36 @@ def is_small(search: Search) -> bool:
 def _whole(search: Search) -> list[int] | None:
     """Nodes that suffice to hold some best placement, where they are few enough to be solved at once.
 
-    A placement no worse than the incumbent of U GPUs uses at most U nodes, and empty nodes of one shape are alike: the
-    nodes in use and U empty ones of every shape are enough.
+    No placement of n instances uses more than n nodes, and none that uses no more GPUs than the incumbent's U more than
+    U. Empty nodes of one shape where nobody runs now are alike: that many of every shape, and all others, are enough.
     """
     ledger = search.ledger
-    if search.value.unplaced:
-        nodes = list(range(len(ledger.cluster.nodes)))
-    else:
-        nodes, empty = [], dict[tuple[str, int], int]()
-        for n, (start, stop) in enumerate(ledger.node_ranges()):
-            if not ledger.held[start:stop].any():
-                shape = (ledger.cluster.nodes[n].gpu_type.name, stop - start)
-                empty[shape] = empty.get(shape, 0) + 1
-                if empty[shape] > search.value.gpus:
-                    continue
-            nodes.append(n)
+    most = len(search.wanted)
+    if not search.value.unplaced and search.objective.weights is None and search.objective.order[:1] == ("gpus",):
+        most = min(most, search.value.gpus)
+    running = {int(ledger.node_of[booking.gpus[0]]) for booking in search.current.values()}
+    nodes, empty = [], dict[tuple[object, ...], int]()
+    for n, (start, stop) in enumerate(ledger.node_ranges()):
+        if n not in running and not ledger.held[start:stop].any():
+            shape = (ledger.cluster.nodes[n].gpu_type.name, stop - start, *ledger.host_free[n].tolist())
+            empty[shape] = empty.get(shape, 0) + 1
+            if empty[shape] > most:
+                continue
+        nodes.append(n)
     gpus = sum(ledger.cluster.nodes[n].gpus for n in nodes)
     return nodes if gpus * len(search.wanted) <= _WHOLE_PAIRS else None
 
 
-def _draw(search: Search, random: Generator) -> list[int]:
-    """Nodes for one neighbourhood: half by the room their active GPUs have to spare, half at random."""
-    ledger = search.ledger
-    room = np.where(ledger.held > 0, (ledger.free / ledger.capacity).min(axis=1), 0.0)
-    spare = np.add.reduceat(room, ledger.node_start[:-1])
-    active = np.flatnonzero(np.add.reduceat(ledger.held, ledger.node_start[:-1]) > 0)
-    if search.value.unplaced:
-        active = np.arange(spare.size)
-    if active.size <= _NODES:
-        return [int(n) for n in active]
-    weight = (spare[active] + 1e-9) ** 2
-    first = random.choice(active, _NODES // 2, replace=False, p=weight / weight.sum())
-    others = random.choice(np.setdiff1d(active, first), _NODES - first.size, replace=False)
-    nodes: list[int] = []
-    gpus = instances = 0
-    for n in [*first.tolist(), *others.tolist()]:
-        start, stop = int(ledger.node_start[n]), int(ledger.node_start[n + 1])
-        gpus += stop - start
-        instances += int(ledger.held[start:stop].sum())
-        if len(nodes) >= 2 and gpus * instances > _PAIRS:
-            break
-        nodes.append(n)
-    return nodes
+def _on(ledger: Bookings, nodes: Sequence[int]) -> tuple[str, ...]:
+    """The names of all instances on these nodes."""
+    rows = (row for n in nodes for row in range(int(ledger.node_start[n]), int(ledger.node_start[n + 1])))
+    return tuple(dict.fromkeys(name for row in rows for name in ledger.on_gpu[row]))
 
 
-def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int) -> bool:
-    """Place the instances of `nodes` again, keep the answer where it is no worse, and say whether it is proven best."""
+def _solve(search: Search, drawn: Neighbourhood, whole: bool, left: float, seed: int) -> bool:
+    """Place the drawn instances again, keep the answer where it is no worse, and say whether it is proven best."""
     ledger = search.ledger
-    held: dict[str, Booking] = {}
-    for n in nodes:
-        for row in range(int(ledger.node_start[n]), int(ledger.node_start[n + 1])):
-            held |= ledger.on_gpu[row]
+    held = {name: ledger.by_name[name] for name in drawn.leaving}
     homeless = [instance for instance in search.wanted if instance.name not in ledger.by_name]
     if not whole:
         start = seed % max(len(homeless), 1)
@@ -181,10 +163,11 @@ def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int
     instances = [booking.instance for booking in held.values()] + homeless
     found = assign(
         ledger,
-        nodes,
+        drawn.nodes,
         instances,
         hint=held,
         current={each.name: search.current[each.name] for each in instances if each.name in search.current},
+        objective=search.objective,
         most_moves=moves_left,
         deterministic_s=_DETERMINISTIC_WHOLE_S if whole else _DETERMINISTIC_S,
         time_limit_s=left,
@@ -204,7 +187,9 @@ def _solve(search: Search, nodes: list[int], whole: bool, left: float, seed: int
 
 def _book(ledger: Bookings, bookings: Mapping[str, Booking]) -> None:
     for booking in bookings.values():
-        ledger.book(booking.instance, booking.gpus, booking.memory_mib)
+        ledger.book(
+            booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig
+        )
 
 
 def _is_proof(found: Assignment | None) -> bool:

@@ -7,12 +7,13 @@ there, so a state that went through JSON decides exactly as the original.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from dilu_core import _checks as check
 from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Cluster, Instance, Oversubscription
+from dilu_core.correlation import LoadCorrelation
 from dilu_core.errors import StateError
 from dilu_core.instances import MOST_CPU_MILLI, MOST_MEMORY_MIB
 from dilu_core.mix_estimator import MixEstimator
@@ -22,10 +23,14 @@ from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
 from dilu_core.solvers.placement.choice import Choice, Rule
 from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.decisions import HostReservation, PlacementDecision, placed
+from dilu_core.solvers.placement.executing import carry_out
 from dilu_core.solvers.placement.gradient import Gradient
 from dilu_core.solvers.placement.host_room import choose_host, why_no_host
+from dilu_core.solvers.placement.migration_plan import MigrationPlan
+from dilu_core.solvers.placement.move_cost import MoveCost
 from dilu_core.solvers.placement.reasons import refusal
-from dilu_core.solvers.placement.replan import MigrationPlan, Move, plan_drain
+from dilu_core.solvers.placement.replan import plan_admission, plan_drain, plan_room, start_draft
+from dilu_core.solvers.placement.spreading import Spreading
 from dilu_core.solvers.placement.what_if import WhatIf
 from dilu_core.verification import violations
 
@@ -48,6 +53,8 @@ class ClusterState:
             tighter.
         mix: only for the second, the arrivals it expects: a `TaskMix`, or a `MixEstimator` that learns it from the
             instances that `place` is asked for; `None` for one that halves their weight in 4,000 arrivals.
+        correlation: which functions' loads rise together; among GPUs that are open to an instance anyway, those with
+            such neighbours are avoided. `None` leaves loads aside.
     Raises `InvalidArgumentError` for arguments that are not such.
     """
 
@@ -58,6 +65,7 @@ class ClusterState:
         oversubscription: Oversubscription | None = None,
         rule: PlacementRule = "best-fit",
         mix: TaskMix | MixEstimator | None = None,
+        correlation: LoadCorrelation | None = None,
     ) -> None:
         if not isinstance(cluster, Cluster):
             check.fail("cluster", f"is {cluster!r:.120}; expected a Cluster.")
@@ -71,13 +79,17 @@ class ClusterState:
             check.fail("mix", "is given with rule 'best-fit', which expects nothing; use 'fragmentation-gradient'.")
         if isinstance(mix, MixEstimator) and mix.half_life_s is not None:
             check.fail("mix", "forgets by seconds, but events carry no time; expected half_life_arrivals.")
+        if correlation is not None and not isinstance(correlation, LoadCorrelation):
+            check.fail("correlation", f"is {correlation!r:.120}; expected a LoadCorrelation, or None.")
         self._bookings = Bookings(cluster, caps)
         self._gradient: Gradient | None = None
         if rule == "fragmentation-gradient":
             given = mix if isinstance(mix, TaskMix) else None
             learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator(half_life_arrivals=4000.0)
             self._gradient = Gradient(self._bookings, mix=given, estimator=learner)
-        self._chooser = Chooser(self._bookings, gradient=self._gradient)
+        self._correlation = correlation
+        spreading = None if correlation is None else Spreading(correlation)
+        self._chooser = Chooser(self._bookings, gradient=self._gradient, spreading=spreading)
 
     @property
     def cluster(self) -> Cluster:
@@ -198,45 +210,85 @@ class ClusterState:
         """Where every instance sits now."""
         return self._bookings.placement()
 
-    def replan(self, *, max_migrations: int, time_limit_s: float = 1.0) -> MigrationPlan:
-        """Moves that free GPUs, at most `max_migrations` of them; nothing changes until `apply`.
+    def replan(
+        self,
+        *,
+        max_migrations: int,
+        time_limit_s: float = 1.0,
+        pending: Iterable[Instance] = (),
+        cost: MoveCost | None = None,
+        horizon_s: float = 3600.0,
+        exempt: Iterable[str] | Callable[[Instance], bool] = (),
+        mix: TaskMix | None = None,
+        may_pause: bool = False,
+        seed: int = 0,
+    ) -> MigrationPlan:
+        """At most `max_migrations` moves that free GPUs, or that let `pending` in; nothing changes until `apply`.
 
-        See `dilu_core.solvers.placement.replan`. Raises `InvalidArgumentError` for negative arguments.
+        Every state between two moves is valid, and so is a move under way: the instance holds source and target.
+
+        Arguments:
+            max_migrations: how often a running instance may leave its place.
+            time_limit_s: when to stop with what was found.
+            pending: with instances here, the plan lets in the greatest GPU share of them instead of freeing GPUs.
+            cost: what a move costs; then a plan must save more GPU-seconds than its moves cost. `None`: moves are free,
+                and as few as will do.
+            horizon_s: how long a freed GPU is expected to stay free.
+            exempt: names of instances that must not move, or a function that tells them.
+            mix: what is expected to arrive: among plans that free as many GPUs, room of use to it is kept. By default
+                the mix of `rule="fragmentation-gradient"`, if that is the rule.
+            may_pause: with `pending`, moves that wait for one another in a circle may stop an instance for a while.
+            seed: of the search with `pending`.
+        Raises `InvalidArgumentError` for arguments out of range. See `dilu_core.solvers.placement.replan`.
         """
-        most = check.integer("max_migrations", max_migrations, at_least=0)
         seconds = check.finite("time_limit_s", time_limit_s, at_least=0.0)
-        return plan_drain(self._bookings, max_migrations=most, time_limit_s=seconds)
+        waiting = check.instances_of("pending", pending, Instance)
+        check.distinct("pending", [each.name for each in waiting])
+        for each in waiting:
+            self._check_new(each)
+        number = check.integer("seed", seed, at_least=0)
+        draft = start_draft(
+            self._bookings, max_migrations=max_migrations, cost=cost, horizon_s=horizon_s, exempt=exempt,
+            mix=self.mix if mix is None else mix,
+        )  # fmt: skip
+        if not waiting:
+            return plan_drain(self._bookings, draft, time_limit_s=seconds)
+        pause = check.flag("may_pause", may_pause)
+        return plan_admission(self._bookings, draft, waiting, time_limit_s=seconds, may_pause=pause, seed=number)
+
+    def make_room(
+        self,
+        instance: Instance,
+        *,
+        max_migrations: int,
+        time_limit_s: float = 1.0,
+        cost: MoveCost | None = None,
+        exempt: Iterable[str] | Callable[[Instance], bool] = (),
+    ) -> MigrationPlan:
+        """The fewest moves, the cheapest among those, that would let `instance` in; nothing changes until `apply`.
+
+        The plan has one admission, or none, and then its `termination` says what stands in the way: proven infeasible
+        or not found. Arguments and errors as for `replan`.
+        """
+        seconds = check.finite("time_limit_s", time_limit_s, at_least=0.0)
+        self._check_new(instance)
+        draft = start_draft(self._bookings, max_migrations=max_migrations, cost=cost, exempt=exempt, mix=self.mix)
+        choice = self._chooser.choose(instance)
+        direct = None
+        if choice is not None:
+            direct = Booking(instance, choice.gpus, choice.memory_mib, choice.configuration, choice.mig)
+        return plan_room(self._bookings, draft, instance, direct, time_limit_s=seconds)
 
     def apply(self, plan: MigrationPlan) -> None:
-        """Carry out the moves of `plan` in order.
+        """Carry out the moves of `plan` in order, then place the instances it lets in.
 
-        Raises `StateError`, and changes nothing, where the state has changed since so that a move no longer fits it.
+        Raises `StateError`, and changes nothing, where the state has changed since so that a step no longer fits it.
         """
         if not isinstance(plan, MigrationPlan):
             check.fail("plan", f"is {plan!r:.120}; expected a MigrationPlan.")
-        done: list[Booking] = []
-        for move in plan.moves:
-            reason = self._obstacle(move)
-            if reason is None:
-                done.append(self._bookings.by_name[move.name])
-                memory = [slot.memory_mib for slot in move.target]
-                if self._bookings.move(move.name, self._bookings.rows(move.target), memory):
-                    continue
-                done.pop()
-                reason = f"{move.name!r} no longer fits where it was to go"
-            for held in reversed(done):
-                self._bookings.move(held.instance.name, held.gpus, held.memory_mib)
+        reason = carry_out(self._bookings, plan)
+        if reason is not None:
             raise StateError(f"the plan is stale: {reason}. Nothing was moved; ask for a new plan.")
-
-    def _obstacle(self, move: Move) -> str | None:
-        """What makes `move` meaningless in this state, room aside."""
-        held = self._bookings.by_name.get(move.name)
-        if held is None:
-            return f"{move.name!r} is not placed any more"
-        if self._bookings.slots(held) != move.source:
-            return f"{move.name!r} has moved meanwhile"
-        broken = violations(self.cluster, (held.instance,), self.oversubscription, {move.name: move.target})
-        return broken[0].message.rstrip(".") if broken else None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back; a restored state decides exactly as this one."""
@@ -253,6 +305,8 @@ class ClusterState:
                 {"name": each.name, "node": each.node, "cpu_milli": each.cpu_milli, "memory_mib": each.memory_mib}
                 for each in self.host_reservations
             ]
+        if self._correlation is not None:
+            data["correlation"] = self._correlation.to_dict()
         if self._gradient is not None:
             data["rule"] = "fragmentation-gradient"
             data["mix"] = self._gradient.mix.to_dict()
@@ -267,12 +321,15 @@ class ClusterState:
         cluster = Cluster.from_dict(check.item("state", document, "cluster"))
         caps = read_oversubscription("state", document)
         rule = check.choice("state.rule", document.get("rule", "best-fit"), _RULES)
+        loads = LoadCorrelation.from_dict(document["correlation"]) if "correlation" in document else None
         if rule == "best-fit":
-            state = cls(cluster, oversubscription=caps)
+            state = cls(cluster, oversubscription=caps, correlation=loads)
         else:
             mix = TaskMix.from_dict(check.item("state", document, "mix"))
             learner = MixEstimator.from_dict(document["estimator"]) if "estimator" in document else None
-            state = cls(cluster, oversubscription=caps, rule="fragmentation-gradient", mix=learner or mix)
+            state = cls(
+                cluster, oversubscription=caps, rule="fragmentation-gradient", mix=learner or mix, correlation=loads
+            )
             assert state._gradient is not None
             state._gradient.expect(mix)
         instances = tuple(Instance.from_dict(entry) for _, entry in check.entries("state", document, "instances"))

@@ -2,14 +2,15 @@
 
 Let v_t >= 0 be a price of each item type, p_s of each type of part, and mu of each unit of memory given to parts. A
 pattern is what one GPU holds. It is worth the prices of its items; if it holds a part, all the memory that its whole
-items leave is worth mu as well. With P_g the greatest worth of a pattern on a GPU of type g, of which there are n_g, and
-any threshold T > 0 (linear programming duality; with one type and T = P this is Farley's bound, 10.1287/opre.38.5.922):
+items leave is worth mu as well. With P_g the greatest worth of a pattern on a GPU of type g, of which there are n_g,
+and any threshold T > 0 (linear programming duality; with one type and T = P it is Farley's bound,
+10.1287/opre.38.5.922):
 
     GPUs >= (sum_t count_t w_t - sum_g n_g max(0, P_g - T)) / T      w_t = v_t, or min(v_t, least parts p_s + memory mu)
 
 because what the GPUs hold is worth at least sum_t count_t w_t together, and one of type g is worth at most P_g. All
-numbers are integers and P_g is exact (or rounded up where the search ran out of budget), so the bound is rigorous at any
-prices, wherever they come from.
+numbers are integers and P_g is exact (or rounded up where the search ran out of budget), so the bound is rigorous at
+any prices, wherever they come from.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ UNIT = 2**40
 _DEAREST = 4.0  # GPUs; only where GPUs of a type run short can an item be worth more than one
 _MOST_CELLS = 2**20  # of an exact table of best single items
 _COARSE_CELLS = 2**17
-_NODES = 200_000_000  # of a search over all anchors: about two seconds
+NODES = 96_000_000  # of a search over all anchors: seconds
 _LONGEST = 64  # items of a pattern
 
 
@@ -91,9 +92,11 @@ def capped(types: ItemTypes, prices: Prices) -> Prices:
     return Prices(item, prices.memory)
 
 
-def certify(types: ItemTypes, prices: Prices, thresholds: tuple[int, ...]) -> Certificate:
+def certify(types: ItemTypes, prices: Prices, thresholds: tuple[int, ...], nodes: int = NODES) -> Certificate:
     """The bound that (capped) prices prove, with the patterns on each GPU type worth more than its threshold."""
-    found = tuple(each for kind, threshold in enumerate(thresholds) for each in _price(types, prices, kind, threshold))
+    found = tuple(
+        each for kind, threshold in enumerate(thresholds) for each in _price(types, prices, kind, threshold, nodes)
+    )
     worth = [max([each.upper for each in found if each.kind == kind], default=0) for kind in range(len(thresholds))]
     total = sum(count * price for count, price in zip(types.count.tolist(), prices.item.tolist(), strict=False))
     best, at = Fraction(0), UNIT
@@ -106,24 +109,26 @@ def certify(types: ItemTypes, prices: Prices, thresholds: tuple[int, ...]) -> Ce
     return Certificate(best, found, at)
 
 
-def _price(types: ItemTypes, prices: Prices, kind: int, threshold: int) -> list[Patterns]:
+def _price(types: ItemTypes, prices: Prices, kind: int, threshold: int, nodes: int) -> list[Patterns]:
     """The best patterns on a GPU of a kind: those without parts, and those with."""
     rows = types.fits(kind)
     is_part = rows >= types.n_whole
     whole, parts = rows[~is_part], rows[is_part]
-    found = [_search(types, kind, whole, prices.item[whole], whole.size, 0, threshold)]
+    found = [_search(types, kind, whole, prices.item[whole], whole.size, 0, threshold, nodes)]
     if parts.size:
         # with a part, memory that a whole item takes is worth mu to the parts: only what it is worth beyond counts
         mu, capacity = prices.memory, int(types.capacity[kind, 2])
         beyond = prices.item[whole] - np.minimum(types.demand[whole, 2].astype(object) * mu, 8 * UNIT).astype(np.int64)
         value = np.concatenate([prices.item[parts], beyond])
         both = np.concatenate([parts, whole])
-        found.append(_search(types, kind, both, value, parts.size, mu * capacity, threshold))
+        found.append(_search(types, kind, both, value, parts.size, mu * capacity, threshold, nodes))
     return found
 
 
-def _search(types: ItemTypes, kind: int, rows: Ints, value: Ints, first: int, base: int, threshold: int) -> Patterns:
-    """Best patterns of the types `rows` at `value`, one for each of the `first` of them that has one above threshold."""
+def _search(
+    types: ItemTypes, kind: int, rows: Ints, value: Ints, first: int, base: int, threshold: int, nodes: int
+) -> Patterns:
+    """Best patterns of the types `rows` at `value`, for each of the `first` of them that has one above threshold."""
     capacity = types.capacity[kind]
     n_anchors = int((value[:first] > 0).sum()) if base == 0 else first
     if base and not (value[:first] > 0).all():
@@ -139,7 +144,7 @@ def _search(types: ItemTypes, kind: int, rows: Ints, value: Ints, first: int, ba
     least = demand.min(axis=0)
     longest = min([_LONGEST, *(capacity[least > 0] // least[least > 0]).tolist()])
     best, items, upper = best_patterns(
-        demand, value[good], capacity, anchors, base, threshold, width, shape, longest, _NODES
+        demand, value[good], capacity, anchors, base, threshold, width, shape, longest, nodes
     )
     beats = best > threshold
     items = np.where(items[beats] >= 0, rows[good][items[beats]], -1)

@@ -65,7 +65,7 @@ _last_kinds: tuple[Cluster, list[Node]] | None = None
 
 def _kinds_of_nodes(cluster: Cluster) -> list[Node]:
     """One node of each shape. The last answer is kept: a cluster has many nodes, and is asked about again and again."""
-    global _last_kinds  # noqa: PLW0603
+    global _last_kinds
     known = _last_kinds
     if known is None or known[0] is not cluster:
         kinds = {(node.gpu_type, node.gpus, node.cpu_milli, node.memory_mib): node for node in cluster.nodes}

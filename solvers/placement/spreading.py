@@ -17,11 +17,14 @@ from dilu_core.solvers.placement.bookings import Bookings
 
 Floats = NDArray[np.float64]
 
+WEIGHT = 0.3
+"""What a neighbour whose load rises exactly with an instance's costs."""
+
 
 class Spreading:
     """The penalties that a correlation of loads makes."""
 
-    def __init__(self, correlation: LoadCorrelation, weight: float) -> None:
+    def __init__(self, correlation: LoadCorrelation, weight: float = WEIGHT) -> None:
         self.correlation = correlation
         self.weight = weight
         self._row = {function: i for i, function in enumerate(correlation.functions)}

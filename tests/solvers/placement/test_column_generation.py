@@ -45,7 +45,7 @@ def mix(count: int, seed: int, step: int = 10) -> tuple[Instance, ...]:
 
 @given(st.data())
 def test_no_bound_exceeds_the_optimum(problems: Any, brute_force: Any, data: st.DataObject) -> None:
-    """Where everything can be placed, the bound is at most the fewest GPUs that brute force finds, with every feature."""
+    """Where everything can be placed, the bound is at most the fewest GPUs that brute force finds."""
     problem = data.draw(problems)
     left_out, optimum = brute_force(problem)
     if left_out == 0 and problem.instances:
@@ -53,7 +53,7 @@ def test_no_bound_exceeds_the_optimum(problems: Any, brute_force: Any, data: st.
 
 
 @given(st.data())
-def test_a_choice_of_configurations_is_bounded_by_the_best(problems: Any, brute_force: Any, data: st.DataObject) -> None:
+def test_no_bound_exceeds_the_best_configurations(problems: Any, brute_force: Any, data: st.DataObject) -> None:
     """With alternatives, no bound exceeds the optimum over all choices of a configuration for each instance."""
     problem = data.draw(problems)
     several = tuple(
@@ -105,7 +105,10 @@ def fewest_partitioned(instances: tuple[Instance, ...], gpus: int) -> int | None
     return descend(0, {}, {})
 
 
-@given(st.lists(st.tuples(st.sampled_from([100, 250, 400]), st.sampled_from([400, 900]), st.integers(0, 4)), max_size=5))
+_DEMANDS = st.tuples(st.sampled_from([100, 250, 400]), st.sampled_from([400, 900]), st.integers(0, 4))
+
+
+@given(st.lists(_DEMANDS, max_size=5))
 def test_no_bound_exceeds_the_optimum_on_partitioned_gpus(demands: list[tuple[int, int, int]]) -> None:
     """Where limits shrink to a partition's share, both bounds still hold."""
     instances = tuple(Instance(f"i{k}", "inference", *demand) for k, demand in enumerate(demands))

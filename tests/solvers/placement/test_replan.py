@@ -15,7 +15,7 @@ from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.errors import InvalidArgumentError, StateError
 from dilu_core.placement import Placement, PlacementProblem, Slot, verify_placement
 from dilu_core.solvers.placement.online import ClusterState
-from dilu_core.solvers.placement.replan import MigrationPlan, Move
+from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
 
 CLUSTER = Cluster.homogeneous(2, 4, GpuType("A100", 40960))
 

@@ -1,0 +1,119 @@
+"""Let in the greatest GPU share of pending instances by few moves.
+
+    direct      those that fit as things stand, the greatest share first
+    whole       a small cluster as one exact model
+    exchange    annealing over moves, swaps and admissions at once (dilu_core.solvers.placement.exchange)
+    room        for those left, the moves that would let each in, the greatest share per move first
+
+An instance let in never costs a running one its place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from dilu_core.cluster import Instance
+from dilu_core.solvers.placement.bookings import Booking
+from dilu_core.solvers.placement.choose import Chooser
+from dilu_core.solvers.placement.drain import is_small, movable, movers
+from dilu_core.solvers.placement.exchange import exchange
+from dilu_core.solvers.placement.gradient import Gradient
+from dilu_core.solvers.placement.layers import solve_layers
+from dilu_core.solvers.placement.moving import Draft
+from dilu_core.solvers.placement.ordering import carry_out_all
+from dilu_core.solvers.placement.pricing import Prices
+from dilu_core.solvers.placement.room import make_room, newcomer_on
+
+_DETERMINISTIC_S = 20.0
+_SMALL_LAYERS = 4
+_EXCHANGE_SHARE = 0.8  # of the time
+_ROOM_S = 2.0  # for one instance
+_EXCHANGED_FROM = 200  # running instances, below which neighbourhoods alone do as well
+
+
+def admit(draft: Draft, pending: Sequence[Instance], deadline: float, *, may_pause: bool, seed: int) -> bool:
+    """Add moves and admissions to the draft until `deadline` (of perf_counter); whether it ran to its end."""
+    waiting = sorted(pending, key=lambda each: (-share_milli(each), each.name))
+    small = is_small(draft.ledger)
+    if not small or draft.moves_left == 0:  # a small model weighs direct places against others
+        waiting = _direct(draft, waiting)
+    if not waiting or draft.moves_left <= 0:
+        return True
+    started = time.perf_counter()
+    if started >= deadline:
+        return False
+    if small:
+        return _whole(draft, waiting, deadline)
+    if len(draft.ledger.by_name) >= _EXCHANGED_FROM:
+        until = started + _EXCHANGE_SHARE * (deadline - started)
+        wanted, newcomers = exchange(draft, waiting, until, may_pause=may_pause, seed=seed)
+        carry_out_all(draft, wanted, newcomers, may_pause=may_pause)
+        draft.fixed.update(wanted)
+        waiting = _direct(draft, _still(draft, waiting))
+    return _one_by_one(draft, waiting, deadline)
+
+
+def share_milli(instance: Instance) -> int:
+    """The GPU share that letting it in allocates."""
+    return instance.request_milli * instance.gpus
+
+
+def _still(draft: Draft, waiting: list[Instance]) -> list[Instance]:
+    return [each for each in waiting if each.name not in draft.ledger.by_name]
+
+
+def _direct(draft: Draft, waiting: list[Instance]) -> list[Instance]:
+    """Let in what fits as things stand; returns the others."""
+    gradient = None if draft.mix is None else Gradient(draft.ledger, mix=draft.mix)
+    chooser = Chooser(draft.ledger, gradient=gradient)
+    for instance in waiting:
+        choice = chooser.choose(instance)
+        if choice is not None:
+            draft.admit(Booking(instance, choice.gpus, choice.memory_mib, choice.configuration, choice.mig))
+    return _still(draft, waiting)
+
+
+def _whole(draft: Draft, waiting: list[Instance], deadline: float) -> bool:
+    """Everything in one model: the greatest share let in, then the fewest and cheapest moves."""
+    ledger, prices = draft.ledger, Prices.of(draft)
+    rows = list(range(ledger.held.size))
+    leaving = movable(draft, rows)
+    found = movers(draft, leaving, rows, prices, now=False)
+    layers = min(draft.moves_left, _SMALL_LAYERS)
+    dearest = 1 + layers * sum(mover.price + max(mover.way_price, default=0) for mover in found)
+    dearest += sum(len(each.alternatives) for each in waiting)
+    newcomers = [newcomer_on(ledger, each, rows, leaving, worth=dearest * share_milli(each)) for each in waiting]
+    layout = solve_layers(
+        ledger, found, newcomers, layers=layers, most_moves=draft.moves_left, gpu_price=0,
+        deterministic_s=_DETERMINISTIC_S, time_limit_s=deadline - time.perf_counter(),
+    )  # fmt: skip
+    if layout is not None and draft.carry_out([booking for layer in layout.layers for booking in layer]):
+        for booking in layout.newcomers:
+            draft.admit(booking)
+    _direct(draft, _still(draft, waiting))
+    return layout is not None and layout.is_optimal
+
+
+def _one_by_one(draft: Draft, waiting: list[Instance], deadline: float) -> bool:
+    """Make room for one instance after another; of equal demands only one is tried once one has failed."""
+    failed: set[tuple[object, ...]] = set()
+    for instance in waiting:
+        shape = (
+            instance.request_milli, instance.limit_milli, instance.memory_mib, instance.gpus, instance.cpu_milli,
+            instance.host_memory_mib, instance.function, instance.anti_affinity, instance.gpu_types,
+            instance.alternatives, instance.splittable,
+        )  # fmt: skip
+        if draft.moves_left <= 0:
+            break
+        now = time.perf_counter()
+        if now >= deadline:
+            return False
+        if shape in failed:
+            continue
+        found = make_room(draft, instance, min(deadline, now + _ROOM_S))
+        if found.place is not None and draft.carry_out(found.moves) and draft.ledger.fits(found.place):
+            draft.admit(found.place)
+        else:
+            failed.add(shape)
+    return True

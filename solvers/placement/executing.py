@@ -1,0 +1,72 @@
+"""Carrying out a plan on a ledger: each step is checked against the state it finds, and all or none of them remain."""
+
+from __future__ import annotations
+
+from dilu_core.solvers.placement.bookings import Booking, Bookings
+from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
+from dilu_core.solvers.placement.moving import move
+from dilu_core.verification import violations
+
+
+def carry_out(ledger: Bookings, plan: MigrationPlan) -> str | None:
+    """Carry out `plan`, or change nothing and return what no longer fits."""
+    mark = ledger.mark()
+    try:
+        reason = _steps(ledger, plan)
+    except BaseException:
+        ledger.rollback(mark)
+        ledger.release(mark)
+        raise
+    if reason is not None:
+        ledger.rollback(mark)
+    ledger.release(mark)
+    return reason
+
+
+def _steps(ledger: Bookings, plan: MigrationPlan) -> str | None:
+    stopped: dict[str, Booking] = {}
+    for step in plan.moves:
+        reason = _obstacle(ledger, step, stopped)
+        if reason is not None:
+            return reason
+        if step.stops:
+            stopped[step.name] = ledger.cancel(step.name)
+            continue
+        held = stopped.get(step.name) or ledger.by_name[step.name]
+        wanted = ledger.booking(held.instance, step.target)
+        if step.starts:
+            fits = ledger.fits(wanted)
+            if fits:
+                ledger.book(*wanted.fields)
+                del stopped[step.name]
+        else:
+            fits = move(ledger, wanted)
+        if not fits:
+            return f"{step.name!r} no longer fits where it was to go"
+    if stopped:
+        return f"{next(iter(stopped))!r} is stopped and never started again"
+    for admission in plan.admissions:
+        instance = admission.instance
+        if instance.name in ledger.by_name or instance.name in ledger.reserved:
+            return f"{instance.name!r}, which was to be let in, is placed already"
+        broken = violations(ledger.cluster, (instance,), ledger.oversubscription, {instance.name: admission.slots})
+        if broken:
+            return broken[0].message.rstrip(".")
+        wanted = ledger.booking(instance, admission.slots)
+        if not ledger.fits(wanted):
+            return f"{instance.name!r} no longer fits where it was to be let in"
+        ledger.book(*wanted.fields)
+    return None
+
+
+def _obstacle(ledger: Bookings, step: Move, stopped: dict[str, Booking]) -> str | None:
+    """What makes `step` meaningless in this state, room aside."""
+    held = stopped.get(step.name) if step.starts else ledger.by_name.get(step.name)
+    if held is None:
+        return f"{step.name!r} is not {'stopped' if step.starts else 'placed any more'}"
+    if not step.starts and ledger.slots(held) != step.source:
+        return f"{step.name!r} has moved meanwhile"
+    if step.stops:
+        return None
+    broken = violations(ledger.cluster, (held.instance,), ledger.oversubscription, {step.name: step.target})
+    return broken[0].message.rstrip(".") if broken else None
