@@ -70,20 +70,20 @@ class Task:
 
     def enough(self, found: Value, bound: int) -> bool:
         """Whether the GPUs used are as few as asked for, everything being placed."""
-        return found.unplaced == 0 and found.gpus <= self.fewest(bound)
+        return self.objective.gpus_first and found.unplaced == 0 and found.gpus <= self.fewest(bound)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The best placement of an attempt, whether it is proven best, what cut the attempt short, the best bound, and counts.
 
-    `proves_gpus` is stronger than `is_exact`: best among all placements, not only within a budget of migrations.
+    `proves_best` is stronger than `is_exact`: best among all placements, not only within a budget of migrations.
     """
 
     bookings: Mapping[str, Booking]
     value: Value
     is_exact: bool
-    proves_gpus: bool
+    proves_best: bool
     limit: Limit | None
     bound: Bound
     counts: Mapping[str, int]
@@ -136,7 +136,7 @@ def attempt(task: Task, report: Report | None = None, executor: Executor | None 
     best, bound = search.value, packing.bound
     if limit is None and best.unplaced == 0 and best.gpus > bound.value and not search.is_exact:
         limit = Limit.GAP
-    if best.unplaced == 0 and best.gpus == bound.value and limit is Limit.TIME:
+    if task.objective.gpus_first and best.unplaced == 0 and best.gpus == bound.value and limit is Limit.TIME:
         limit = None  # it is proven that no other run uses fewer GPUs
     rationed = bool(current) and task.max_migrations is not None
     if search.is_exact and rationed and not task.enough(best, bound.value):

@@ -61,5 +61,10 @@ class Objective:
         """The terms that count."""
         return self.order if self.weights is None else tuple(term for term, weight in self.weights.items() if weight)
 
+    @property
+    def gpus_first(self) -> bool:
+        """Whether one GPU fewer outweighs all else, so that a bound on GPUs says how far from the best one may be."""
+        return self.terms == ("gpus",) if self.weights is not None else self.order[:1] == ("gpus",)
+
     def __reduce__(self) -> tuple[type[Objective], tuple[tuple[str, ...], dict[str, int] | None]]:
         return Objective, (self.order, None if self.weights is None else dict(self.weights))

@@ -119,14 +119,14 @@ def place(
     if homeless:
         placed = [booking.instance for booking in ledger.by_name.values()]
         bound = lower_bound(problem.cluster, problem.oversubscription, placed)
-    elif outcome.proves_gpus and ledger.gpus_used > bound.value:
+    elif outcome.proves_best and objective.gpus_first and ledger.gpus_used > bound.value:
         bound = Bound(ledger.gpus_used, "exhaustive search")
     return PlacementResult(
         ledger.placement(),
         bound.value,
         bound.proof,
         hopeless | homeless,
-        _termination(outcome, ledger.gpus_used, bound, len(hopeless), len(homeless)),
+        _termination(outcome, objective.gpus_first, ledger.gpus_used, bound, len(hopeless), len(homeless)),
         SolveStats(time.perf_counter() - started, ran_on, outcome.counts),
     )
 
@@ -137,16 +137,18 @@ def _reporter(progress: Progress | None, started: float) -> Report | None:
     return lambda incumbent, bound: progress(incumbent, bound, time.perf_counter() - started)
 
 
-def _termination(outcome: Outcome, gpus: int, bound: Bound, hopeless: int, homeless: int) -> Termination:
+def _termination(
+    outcome: Outcome, gpus_first: bool, gpus: int, bound: Bound, hopeless: int, homeless: int
+) -> Termination:
     """What is known: infeasible where some instance fits nowhere, optimal where the bound or exhaustion proves it."""
-    proven = outcome.proves_gpus or (homeless == 0 and gpus == bound.value)
+    proven = outcome.proves_best or (gpus_first and homeless == 0 and gpus == bound.value)
     known = f"fewest possible by {bound.proof}" if gpus == bound.value else f"bound {bound.value} by {bound.proof}"
     detail = f"{len(outcome.bookings)} instances on {gpus} GPUs, {known}"
     if homeless:
-        detail += f"; {homeless} found no place" + (", which is proven the fewest" if outcome.proves_gpus else "")
+        detail += f"; {homeless} found no place" + (", which is proven the fewest" if outcome.proves_best else "")
     if hopeless:
         detail += f"; {hopeless} would fit nowhere even alone"
         return Termination(TerminationReason.INFEASIBLE, outcome.limit, detail)
-    if homeless and outcome.proves_gpus:
+    if homeless and outcome.proves_best:
         return Termination(TerminationReason.INFEASIBLE, outcome.limit, detail)
     return Termination(TerminationReason.OPTIMAL if proven else TerminationReason.FEASIBLE, outcome.limit, detail)
