@@ -20,6 +20,7 @@ from dilu_core.solvers.placement.column_generation import column_bound
 from dilu_core.solvers.placement.construct import construct
 from dilu_core.solvers.placement.diving import dive
 from dilu_core.solvers.placement.local_search import squeeze
+from dilu_core.solvers.placement.objective import Objective
 
 CAPS = Oversubscription()
 SEEDS = range(5)
@@ -27,7 +28,9 @@ SEEDS = range(5)
 
 def local_search(cluster: Cluster, instances: tuple, seconds: float) -> int:
     """GPUs after squeezing the first construction for some seconds."""
-    built = construct(PlacementProblem(cluster, instances), instances, stay={}, current={}, deadline=0.0)
+    built = construct(
+        PlacementProblem(cluster, instances), instances, stay={}, current={}, deadline=0.0, objective=Objective()
+    )
     squeeze(built.ledger, target=1, deadline=time.perf_counter() + seconds, seed=0)
     return built.ledger.gpus_used
 
