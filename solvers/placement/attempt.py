@@ -21,7 +21,7 @@ from dilu_core._checks import LARGEST
 from dilu_core.cluster import Instance
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import Limit
-from dilu_core.solvers.placement.bins import Bins, bins_of, normalised, write_back
+from dilu_core.solvers.placement.bins import Bins, bins_of, normalised, repacked, write_back
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.bound_race import BoundRace
 from dilu_core.solvers.placement.bounds import Bound
@@ -41,7 +41,7 @@ _BUILD_SHARE = 0.1  # of the time for trying several constructions
 _PACK_SHARE = 0.8  # of the time left; neighbourhoods get the rest, and what local search leaves over
 _ALL_PACK_SHARE = 0.97  # the same where every instance may move, so that neighbourhoods have little to add
 _AFTERWARDS_S = 4e-5  # per instance: to write the placement down when the search is over
-_SHARE_STEPS, _MOST_SHARE_STEPS = 4_000, 30_000_000  # per item and in all, while column generation runs
+_SHARE_STEPS, _MOST_SHARE_STEPS = 1_000, 30_000_000  # per item and in all, while column generation runs
 
 Report = Callable[[int, int], None]
 """Told the GPUs of the incumbent and the bound."""
@@ -196,16 +196,33 @@ class _Packing:
             steps = min(_SHARE_STEPS, _MOST_SHARE_STEPS // len(movable))
             with _running(executor, spare=1) as run_parts:
                 local.run(run_parts, target=target(), deadline=pause, steps_per_item=steps, stop=look)
+                if not look() and not race.is_over:  # no use in idling; whatever this gains is due to a clock
+                    waited = local.best
+                    waiting = dict(target=target(), deadline=pause, stop=lambda: look() or race.is_over)
+                    local.run(run_parts, **waiting)
+                    search.was_cut |= local.best is not waited
             while not look() and not race.is_over and time.perf_counter() < pause:
                 time.sleep(0.005)
             price = race.prices() if not look() else None
             if price is not None:
                 number = {each.name: i for i, each in enumerate(task.wanted)}
-                local.resize(normalised(price[[number[booking.instance.name] for booking in movable]]))
+                items = [number[booking.instance.name] for booking in movable]
+                self._dive(race, local, items, pause)
+                local.resize(normalised(price[items]))
                 with _running(executor) as run_parts:
                     local.run(run_parts, target=target(), deadline=pause, stop=look)
             converged = race.has_converged
         search.was_cut |= local.was_cut or not converged
+
+    def _dive(self, race: BoundRace, local: LocalSearch, items: list[int], pause: float) -> None:
+        """Offer the rounded optimum of the pattern program to the local search, where it has all of the items."""
+        packing = race.packing(pause) if len(items) == len(self.task.wanted) else None
+        if packing is None:
+            return
+        at = {instance: item for item, instance in enumerate(items)}
+        bins = repacked(local.best, [[at[instance] for instance in gpu] for gpu in packing])
+        if bins is not None:
+            local.offer(bins)
 
     def _accept(self, best: Bins, movable: list[Booking]) -> None:
         """Write what local search found into the ledger, and take it back where the objective likes it less."""

@@ -101,6 +101,32 @@ class Bins:
         return left == 0
 
 
+def repacked(bins: Bins, packing: list[list[int]]) -> Bins | None:
+    """The same items in the bins of `packing`, lists of items that fit one bin together; the other bins are empty.
+
+    `None` where bins are not all alike, hold what stays, or are too few, or where items are tied: a packing says
+    nothing of that.
+    """
+    inside = np.arange(bins.members.shape[1]) < bins.count[:, None]
+    capacity = bins.free.copy()
+    np.add.at(capacity, np.repeat(np.arange(bins.count.size), bins.count), bins.demand[bins.members[inside]])
+    alike = not bins.has_ties and not bins.stays.any() and bool((capacity == capacity[:1]).all())
+    if not alike or len(packing) > bins.used or sum(map(len, packing)) != len(bins.demand):
+        return None
+    found = bins.copy()
+    sizes = np.array([len(each) for each in packing], np.int64)
+    flat = np.array([item for each in packing for item in each], np.int64)
+    where = np.repeat(np.arange(sizes.size), sizes)
+    found.members = np.zeros((bins.count.size, max(bins.members.shape[1], 2 * int(sizes.max(initial=0)) + 4)), np.int64)
+    found.members[where, np.arange(flat.size) - (np.cumsum(sizes) - sizes)[where]] = flat
+    found.count[:] = 0
+    found.count[: sizes.size] = sizes
+    found.free = capacity
+    np.subtract.at(found.free, where, bins.demand[flat])
+    found.used, found.homeless = sizes.size, np.empty(0, np.int64)
+    return found if (found.free >= 0).all() else None
+
+
 def bins_of(ledger: Bookings) -> tuple[Bins, list[Booking]]:
     """The active GPUs of `ledger` as bins, and the bookings that are their items."""
     bits = _bits(ledger)

@@ -8,6 +8,7 @@ repeatable the search takes prices only from a program that has converged, at a 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from dilu_core.cluster import Instance
 from dilu_core.placement import PlacementProblem
 from dilu_core.solvers.placement.bounds import Bound
 from dilu_core.solvers.placement.column_generation import ColumnBound, column_bound
+from dilu_core.solvers.placement.diving import dive
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +81,16 @@ class BoundRace:
     def has_converged(self) -> bool:
         """Whether it got there by itself, not by a clock."""
         return self._future is not None and self._future.done() and self._future.result().converged
+
+    def packing(self, deadline: float) -> list[list[int]] | None:
+        """The optimum of the converged program rounded to whole GPUs: for each, the numbers of the instances on it.
+
+        To be asked for once, after `prices`. `None` where the program has not converged, or time was short.
+        """
+        if self._future is None or not self.has_converged:
+            return None
+        found = dive(self._future.result(), deadline=deadline)
+        return found if time.perf_counter() < deadline else None
 
     def prices(self) -> Floats | None:
         """(n_wanted,) the price of each instance; `None` where the program has not converged."""

@@ -154,6 +154,11 @@ class LocalSearch:
             else:
                 longer = min(2 * longer, _LONGEST)
 
+    def offer(self, bins: Bins) -> None:
+        """Take `bins`, of the same items, as the incumbent where they are fewer."""
+        if bins.used < self.best.used:
+            self._take(bins)
+
     def resize(self, size: Floats) -> None:
         """Go on with other sizes of the items, 1 on average."""
         self.best = replace(self.best, size=size)
