@@ -75,7 +75,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best placement of an attempt, whether it is proven best, what cut the attempt short, the best bound, and counts.
+    """The best placement of an attempt, whether it is proven best, what cut the attempt short, best bound, and counts.
 
     `proves_best` is stronger than `is_exact`: best among all placements, not only within a budget of migrations.
     """
@@ -90,7 +90,7 @@ class Outcome:
 
 
 def run_attempts(task: Task, executor: Executor | None, report: Report | None) -> Outcome:
-    """The best outcome of an attempt here; with `executor` it runs the parts of it, or `ATTEMPTS` seeds if it is small."""
+    """The best outcome of an attempt here; `executor` runs the parts of it, or `ATTEMPTS` seeds if it is small."""
     if executor is None or len(task.wanted) > PARTITIONED:
         return attempt(task, report, executor)
     tasks = [replace(task, seed=task.seed + i) for i in range(ATTEMPTS)]
@@ -198,8 +198,9 @@ class _Packing:
                 local.run(run_parts, target=target(), deadline=pause, steps_per_item=steps, stop=look)
                 if not look() and not race.is_over:  # no use in idling; whatever this gains is due to a clock
                     waited = local.best
-                    waiting = dict(target=target(), deadline=pause, stop=lambda: look() or race.is_over)
-                    local.run(run_parts, **waiting)
+                    local.run(
+                        run_parts, target=target(), deadline=pause, stop=lambda: look() or race.is_over
+                    )  # fmt: skip
                     search.was_cut |= local.best is not waited
             while not look() and not race.is_over and time.perf_counter() < pause:
                 time.sleep(0.005)

@@ -143,14 +143,13 @@ class Chooser:
         """
         b = self.bookings
         function = instance.function
-        special = instance.anti_affinity or instance.affinity or self.spreading is not None
+        special = bool(instance.anti_affinity or instance.affinity) or self.spreading is not None
         if function and not special:
             special = function in b.refused_on or (bool(b.gangs_on) and function in b.function_on)
         if not special and not by_row_only:
             special = (
                 instance.gpu_types is not None
-                or instance.cpu_milli
-                or instance.host_memory_mib
+                or instance.cpu_milli + instance.host_memory_mib > 0
                 or self._always_special
             )
         if not special:
@@ -208,8 +207,8 @@ class Chooser:
         for number, each in enumerate(_configurations(instance)):
             memory = self.gang_memory(each, size)
             node, opened = best_gang(
-                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state, b.totals,
-                each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
+                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state,
+                b.totals, each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
             )  # fmt: skip
             if node >= 0 and (best is None or opened < best.opened):
                 rows = tuple(self._chosen[:size].tolist())
@@ -259,7 +258,7 @@ class Chooser:
             whole = best_empty(
                 b.free, b.held, self.preference, True, b.node_start, b.node_state, b.totals, *wanted
             )
-            keys = self._opening_key(row), self._opening_key(whole)
+            keys: tuple[tuple[float, ...], tuple[float, ...]] = self._opening_key(row), self._opening_key(whole)
             rule, liked, whole_liked = Rule.OPENED, NEUTRAL, NEUTRAL
         else:
             whole, whole_liked, whole_score = best_active(

@@ -2,7 +2,7 @@
 
     an instance whole on one GPU    one literal per (GPU, configuration, partition) it may take
     a gang                          one literal per (node, configuration); it takes as many slots of each size there
-    a split instance                one literal per (node, configuration); parts of at least 1 MiB that sum to its memory
+    a split instance                one literal per (node, configuration); parts of 1 MiB or more that sum to its memory
 
 What cannot be better than something else is left out: configurations dominated by one of lower number, partitions that
 contain another that would do. GPUs that are empty and run nothing now are alike within a node, and such nodes of one
@@ -206,8 +206,8 @@ class Model:
                 if way.mig is not None:
                     limit = min(limit, self.ledger.partitions.share_milli(way.row, way.mig))
                 demand = (configuration.request_milli, limit, way.memory_mib)
-                for load, want in zip(loads[way.row], demand, strict=True):
-                    load.append(want * literal)
+                for terms, want in zip(loads[way.row], demand, strict=True):
+                    terms.append(want * literal)
             for (row, c), literal in self.part[instance.name].items():
                 request = instance.configurations[c].request_milli
                 loads[row][0].append(request * literal)
@@ -236,10 +236,10 @@ class Model:
 
     def on_node(self, name: str, n: int) -> Any:
         """Whether the instance is on node `n`, as an expression."""
-        return (
-            sum(literal for (node, _), literal in self.gang[name].items() if node == n)
-            + sum(literal for (node, _), literal in self.split[name].items() if node == n)
-            + (0 if self.gang[name] else sum(lit for way, lit in self.whole[name].items() if way.row in self.rows_of[n]))
+        together = [*self.gang[name].items(), *self.split[name].items()]
+        whole = {} if self.gang[name] else self.whole[name]
+        return sum(literal for (node, _), literal in together if node == n) + sum(
+            literal for way, literal in whole.items() if way.row in self.rows_of[n]
         )
 
     def _add_host_capacities(self) -> None:

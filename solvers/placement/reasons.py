@@ -46,7 +46,7 @@ def why_never(cluster: Cluster, caps: Oversubscription, instance: Instance) -> s
     if reason is not None:
         return f"it needs {reason}"
     nodes = [n for n in nodes if _host_suffices(n, instance.cpu_milli, instance.host_memory_mib)]
-    reasons = [_why_not_alone(nodes, caps, instance, each) for each in (instance, *instance.alternatives)]
+    reasons = [_why_not_alone(nodes, caps, instance, each) for each in instance.configurations]
     if None in reasons:
         return None
     others = len(reasons) - 1
