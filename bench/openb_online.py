@@ -140,7 +140,9 @@ def main() -> None:
         rules[name] = lambda seed, name=name: Packer(cluster, name, seed)  # type: ignore[misc]
     for rule in list(rules)[:3]:
         replay(cluster, draw_arrivals(pods, gpus=cluster.gpus, load=1.0, seed=0)[:50], rules[rule](0))  # compiles
-    print(f"{seeds} seeds; allocated [%] when arrivals reach 95 / 100 / 110 % of {cluster.gpus} GPUs; us per pod (least)")
+    print(
+        f"{seeds} seeds; allocated [%] when arrivals reach 95 / 100 / 110 % of {cluster.gpus} GPUs; us per pod (least)"
+    )
     for rule, make in rules.items():
         found, micros = [], []
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):

@@ -14,6 +14,7 @@ from dilu_core.errors import StateError
 from dilu_core.kernels.cpu.fgd_placing import score_gradient
 from dilu_core.kernels.cpu.ledger import CHANGES
 from dilu_core.kernels.cpu.what_if import score_gpus
+from dilu_core.solvers.placement.choice import demands_of
 from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.decisions import PlacementDecision
 
@@ -132,7 +133,7 @@ def _demands(instances: tuple[Instance, ...]) -> tuple[NDArray[np.int64], NDArra
     """A row per instance and configuration, and the first row of each instance, as the kernel reads them."""
     rows, starts = [], [0]
     for i, instance in enumerate(instances):
-        for number, each in enumerate((instance, *instance.alternatives)):
+        for number, each in enumerate(demands_of(instance)):
             memory = (each.memory_mib,) if isinstance(each.memory_mib, int) else each.memory_mib
             splits = instance.splittable and memory[0] > 1
             rows.append(
@@ -152,7 +153,7 @@ def _score_by_gradient(chooser: Chooser, instances: tuple[Instance, ...], scores
     for i, instance in enumerate(instances):
         special = chooser.prepare(instance, by_row_only=True)
         barred = b.nodes_barred(instance.gpu_types, partitioned=False)
-        for each in (instance, *instance.alternatives):
+        for each in demands_of(instance):
             row = np.full(b.held.size, np.nan)
             demand = gradient.demand_of(instance, each, chooser)
             score_gradient(
