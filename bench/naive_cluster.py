@@ -1,7 +1,7 @@
-"""A cluster in plain dicts and loops, which shares nothing with the solvers: what may be booked, and what stands in the way.
+"""A cluster in plain dicts and loops, which shares nothing with the solvers: what may be booked, what is in the way.
 
-A GPU is a dict of what is left of it (`request`, `limit`, `memory`), the slices taken, and its tenants by name. Breaking
-a rule is an AssertionError that says which. Slow on purpose; it is there to disagree with `ClusterState`.
+A GPU is a dict of what is left of it (`request`, `limit`, `memory`), the slices taken, and its tenants by name. A broken
+rule is an AssertionError that says which. Slow on purpose; it is there to disagree with `ClusterState`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class NaiveCluster:
 
     def book(self, instance: Instance, slots: tuple[Slot, ...]) -> None:
         """Write an instance down, or say which rule that breaks."""
-        assert instance.name not in self.home and instance.name not in self.reserved, "the name is taken"
+        assert instance.name not in {*self.home, *self.reserved}, "the name is taken"
         amounts = self._amounts(instance, slots)
         node = self.nodes[slots[0].node]
         for slot, (request, limit, memory) in zip(slots, amounts, strict=True):
@@ -97,7 +97,7 @@ class NaiveCluster:
 
     def reserve(self, name: str, node: str, cpu: int, host_memory: int) -> None:
         """Hold CPU and memory of a node's host."""
-        assert name not in self.home and name not in self.reserved, "the name is taken"
+        assert name not in {*self.home, *self.reserved}, "the name is taken"
         self._take_host(node, cpu, host_memory)
         self.reserved[name] = node, cpu, host_memory
 
@@ -108,7 +108,7 @@ class NaiveCluster:
         self.nodes[node]["host_memory"] += host_memory
 
     def move(self, name: str, target: tuple[Slot, ...]) -> None:
-        """Start an instance elsewhere before it is stopped here: it needs room for both, on a shared GPU the greater."""
+        """Start an instance there before it is stopped here: it needs room for both, on a shared GPU the greater."""
         instance, source = self.home[name]
         held = {(s.node, s.gpu): a for s, a in zip(source, self._amounts(instance, source), strict=True)}
         node = self.nodes[target[0].node]
@@ -144,17 +144,21 @@ class NaiveCluster:
         memory = [slot.memory_mib for slot in slots]
         limit = demand.limit_milli
         if instance.gpus == 1 and len(slots) > 1:
-            assert instance.splittable and sum(memory) == demand.memory_mib and min(memory) > 0, "bad split"
+            assert instance.splittable, "split"
+            assert sum(memory) == demand.memory_mib, "parts that do not add up"
+            assert min(memory) > 0, "a part without memory"
             limit = demand.request_milli
         else:
             assert sorted(memory) == sorted(_each(demand, instance.gpus)), "wrong memory"
         if kind.mig is None:
             assert all(slot.mig is None for slot in slots), "a partition of a whole GPU"
             return [(demand.request_milli, limit, mib) for mib in memory]
-        assert len(slots) == 1 and slots[0].mig is not None, "no partition, or several GPUs of partitioned ones"
+        assert len(slots) == 1, "several partitioned GPUs"
+        assert slots[0].mig is not None, "no partition of a partitioned GPU"
         profile = kind.mig.profile(slots[0].mig.profile)
         assert slots[0].mig.start in profile.starts, "illegal start"
-        assert profile.share_milli >= demand.request_milli and profile.memory_mib >= memory[0], "partition too small"
+        assert profile.share_milli >= demand.request_milli, "a partition of too little share"
+        assert profile.memory_mib >= memory[0], "a partition of too little memory"
         return [(demand.request_milli, min(limit, profile.share_milli), memory[0])]
 
     def has_place(self, instance: Instance, *, in_use: bool = False) -> bool:

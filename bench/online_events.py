@@ -114,6 +114,15 @@ class Stream:
             return replace(self.draw.choice(running), name=f"i{self.arrived}")
         return instance(self.draw, f"i{self.arrived}", self.functions)
 
+    def outsider(self) -> Instance:
+        """An instance that finds no place now, if a few attempts come across one, but would alone."""
+        found = self.new()
+        for _ in range(8):
+            if self.twin.empty.has_place(found) and not self.twin.naive.has_place(found):
+                break
+            found = self.new()
+        return found
+
     def name(self) -> str:
         """Somebody who is there, or nobody."""
         names = [*self.twin.naive.home, *self.twin.naive.reserved]
@@ -123,9 +132,9 @@ class Stream:
         """One event."""
         draw, twin = self.draw, self.twin
         chance = draw.random()
-        if chance < self.rare:
+        if draw.random() < self.rare:
             self.search()
-        elif chance < self.rare + 0.002:
+        elif chance < 0.002:
             twin.save_and_load()
         elif chance < 0.02:
             twin.what_if([self.new() for _ in range(draw.randint(1, 3))])
@@ -153,10 +162,12 @@ class Stream:
         if what == "drain":
             plan = twin.state.replan(max_migrations=most, time_limit_s=limit, exempt=exempt, cost=cost)
         elif what == "admit":
-            pending = [self.new() for _ in range(draw.randint(1, 4))]
+            pending = [self.outsider() for _ in range(draw.randint(1, 4))]
             plan = twin.state.replan(
                 max_migrations=most, time_limit_s=limit, exempt=exempt, pending=pending, may_pause=draw.random() < 0.5
             )
         else:
-            plan = twin.state.make_room(self.new(), max_migrations=most, time_limit_s=limit, exempt=exempt, cost=cost)
+            plan = twin.state.make_room(
+                self.outsider(), max_migrations=most, time_limit_s=limit, exempt=exempt, cost=cost
+            )
         twin.plan(plan, most=most, exempt=exempt, then=[self.new() for _ in range(draw.choice((0, 0, 0, 2)))])

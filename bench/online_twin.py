@@ -140,7 +140,7 @@ class Twin:
     def plan(
         self, plan: MigrationPlan, *, most: int, exempt: Iterable[str] = (), then: Sequence[Instance] = ()
     ) -> None:
-        """Every step is feasible; applied, both are where it leads. With `then` the state changes first: all or nothing."""
+        """Every step is feasible, and applied it leads there. With `then` the state changes first: all or nothing."""
         self._count("planned")
         assert plan.migrations <= most
         assert not {move.name for move in plan.moves} & set(exempt)
@@ -233,7 +233,6 @@ class Twin:
 def _raises(kind: type[Exception], call: Any) -> None:
     try:
         call()
-    except kind as error:
-        assert str(error)
-    else:
-        raise AssertionError(f"expected {kind.__name__}")
+    except kind:
+        return
+    raise AssertionError(f"expected {kind.__name__}")
