@@ -1,7 +1,7 @@
 """A cluster in plain dicts and loops, which shares nothing with the solvers: what may be booked, what is in the way.
 
-A GPU is a dict of what is left of it (`request`, `limit`, `memory`), the slices taken, and its tenants by name. A broken
-rule is an AssertionError that says which. Slow on purpose; it is there to disagree with `ClusterState`.
+A GPU is a dict of what is left of it (`request`, `limit`, `memory`), the slices taken, and its tenants by name. Broken
+rules are AssertionErrors that say which. Slow on purpose; it is there to disagree with `ClusterState`.
 """
 
 from __future__ import annotations
