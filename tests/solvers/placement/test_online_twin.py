@@ -96,7 +96,7 @@ def machine(events: Any) -> type[RuleBasedStateMachine]:
 def test_random_events_agree_with_a_naive_cluster(events: Any) -> None:
     """What fits is placed and what does not is refused for true reasons, nothing is lost, and emptied it is new."""
     run_state_machine_as_test(
-        machine(events), settings=settings(settings.default, max_examples=40, stateful_step_count=40)
+        machine(events), settings=settings(settings.default, max_examples=25, stateful_step_count=50)
     )  # type: ignore[no-untyped-call]
 
 
