@@ -84,10 +84,10 @@ class Chooser:
         self.preference = np.zeros(gpus, np.int64)
         self.penalty = np.zeros(gpus)
         self._beside_slices = np.zeros(gpus, np.int64)  # preference on partitioned GPUs
-        self._largest_node = int(np.diff(b.node_start).max(initial=0))
-        self._chosen = np.zeros(self._largest_node + 1, np.int64)
-        self._part = np.zeros(self._largest_node + 1, np.int64)
-        self.gang_memory_column = np.zeros(self._largest_node + 1, np.int64)
+        self.largest_node = int(np.diff(b.node_start).max(initial=0))
+        self._chosen = np.zeros(self.largest_node + 1, np.int64)
+        self._part = np.zeros(self.largest_node + 1, np.int64)
+        self.gang_memory_column = np.zeros(self.largest_node + 1, np.int64)
         self._whole = TRY_ACTIVE | TRY_OPENING
         self._splits = self._whole | TRY_SPLIT_OPENING | (0 if split_last else TRY_SPLIT)
         self._always_special = b.partitions.any_there
@@ -195,7 +195,7 @@ class Chooser:
     def _gang(self, instance: Instance, special: bool) -> Choice | None:
         """The gang's place that opens the fewest GPUs, in the first configuration that does."""
         b, size = self.bookings, instance.gpus
-        if size > self._largest_node:
+        if size > self.largest_node:
             return None
         if b.partitions.any_there:
             self._bar_partitioned(instance)

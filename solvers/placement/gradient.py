@@ -72,7 +72,7 @@ class Gradient:
     def choose(self, instance: Instance, special: bool, chooser: Chooser) -> Choice | None:
         """The place on whole GPUs that adds least; `special` says that the chooser's scratch columns are to be read."""
         b, size = self.bookings, instance.gpus
-        if size >= self._chosen.size:
+        if size > chooser.largest_node:
             return None
         barred = b.nodes_barred(instance.gpu_types, partitioned=False)
         for number, each in enumerate(demands_of(instance)):

@@ -151,6 +151,8 @@ def _score_by_gradient(chooser: Chooser, instances: tuple[Instance, ...], scores
     gradient, b = chooser.gradient, chooser.bookings
     assert gradient is not None
     for i, instance in enumerate(instances):
+        if instance.gpus > chooser.largest_node:
+            continue
         special = chooser.prepare(instance, by_row_only=True)
         barred = b.nodes_barred(instance.gpu_types, partitioned=False)
         for each in demands_of(instance):
