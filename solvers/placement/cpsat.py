@@ -1,4 +1,4 @@
-"""The best placement of some instances on a few nodes, exactly: small problems whole, large ones a neighbourhood at once.
+"""The best placement of some instances on a few nodes, exactly: small problems whole, large ones by neighbourhoods.
 
 Given a ledger from which the instances in question are crossed out, CP-SAT chooses slots on the given nodes that leave
 the fewest instances out and then cost least by the caller's `Objective`. Every rule of `dilu_core.verification` is a
@@ -172,7 +172,7 @@ def _add_hint(model: Model, hint: Mapping[str, Booking]) -> None:
     """Tell the solver a placement to start from, with GPUs and nodes that are alike swapped into the order of use."""
     add = model.model.add_hint
     swap = _in_order_of_use(model, hint)
-    used = set()
+    used: set[int] = set()
     for name, whole in model.whole.items():
         booking = hint.get(name)
         slots: dict[int, tuple[int, int]] = {}
@@ -183,7 +183,8 @@ def _add_hint(model: Model, hint: Mapping[str, Booking]) -> None:
             if not booking.is_split:
                 taken = {Way(row, mib, c) for row, (_, mib) in slots.items()}
                 if booking.mig:
-                    taken = {model.way_within(name, Way(*slots, booking.memory_mib[0], c, booking.mig[0]))}
+                    row = next(iter(slots))
+                    taken = {model.way_within(name, Way(row, booking.memory_mib[0], c, booking.mig[0]))}
             used.update(slots)
         split = booking is not None and booking.is_split
         for way, literal in whole.items():
@@ -206,7 +207,7 @@ def _add_hint(model: Model, hint: Mapping[str, Booking]) -> None:
 def _in_order_of_use(model: Model, hint: Mapping[str, Booking]) -> dict[int, int]:
     """For rows that are alike, where to hint what is on them, so that those in use come first."""
     used = {row for booking in hint.values() for row in booking.gpus}
-    swap = {}
+    swap: dict[int, int] = {}
     for group in model.alike_rows:
         swap.update(zip(sorted(group, key=lambda row: row not in used), group, strict=True))
     for nodes in model.alike_nodes:
@@ -221,7 +222,7 @@ def _in_order_of_use(model: Model, hint: Mapping[str, Booking]) -> dict[int, int
 
 def _hint_solution(model: Model, solver: cp_model.CpSolver) -> None:
     """Start the next stage from the solution of this one."""
-    model.model.clear_hints()
+    model.model.clear_hints()  # type: ignore[no-untyped-call]
     for i in range(len(model.model.proto.variables)):
         variable = model.model.get_int_var_from_proto_index(i)
         model.model.add_hint(variable, solver.value(variable))

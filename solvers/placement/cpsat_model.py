@@ -1,7 +1,7 @@
 """The CP-SAT model of placing some instances on some nodes: variables and rules, as `dilu_core.verification` has them.
 
     an instance whole on one GPU    one literal per (GPU, configuration, partition) it may take
-    a gang                          one literal per (node, configuration); it takes as many slots of each size there
+    a gang                          one literal per (node, configuration); it takes as many slots of a size there
     a split instance                one literal per (node, configuration); parts of at least 1 MiB that sum to its memory
 
 What cannot be better than something else is left out: configurations dominated by one of lower number, partitions that
@@ -213,8 +213,8 @@ class Model:
                 loads[row][0].append(request * literal)
                 loads[row][1].append(request * literal)
                 loads[row][2].append(self.part_mib[instance.name][row, c])
-        for row, load in loads.items():
-            for resource, terms in enumerate(load):
+        for row, load_of in loads.items():
+            for resource, terms in enumerate(load_of):
                 self.model.add(sum(terms) <= int(self.ledger.free[row, resource]) * self.used.get(row, 1))
 
     def _add_partitions(self) -> None:
@@ -239,8 +239,12 @@ class Model:
         return (
             sum(literal for (node, _), literal in self.gang[name].items() if node == n)
             + sum(literal for (node, _), literal in self.split[name].items() if node == n)
-            + (0 if self.gang[name] else sum(lit for way, lit in self.whole[name].items() if way.row in self.rows_of[n]))
+            + (0 if self.gang[name] else self._whole_on(name, n))
         )
+
+    def _whole_on(self, name: str, n: int) -> Any:
+        """Whether an instance of one GPU is on node `n`, unsplit, as an expression."""
+        return sum(literal for way, literal in self.whole[name].items() if way.row in self.rows_of[n])
 
     def _add_host_capacities(self) -> None:
         """CPU and host memory per node that has limits."""

@@ -68,9 +68,7 @@ class Choice:
         # only where something may outweigh a GPU is it of use to open one
         self._may_open = objective.weights is not None or objective.order[:1] != ("gpus",)
 
-    def draw(
-        self, ledger: Bookings, current: Mapping[str, Booking], value: Value, random: Generator
-    ) -> Neighbourhood:
+    def draw(self, ledger: Bookings, current: Mapping[str, Booking], value: Value, random: Generator) -> Neighbourhood:
         """Nodes, and those on them who leave."""
         weight = np.array([arm.weight for arm in self._arms])
         number = int(random.choice(weight.size, p=weight / weight.sum()))
@@ -115,9 +113,7 @@ def _is_open(ledger: Bookings, row: int) -> bool:
     return any(b.instance.gpus == 1 for b in ledger.on_gpu[row].values()) or bool((ledger.free[row] > 0).all())
 
 
-def _ranked(
-    way: str, ledger: Bookings, current: Mapping[str, Booking], active: Ints, random: Generator
-) -> list[int]:
+def _ranked(way: str, ledger: Bookings, current: Mapping[str, Booking], active: Ints, random: Generator) -> list[int]:
     """Nodes in the order to be taken: those the way is after first, mixed with others that have room."""
     starts = ledger.node_start[:-1]
     room = np.where(ledger.held > 0, (ledger.free / np.maximum(ledger.capacity, 1)).min(axis=1), 0.0)
@@ -133,7 +129,8 @@ def _ranked(
     elif way == "split":
         first = _nodes_of(ledger, [b for b in ledger.by_name.values() if b.is_split], random)[:2]
     elif way == "moved":
-        changed = [now for name, now in current.items() if name in ledger.by_name and is_moved(ledger.by_name[name], now)]
+        here = ledger.by_name
+        changed = [now for name, now in current.items() if name in here and is_moved(here[name], now)]
         some = [changed[k] for k in random.permutation(len(changed))[:3].tolist()]
         there = [ledger.by_name[now.instance.name] for now in some]
         first = [int(ledger.node_of[booking.gpus[0]]) for booking in (*there, *some)]

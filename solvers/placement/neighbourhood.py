@@ -187,9 +187,7 @@ def _solve(search: Search, drawn: Neighbourhood, whole: bool, left: float, seed:
 
 def _book(ledger: Bookings, bookings: Mapping[str, Booking]) -> None:
     for booking in bookings.values():
-        ledger.book(
-            booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig
-        )
+        ledger.book(booking.instance, booking.gpus, booking.memory_mib, booking.configuration, booking.mig)
 
 
 def _is_proof(found: Assignment | None) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 from typing import NamedTuple
 
 from dilu_core.cluster import Instance, Node
@@ -31,7 +31,7 @@ class _Gpu(NamedTuple):
     functions: int = 0
     refused: int = 0
     hoping: tuple[int, ...] = ()  # instances here with affinities none of which is met so far
-    running: tuple[tuple[int, int, int, str], ...] = ()  # of those to come, who runs here now: memory, configuration, mig
+    running: tuple[tuple[int, int, int, str], ...] = ()  # who of those to come runs here: memory, configuration, mig
 
 
 class _Node(NamedTuple):
@@ -56,6 +56,7 @@ class _Slot(NamedTuple):
 
 
 State = tuple[_Node, ...]
+Reached = tuple[State, int, int]
 
 
 def exhaustive_placement(
@@ -92,7 +93,7 @@ def cost_of(
     weights: Mapping[str, int] | None = None,
 ) -> Key:
     """What `exhaustive_placement` minimises, of one placement."""
-    current = problem.current or {}
+    current: Mapping[str, tuple[Slot, ...]] = problem.current or {}
     here: dict[tuple[str, int], list[Instance]] = {}
     for each in problem.instances:
         for slot in placement.get(each.name, ()):
@@ -126,7 +127,7 @@ class _Walk:
     max_migrations: int | None
 
     def __post_init__(self) -> None:
-        current = self.problem.current or {}
+        current: Mapping[str, tuple[Slot, ...]] = self.problem.current or {}
         # running ones first, so that their GPUs become alike soonest; then large ones, so that states stay few
         self.instances = sorted(
             self.problem.instances,
@@ -175,9 +176,9 @@ class _Walk:
         used = [sum(1 for gpu in node.gpus if gpu.request) for node in state]
         return {"gpus": sum(used), "nodes": sum(1 for count in used if count)}
 
-    def step(self, i: int, layer: Mapping[tuple[State, int, int], Key], most_out: int) -> dict[tuple[State, int, int], Key]:
+    def step(self, i: int, layer: Mapping[Reached, Key], most_out: int) -> dict[Reached, Key]:
         """Every state after instance `i` has been placed or left out; a state goes with (left out, moved) so far."""
-        instance, found = self.instances[i], dict[tuple[State, int, int], Key]()
+        instance, found = self.instances[i], dict[Reached, Key]()
         runs = instance.name in self.current
 
         def reach(state: State, out: int, moved: int, cost: Key) -> None:
@@ -202,7 +203,7 @@ class _Walk:
                         "moves": moves,
                         "splits": int(is_split),
                         "split_parts": len(slots) if is_split else 0,
-                        "configurations": slots[0].configuration,
+                        "configurations": next(iter(slots)).configuration,
                         "affinities": faded,
                     }
                     reach(after, out, moved + moves, self.add(cost, terms))
@@ -331,4 +332,4 @@ def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
     """Every way to write `total` as a sum of this many positive integers, order counting."""
     for cuts in combinations(range(1, total), parts - 1):
         edges = (0, *cuts, total)
-        yield tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+        yield tuple(b - a for a, b in pairwise(edges))
