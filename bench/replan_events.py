@@ -10,7 +10,7 @@ One integral of GPUs in use over the log's time per policy, from the first event
     replan k/P   ClusterState, at most k migrations every P seconds of log time
 
 A move takes as long as its memory at 1 GiB/s and a cold start of 5 s; until then the GPU it leaves counts as in use
-("with moves"). Capacities are checked after every event, move and admission by code that reads only decisions and plans.
+("with moves"). Capacities are checked after every event, move and admission by code that reads only what was decided.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import datetime
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from placement_data import LOG_CLUSTER, Event, PlainBestFit, data_dir_or_exit, read_events
@@ -34,6 +35,7 @@ COST = MoveCost(bandwidth_mib_s=1024, cold_start_s=5)
 HORIZON_S = 600.0
 POLICIES = ((2, 60.0), (4, 60.0), (5, 60.0), (8, 60.0))
 INSTANTS = 40
+HEADER = "policy            GPU-s  vs published  vs online  with moves  vs bound  moves  violations  s/plan  max s"
 
 
 class Watch:
@@ -146,7 +148,7 @@ def instant_bound(events: list[Event], times: list[float]) -> float:
             result = place(PlacementProblem(LOG_CLUSTER, tuple(alive.values())), time_limit_s=3)
             bounds.append((times[i], result.lower_bound))
     return sum(
-        (a + b) / 2 * (t - s) for (s, a), (t, b) in zip(bounds, bounds[1:], strict=False)
+        (a + b) / 2 * (t - s) for (s, a), (t, b) in pairwise(bounds)
     )  # fmt: skip
 
 
@@ -161,7 +163,7 @@ def main() -> None:
         base = replay(events, times, 0, 60.0)
         bound = instant_bound(events, times) if size <= 800 else 0.0
         print(f"\nlog {size}: {len(events)} events in {span:.0f} s; {base['violations']} violations online")
-        print("policy            GPU-s  vs published  vs online  with moves  vs bound  migrations  violations  s/plan  max s")
+        print(HEADER)
         print(f"published     {mended:9.0f}")
         print(f"online        {base['gpu_s']:9.0f} {base['gpu_s'] / mended - 1:12.2%}"
               + (f" {'':21} {base['gpu_s'] / bound - 1:9.2%}" if bound else ""))  # fmt: skip
@@ -174,7 +176,7 @@ def main() -> None:
             print(
                 f"replan {most}/{period:.0f}s  {got['gpu_s']:9.0f} {got['gpu_s'] / mended - 1:12.2%}"
                 f" {got['gpu_s'] / base['gpu_s'] - 1:10.2%} {(got['gpu_s'] + got['moving']) / base['gpu_s'] - 1:11.2%}"
-                f" {near} {got['migrations']:11.0f} {got['violations']:11.0f} {got['solving'] / plans:7.2f}"
+                f" {near} {got['migrations']:6.0f} {got['violations']:11.0f} {got['solving'] / plans:7.2f}"
                 f" {got['slowest']:6.2f}",
                 flush=True,
             )

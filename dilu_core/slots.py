@@ -49,11 +49,12 @@ class Slot:
             check.fail(
                 argument, f"is {row!r:.120}; expected [node, gpu, memory_mib] or with configuration and partition."
             )
-        keys = ("node", "gpu", "memory_mib", "configuration")
-        fields = dict(zip(keys, row, strict=False))
+        keys: tuple[str, ...] = ("node", "gpu", "memory_mib", "configuration")
+        fields: dict[str, Any] = dict(zip(keys, row, strict=False))
         if len(row) == 6:
-            mig = dict(zip(("profile", "start"), row[4:], strict=True))
-            fields["mig"] = check.build(f"{argument}.mig", mig, MigSlice, required=("profile", "start"))
+            fields["mig"] = check.build(
+                f"{argument}.mig", {"profile": row[4], "start": row[5]}, MigSlice, required=("profile", "start")
+            )
         return check.build(argument, fields, cls, required=keys[:3], optional=("configuration", "mig"))
 
 

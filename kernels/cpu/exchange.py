@@ -6,7 +6,7 @@ The state of the search, all changed in place:
     host     (n_nodes, 2) int64   CPU [milli] and memory [MiB] left on each node
     at       (n_items,)   int64   node of each item, -1 for none
     rows     (n_items, K) int64   GPUs of each item, the first `size` entries count
-    listed   (n_nodes, L) int64   items on each node, the first `count[n]` entries; `place` is where an item stands in it
+    listed   (n_nodes, L) int64   items on each node, the first `count[n]` entries; `place`: where an item stands there
     waste    (n_nodes,)   float64 share of each node that arrivals are expected not to be able to use (`fragmentation`)
 
 and what stays: demand (n_items, 3), size and host_demand (n_items, 2) of the items, `home` and `home_rows` where they
@@ -26,6 +26,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from dilu_core.kernels.cpu.annealing import draw
 from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.cpu.fragmentation import node_fragmentation
 
@@ -36,6 +37,12 @@ Bools = NDArray[np.bool_]
 _TRAIL = 16
 _EJECTED = 2
 _PUSHED = 60  # items looked at, to make room for one that was pushed out
+
+
+@compiled
+def pick(random: Ints, count: int) -> int:
+    """An index below `count`, by the generator that `draw` describes."""
+    return int(draw(random) * count)
 
 
 @compiled
@@ -58,7 +65,11 @@ def find_room(free: Ints, start: int, stop: int, demand: Ints, size: int, out: I
 
 
 @compiled
-def _lift(i, demand, size, host_demand, free, host, at, rows, listed, count, place):  # type: ignore[no-untyped-def]
+def _lift(
+    i: int, demand: Ints, size: Ints, host_demand: Ints, free: Ints, host: Ints, at: Ints, rows: Ints,
+    listed: Ints, count: Ints, place: Ints,
+) -> None:  # fmt: skip
+    """Take item `i` off its GPUs."""
     n = at[i]
     for k in range(size[i]):
         for r in range(3):
@@ -73,7 +84,11 @@ def _lift(i, demand, size, host_demand, free, host, at, rows, listed, count, pla
 
 
 @compiled
-def _drop(i, n, out, demand, size, host_demand, free, host, at, rows, listed, count, place):  # type: ignore[no-untyped-def]
+def _drop(
+    i: int, n: int, out: Ints, demand: Ints, size: Ints, host_demand: Ints, free: Ints, host: Ints, at: Ints,
+    rows: Ints, listed: Ints, count: Ints, place: Ints,
+) -> None:  # fmt: skip
+    """Put item `i` on the GPUs `out` of node `n`."""
     for k in range(size[i]):
         rows[i, k] = out[k]
         for r in range(3):
@@ -87,7 +102,7 @@ def _drop(i, n, out, demand, size, host_demand, free, host, at, rows, listed, co
 
 
 @compiled
-def _moved(i, at, rows, size, home, home_rows):  # type: ignore[no-untyped-def]
+def _moved(i: int, at: Ints, rows: Ints, size: Ints, home: Ints, home_rows: Ints) -> int:
     """1 where a running item is not at home, else 0."""
     if home[i] < 0:
         return 0
@@ -104,7 +119,7 @@ def _moved(i, at, rows, size, home, home_rows):  # type: ignore[no-untyped-def]
 
 @compiled
 def anneal(
-    proposals: int, first: int, total: int, seed: int, hot: float, cold: float, price: float, usefulness: float,
+    proposals: int, first: int, total: int, random: Ints, hot: float, cold: float, price: float, usefulness: float,
     most_moves: int, may_swap: bool, demand: Ints, size: Ints, host_demand: Ints, kind: Ints, allowed: Bools,
     node_start: Ints, home: Ints, home_rows: Ints, pending: Ints, shapes: Ints, weight: Floats, free: Ints, host: Ints,
     at: Ints, rows: Ints, listed: Ints, count: Ints, place: Ints, waste: Floats, score: Ints, best_at: Ints,
@@ -115,7 +130,6 @@ def anneal(
     `score` holds moves made, milli-GPU let in, and the most let in so far, whose state is kept in `best_at` and
     `best_rows` (ties: fewest moves, in score[3]).
     """
-    np.random.seed(seed)
     nodes = count.size
     width = rows.shape[1]
     out = np.zeros(width, np.int64)
@@ -130,18 +144,18 @@ def anneal(
         temperature = hot * (cold / hot) ** ((first + step) / total)
         trail = 0
         valid = False
-        draw = np.random.random()
-        if draw < 0.35 and pending.size > 0:
-            p = pending[np.random.randint(pending.size)]
+        lot = draw(random)
+        if lot < 0.35 and pending.size > 0:
+            p = pending[pick(random, pending.size)]
             if at[p] >= 0:
-                if np.random.random() < 0.05:  # let go again
+                if draw(random) < 0.05:  # let go again
                     trail_item[0], trail_node[0] = p, at[p]
                     trail_rows[0] = rows[p]
                     trail = 1
                     _lift(p, demand, size, host_demand, free, host, at, rows, listed, count, place)
                     valid = True
             else:
-                n = np.random.randint(nodes)
+                n = pick(random, nodes)
                 start, stop = node_start[n], node_start[n + 1]
                 waiting = 0
                 if allowed[kind[p], n] and stop - start >= size[p]:
@@ -151,8 +165,8 @@ def anneal(
                         fits = fits and find_room(free, start, stop, demand[p], size[p], out)
                         if fits or attempt == _EJECTED or count[n] == 0:
                             break
-                        q = listed[n, np.random.randint(count[n])]
-                        if attempt == 1 and np.random.random() < 0.7:  # the one that shares a GPU with the first
+                        q = listed[n, pick(random, count[n])]
+                        if attempt == 1 and draw(random) < 0.7:  # the one that shares a GPU with the first
                             for j in range(count[n]):
                                 other = listed[n, j]
                                 if rows[other, 0] == trail_rows[0, 0]:
@@ -174,7 +188,7 @@ def anneal(
                     waiting -= 1
                     q = homeless[waiting]
                     landed = False
-                    begin = np.random.randint(nodes)
+                    begin = pick(random, nodes)
                     for z in range(nodes + 1):
                         m = home[q] if z == 0 else (begin + z) % nodes
                         if m == n or not allowed[kind[q], m] or count[m] >= room:
@@ -190,7 +204,7 @@ def anneal(
                             landed = True
                             break
                     looked = 0
-                    if not landed and trail + 4 < _TRAIL and np.random.random() < 0.5:
+                    if not landed and trail + 4 < _TRAIL and draw(random) < 0.5:
                         for z in range(nodes):
                             m = (begin + z) % nodes
                             if m == n or not allowed[kind[q], m] or count[m] == 0:
@@ -242,12 +256,12 @@ def anneal(
                             if landed or looked >= _PUSHED:
                                 break
                     valid = landed
-        elif draw < 0.8 or not may_swap:
-            n = np.random.randint(nodes)
+        elif lot < 0.8 or not may_swap:
+            n = pick(random, nodes)
             if count[n] > 0:
-                i = listed[n, np.random.randint(count[n])]
-                homing = home[i] >= 0 and np.random.random() < 0.5 and _moved(i, at, rows, size, home, home_rows) == 1
-                t = home[i] if homing else np.random.randint(nodes)
+                i = listed[n, pick(random, count[n])]
+                homing = home[i] >= 0 and draw(random) < 0.5 and _moved(i, at, rows, size, home, home_rows) == 1
+                t = home[i] if homing else pick(random, nodes)
                 start, stop = node_start[t], node_start[t + 1]
                 if allowed[kind[i], t] and stop - start >= size[i] and (count[t] < room or t == n):
                     trail_item[0], trail_node[0] = i, n
@@ -262,7 +276,7 @@ def anneal(
                             fits = fits and free[g, 0] >= demand[i, 0]
                             fits = fits and free[g, 1] >= demand[i, 1] and free[g, 2] >= demand[i, 2]
                     elif size[i] == 1:
-                        g = start + np.random.randint(stop - start)
+                        g = start + pick(random, stop - start)
                         out[0] = g
                         fits = fits and free[g, 0] >= demand[i, 0] and g != trail_rows[0, 0]
                         fits = fits and free[g, 1] >= demand[i, 1] and free[g, 2] >= demand[i, 2]
@@ -274,10 +288,10 @@ def anneal(
                         _drop(i, t, out, demand, size, host_demand, free, host, at, rows, listed, count, place)
                         valid = True
         else:
-            n, m = np.random.randint(nodes), np.random.randint(nodes)
+            n, m = pick(random, nodes), pick(random, nodes)
             if n != m and count[n] > 0 and count[m] > 0:
-                i = listed[n, np.random.randint(count[n])]
-                j = listed[m, np.random.randint(count[m])]
+                i = listed[n, pick(random, count[n])]
+                j = listed[m, pick(random, count[m])]
                 able = allowed[kind[i], m] and allowed[kind[j], n]
                 able = able and host[m, 0] + host_demand[j, 0] >= host_demand[i, 0]
                 able = able and host[m, 1] + host_demand[j, 1] >= host_demand[i, 1]
@@ -344,7 +358,7 @@ def anneal(
                 )
                 delta += usefulness * (new_waste[k] - waste[n]) / 1000.0
             valid = score[0] + moves <= most_moves or moves < 0
-            valid = valid and (delta <= 0.0 or np.random.random() < math.exp(-delta / temperature))
+            valid = valid and (delta <= 0.0 or draw(random) < math.exp(-delta / temperature))
         if not valid:
             for k in range(trail - 1, -1, -1):
                 i = trail_item[k]

@@ -52,12 +52,8 @@ def is_small(ledger: Bookings) -> bool:
 
 def movable(draft: Draft, rows: Iterable[int]) -> dict[str, Booking]:
     """The instances on these rows that may move, by name in order of rows and names."""
-    found: dict[str, Booking] = {}
-    for row in rows:
-        for name, booking in sorted(draft.ledger.on_gpu[row].items()):
-            if name not in draft.fixed:
-                found[name] = booking
-    return found
+    on_gpu = draft.ledger.on_gpu
+    return {name: booking for row in rows for name, booking in sorted(on_gpu[row].items()) if name not in draft.fixed}
 
 
 def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: Prices, *, now: bool) -> list[Mover]:
@@ -79,8 +75,7 @@ def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: 
             way
             for node_rows in _with_room(ledger, booking, by_node, now)
             for way in ways_on(ledger, booking.instance, node_rows, booking.configuration)
-            if set(zip(way.gpus, way.memory_mib, strict=True)) != set(zip(booking.gpus, booking.memory_mib, strict=True))
-            or way.mig != booking.mig
+            if _parts(way) != _parts(booking) or way.mig != booking.mig
         ]
         ledger.rollback(again)
         if now:
@@ -91,6 +86,10 @@ def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: 
     for mover in found:
         mover.way_price = [prices.way(way) for way in mover.ways]
     return found
+
+
+def _parts(booking: Booking) -> set[tuple[int, int]]:
+    return set(zip(booking.gpus, booking.memory_mib, strict=True))
 
 
 def _with_room(ledger: Bookings, booking: Booking, by_node: dict[int, list[int]], now: bool) -> Iterable[list[int]]:

@@ -1,8 +1,8 @@
 """Annealed exchange: which running instances to move where, so that the greatest share of pending ones fits.
 
-Prepares the arrays of `dilu_core.kernels.cpu.exchange` from a ledger and reads the best state back. Instances on one GPU
-and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody refuses to
-sit beside stay where they are. Runs restart from the present state with falling prices of a migration, so that the
+Prepares the arrays of `dilu_core.kernels.cpu.exchange` from a ledger and reads the best state back. Instances on one
+GPU and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody refuses
+to sit beside stay where they are. Runs restart from the present state with falling prices of a migration, so that the
 first ones find what is gained by few; the best state within the budget is kept.
 """
 
@@ -139,11 +139,12 @@ class _Board:
         score = np.array([0, 0, 0, 0], np.int64)
         best_at, best_rows = at.copy(), rows.copy()
         pending = np.flatnonzero(self.home < 0)
+        random = np.array([seed % 2147483646 + 1], np.int64)
         for first in range(0, _PROPOSALS, _CHUNK):
             if time.perf_counter() >= until:
                 break
             anneal(
-                _CHUNK, first, _PROPOSALS, (seed * 1_000_003 + first) % 2**32, _HOT, _COLD, price, 1.0, most_moves,
+                _CHUNK, first, _PROPOSALS, random, _HOT, _COLD, price, 1.0, most_moves,
                 may_pause, self.demand, self.size, self.host_demand, self.kind, self.allowed, starts, self.home,
                 self.home_rows, pending, self.shapes, self.weight, free, host, at, rows, listed, count, place, waste,
                 score, best_at, best_rows,

@@ -81,9 +81,7 @@ def solve_layers(
 class _Model:
     """`at[i][t][w]`: mover i is on its way w after layer t (w = 0: where it is held); `comes[j][w]`: newcomer j."""
 
-    def __init__(
-        self, ledger: Bookings, movers: Sequence[Mover], newcomers: Sequence[Newcomer], layers: int
-    ) -> None:
+    def __init__(self, ledger: Bookings, movers: Sequence[Mover], newcomers: Sequence[Newcomer], layers: int) -> None:
         self.ledger, self.movers, self.newcomers, self.layers = ledger, movers, newcomers, layers
         model = self.model = cp_model.CpModel()
         self.ways = [[mover.held, *mover.ways] for mover in movers]

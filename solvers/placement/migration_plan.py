@@ -18,6 +18,8 @@ from dilu_core.result import Termination, TerminationReason
 from dilu_core.slots import Slot
 
 _VERSION = 2
+_MOVE, _OF_A_MOVE = ("name", "source", "target"), ("cost_gpu_s", "gpu_hours_saved")
+_PLAN = ("moves", "gpus_before", "gpus_after", "admissions", "termination")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +151,7 @@ class MigrationPlan:
         moves = []
         for where, entry in check.entries("plan", document, "moves"):
             slots = {key: _read(f"{where}.{key}", check.item(where, entry, key)) for key in ("source", "target")}
-            required = ("name", "source", "target")
-            optional = ("cost_gpu_s", "gpu_hours_saved")
-            moves.append(check.build(where, {**entry, **slots}, Move, required=required, optional=optional))
+            moves.append(check.build(where, {**entry, **slots}, Move, required=_MOVE, optional=_OF_A_MOVE))
         admissions = []
         for where, entry in check.entries("plan", document, "admissions"):
             fields = {
@@ -167,8 +167,7 @@ class MigrationPlan:
                 check.item("plan", document, "termination"), argument="plan.termination"
             ),
         }
-        required = ("moves", "gpus_before", "gpus_after", "admissions", "termination")
-        return check.build("plan", fields, cls, required=required)
+        return check.build("plan", fields, cls, required=_PLAN)
 
 
 def _rows(slots: tuple[Slot, ...]) -> list[list[Any]]:

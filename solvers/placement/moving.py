@@ -15,7 +15,7 @@ from dilu_core.solvers.placement.move_cost import MoveCost
 
 
 def can_move(ledger: Bookings, wanted: Booking) -> bool:
-    """Whether the instance of `wanted`, which is booked elsewhere now, can be started there before it is stopped here."""
+    """Whether the instance of `wanted`, which is booked elsewhere, can be started there before it is stopped here."""
     held = ledger.by_name[wanted.instance.name]
     shared = set(held.gpus).intersection(wanted.gpus)
     if not shared or wanted.mig or held.mig:

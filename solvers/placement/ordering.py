@@ -14,8 +14,10 @@ from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.moving import Draft, Step
 
 
-def carry_out_all(draft: Draft, wanted: Mapping[str, Booking], newcomers: Sequence[Booking], *, may_pause: bool) -> None:
-    """Move everything in `wanted` (by name) that can be ordered within the budget; then let in whom there is room for."""
+def carry_out_all(
+    draft: Draft, wanted: Mapping[str, Booking], newcomers: Sequence[Booking], *, may_pause: bool
+) -> None:
+    """Move what can be ordered of `wanted` (by name) within the budget; then let in whom there is room for."""
     mark, steps = draft.ledger.mark(), len(draft.steps)
     may_pause = may_pause and len(wanted) <= draft.moves_left  # or something might be left stopped
     while not _order(draft, dict(wanted), may_pause=may_pause):

@@ -131,4 +131,3 @@ def finish(ledger: Bookings, draft: Draft, termination: Termination) -> Migratio
         replay.book(*booking.fields)
         admissions.append(Admission(booking.instance, replay.slots(booking)))
     return MigrationPlan(tuple(moves), ledger.gpus_used, replay.gpus_used, tuple(admissions), termination)
-

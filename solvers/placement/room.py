@@ -1,8 +1,8 @@
 """Which moves would let an instance in: fewest first, then cheapest.
 
-A small cluster is solved whole. In a large one each promising node is a problem of its own: clear room on that node, its
-instances going to GPUs with most room there or elsewhere, and what is in the way there moving first. Nodes come in the
-order of the fewest instances that must leave them, which is a lower bound: the search ends once no node can do with
+A small cluster is solved whole. In a large one each promising node is a problem of its own: clear room on that node,
+its instances going to GPUs with most room there or elsewhere, and what is in the way there moving first. Nodes come in
+the order of the fewest instances that must leave them, which is a lower bound: the search ends once no node can do with
 fewer moves than found.
 """
 
@@ -198,7 +198,7 @@ def _amount(booking: Booking, row: int, k: int) -> int:
 
 
 def _targets(draft: Draft, rows: list[int]) -> list[int]:
-    """GPUs elsewhere with most room: by the resource they lack most, and some by each resource alone; a few are empty."""
+    """GPUs elsewhere with most room: by the resource they lack most and by each resource alone; a few are empty."""
     ledger = draft.ledger
     share = ledger.free / np.maximum(ledger.capacity, 1)
     share[rows] = -1.0

@@ -14,8 +14,8 @@ from ortools.sat.python import cp_model
 from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.errors import InvalidArgumentError, StateError
 from dilu_core.placement import Placement, PlacementProblem, Slot, verify_placement
-from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
+from dilu_core.solvers.placement.online import ClusterState
 
 CLUSTER = Cluster.homogeneous(2, 4, GpuType("A100", 40960))
 
@@ -133,22 +133,29 @@ def test_bad_plans_are_refused_by_name(make: Callable[[], object], argument: str
 
 
 def test_plans_are_json_able() -> None:
-    """A plan written as JSON says who moves from where to where."""
+    """A plan written as JSON says who moves from where to where, at which cost, and is read back as it was."""
     plan = scattered().replan(max_migrations=1)
     data = json.loads(json.dumps(plan.to_dict()))
     (move,) = plan.moves
     assert data == {
-        "version": 1,
+        "version": 2,
         "moves": [
             {
                 "name": move.name,
                 "source": [[slot.node, slot.gpu, slot.memory_mib] for slot in move.source],
                 "target": [[slot.node, slot.gpu, slot.memory_mib] for slot in move.target],
+                "cost_gpu_s": 0.0,
+                "gpu_hours_saved": 1.0,
             }
         ],
+        "admissions": [],
         "gpus_before": 4,
         "gpus_after": 3,
+        "termination": plan.termination.to_dict(),
     }
+    again = MigrationPlan.from_dict(data)
+    assert again == plan
+    assert again.termination == plan.termination
 
 
 def test_no_time_gives_an_empty_plan() -> None:
