@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,8 @@ def _measure_here(
     deadline: float,
 ) -> str:
     batches = {function.name: function.batches for function in functions}
+    if options.dry_run:
+        batches = {name: sizes[:3] if len(sizes) > 1 else (2,) for name, sizes in batches.items()}
     cells = plan.quick_cells(batches, list(lanes)) if options.quick else plan.ordered_cells(batches, list(lanes))
     cells = [cell for cell in cells if cell not in table.done]
     print(f"{len(cells)} cells to measure, {len(table.done)} done; {deadline - time.monotonic():.0f} s left")
@@ -151,7 +154,7 @@ def _lanes(options: argparse.Namespace, facts: dict[str, Any], device_sms: int) 
         checks = shares.check_shares([whole])
         facts["share_check"] = checks
         print(f"{visible} of {device_sms} SMs visible: matrix product {checks[0]['ms']:.3f} ms")
-        return {visible: whole}, "mps" + " client" if options.shares == "inherited" else "none"
+        return {visible: whole}, "MPS percentage" if options.shares == "inherited" else "none"
     green, problems = shares.green_lanes(shares.wanted_sms(device_sms))
     facts["share_problems"] = problems
     print("\n".join(f"PROBLEM {problem}" for problem in problems))
@@ -166,12 +169,16 @@ def _lanes(options: argparse.Namespace, facts: dict[str, Any], device_sms: int) 
             continue
         facts[name] = checks
         facts[f"{name}_bites"] = shares.bites(checks)
-        print(f"8192^3 bf16 matrix product{', from a CUDA graph' if captured else ''}; limit bites: {facts[f'{name}_bites']}")
+        print(
+            f"8192^3 bf16 matrix product{', from a CUDA graph' if captured else ''}; limit bites: {facts[f'{name}_bites']}"
+        )
         for row in checks:
-            print(f"  {row['sms']:>3} SMs {row['ms']:8.3f} ms: {row['slowdown']:5.2f}x, {row['expected']:5.2f}x expected")
+            print(
+                f"  {row['sms']:>3} SMs {row['ms']:8.3f} ms: {row['slowdown']:5.2f}x, {row['expected']:5.2f}x expected"
+            )
     if not facts.get("share_check_bites") and options.shares == "auto" and not options.check_only:
-        print("green contexts do not limit the SMs here: MPS instead")
-        return {}, "mps"
+        print("green contexts do not limit the SMs here: MPS instead, or nothing where there is none")
+        return ({}, "mps") if shutil.which("nvidia-cuda-mps-control") else ({visible: whole}, "none")
     if options.launch == "auto" and not facts.get("share_check_graph_bites"):
         print("the limit does not hold in CUDA graphs here: everything is issued step by step")
         options.launch = "eager"
@@ -187,7 +194,9 @@ def _measure_by_mps(options: argparse.Namespace, out: Path, deadline: float) -> 
             if left_s < 20:
                 return f"out of time before {percentage} % of the SMs"
             slice_s = left_s / (len(_MPS_PERCENTAGES) - index)
-            command = _child(options, "--out", str(out), "--budget-s", f"{slice_s:.0f}", "--device-sms", str(device_sms))
+            command = _child(
+                options, "--out", str(out), "--budget-s", f"{slice_s:.0f}", "--device-sms", str(device_sms)
+            )
             print(f"\n--- {percentage} % of the SMs by MPS, {slice_s:.0f} s", flush=True)
             subprocess.run(command, env=shares.client_environment(own, percentage), check=False, timeout=slice_s + 60)
     return "finished"
@@ -217,7 +226,9 @@ def _child(options: argparse.Namespace, *extra: str) -> list[str]:
 def _whole_sms() -> int:
     """SMs of the device, asked in a child so that this process keeps no CUDA context."""
     code = "import torch; print(torch.cuda.get_device_properties(0).multi_processor_count)"
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout)
+    return int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    )
 
 
 def _restart(options: argparse.Namespace, arguments: Sequence[str] | None) -> None:

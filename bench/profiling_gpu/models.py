@@ -253,7 +253,9 @@ FUNCTIONS: tuple[Function, ...] = (
         _sequences,
         _BATCHES,
     ),
-    Function("gpt2-large", "gpt2-large", _transformer("GPT2LMHeadModel", "GPT2Config", _GPT2_LARGE), _scoring, _BATCHES),
+    Function(
+        "gpt2-large", "gpt2-large", _transformer("GPT2LMHeadModel", "GPT2Config", _GPT2_LARGE), _scoring, _BATCHES
+    ),
     Function("llama2-7b-decode", "llama2-7b", _LLAMA, _decode, _BATCHES),
     Function("llama2-7b-prefill", "llama2-7b", _LLAMA, _prefill, (128, 256, 512, 1024, 2048)),
     Function(

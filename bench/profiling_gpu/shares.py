@@ -107,12 +107,12 @@ def check_shares(lanes: Sequence[Lane], *, size: int = 8192, captured: bool = Fa
     right = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
     out = torch.empty_like(left)
     torch.cuda.synchronize()
+
+    def product() -> None:
+        torch.matmul(left, right, out=out)
+
     times: list[tuple[int, float]] = []
     for lane in sorted(lanes, key=lambda lane: -lane.sms):
-
-        def product() -> None:
-            torch.matmul(left, right, out=out)
-
         run = graph_of(product, lane.stream).replay if captured else product
         timing = measure(run, CudaClock(lane.stream), target_s=0.02, warm_ups=2)
         times.append((lane.sms, timing.least_ms))

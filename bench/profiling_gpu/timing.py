@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 LEAST_REPEATS, GREATEST_REPEATS = 5, 60
-_FEWER_BEYOND_S = 0.4  # runs this long are repeated only three times
+_FEWER_BEYOND_S, _ONCE_BEYOND_S = 0.4, 2.0  # runs this long are repeated three times, or not at all
 _HOST_BOUND = 0.8
 
 
@@ -40,12 +40,14 @@ class Timing:
 def measure(run: Callable[[], object], clock: Clock, *, target_s: float, warm_ups: int = 2) -> Timing:
     """`run` timed for about `target_s` seconds, after `warm_ups` runs that do not count.
 
-    At least 5 and at most 60 repeats; 3 suffice where one run takes longer than 0.4 s.
+    At least 5 and at most 60 repeats; 3 suffice where one run takes longer than 0.4 s, 1 beyond 2 s.
     """
     spent_ms = 0.0
     for _ in range(warm_ups):
         spent_ms, _ = clock.once(run)
-    least = 3 if spent_ms > 1000 * _FEWER_BEYOND_S else LEAST_REPEATS
+        if spent_ms > 1000 * _ONCE_BEYOND_S:
+            break
+    least = LEAST_REPEATS if spent_ms <= 1000 * _FEWER_BEYOND_S else 3 if spent_ms <= 1000 * _ONCE_BEYOND_S else 1
     latencies: list[float] = []
     hosts: list[float] = []
     while len(latencies) < least or (sum(latencies) < 1000 * target_s and len(latencies) < GREATEST_REPEATS):
@@ -63,13 +65,12 @@ def summarised(latencies: list[float], hosts: list[float]) -> Timing:
 
 
 class CpuClock:
-    """The wall clock, for dry runs."""
+    """The wall clock, for dry runs; there is no host apart from the device."""
 
     def once(self, run: Callable[[], object]) -> tuple[float, float]:
         started = time.perf_counter()
         run()
-        spent = 1000 * (time.perf_counter() - started)
-        return spent, spent
+        return 1000 * (time.perf_counter() - started), 0.0
 
 
 class CudaClock:
