@@ -16,6 +16,7 @@ check of the shares and what failed.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
@@ -42,6 +43,8 @@ _MPS_PERCENTAGES = (100, 25, 10, 50, 75, 35, 15, 6, 60, 90)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, summarise; 0 unless nothing could be measured."""
     options = _options(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what was printed is seen even if the run is killed
     out = Path(options.out) if options.out else _default_out(options)
     if not options.fits_only:
         try:
@@ -170,7 +173,8 @@ def _lanes(options: argparse.Namespace, facts: dict[str, Any], device_sms: int) 
         facts[name] = checks
         facts[f"{name}_bites"] = shares.bites(checks)
         print(
-            f"8192^3 bf16 matrix product{', from a CUDA graph' if captured else ''}; limit bites: {facts[f'{name}_bites']}"
+            f"8192^3 bf16 matrix product{', from a CUDA graph' if captured else ''}; "
+            f"limit bites: {facts[f'{name}_bites']}"
         )
         for row in checks:
             print(

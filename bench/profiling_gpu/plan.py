@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _SPENT_TIMING = 0.6  # of a cell's wall time; the rest is capture, warm-up and freeing memory
 _LEAST_CELL_S, _GREATEST_CELL_S = 0.1, 0.6
@@ -32,7 +33,7 @@ def levels(count: int) -> list[int]:
     while -1 in found:
         level += 1
         known = [index for index, at in enumerate(found) if at != -1]
-        for low, high in zip(known, known[1:], strict=False):
+        for low, high in pairwise(known):
             if high - low > 1:
                 found[(low + high) // 2] = level
     return found

@@ -132,8 +132,7 @@ def graph_of(step: Any, stream: Any) -> Any:
 
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        for _ in range(2):
-            step()
+        step()  # what is made on first use, such as the workspace of this stream
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 LEAST_REPEATS, GREATEST_REPEATS = 5, 60
 _FEWER_BEYOND_S, _ONCE_BEYOND_S = 0.4, 2.0  # runs this long are repeated three times, or not at all
+_WARM_BEYOND_S = 0.1  # one warm-up is enough for runs this long
 _HOST_BOUND = 0.8
 
 
@@ -45,7 +46,7 @@ def measure(run: Callable[[], object], clock: Clock, *, target_s: float, warm_up
     spent_ms = 0.0
     for _ in range(warm_ups):
         spent_ms, _ = clock.once(run)
-        if spent_ms > 1000 * _ONCE_BEYOND_S:
+        if spent_ms > 1000 * _WARM_BEYOND_S:
             break
     least = LEAST_REPEATS if spent_ms <= 1000 * _FEWER_BEYOND_S else 3 if spent_ms <= 1000 * _ONCE_BEYOND_S else 1
     latencies: list[float] = []
