@@ -106,6 +106,10 @@ def _measure(options: argparse.Namespace, out: Path) -> str:
     if options.shares == "mps":
         return _measure_by_mps(options, out, deadline)
 
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no GPU here; --dry-run goes the same way on the CPU")
     facts = machine.description()
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     table = Table(out, options.gpu_type or machine.gpu_type(facts["device"]))

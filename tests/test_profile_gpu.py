@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dilu_core import read_profiles
+from dilu_core.workload import read_workload
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 
@@ -20,7 +21,11 @@ BENCH = Path(__file__).resolve().parents[1] / "bench"
 @pytest.fixture(scope="module")
 def profiler() -> ModuleType:
     """bench/profile_gpu.py, which loads no torch before it measures."""
-    spec = importlib.util.spec_from_file_location("profile_gpu", BENCH / "profile_gpu.py")
+    return _load("profile_gpu")
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -201,3 +206,26 @@ def test_a_dry_run_end_to_end(profiler: ModuleType, tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "finished" in out
     assert "held-out" in out
+
+
+def test_a_measured_table_can_become_the_example(profiler: ModuleType, tmp_path: Path) -> None:
+    """The adopted files are a workload that reads, from the measured rows alone; what was not measured is left out."""
+    adopt = _load("adopt_gpu_profiles")
+    path = tmp_path / "measured.csv"
+    table = profiler.Table(path, "H100-SXM5-80GB")
+    batches = {each.name: each.batches for each in profiler.FUNCTIONS if each.name != "gpt2-large"}
+    device = PretendedDevice(profiler, cell_s=0.0)
+    cells = profiler.plan.ordered_cells(batches, [8, 64, 132])
+    profiler.measurer.run(cells, device, table, device_sms=132, deadline=1.0, now=lambda: 0.0, say=lambda line: None)
+    machine = dict.fromkeys(("device", "date", "driver", "cuda", "torch", "torchvision", "transformers", "method"), "x")
+    check = [{"sms": 132, "slowdown": 1.0, "expected": 1.0}, {"sms": 64, "slowdown": 2.0, "expected": 2.06}]
+    run = {**machine, "memory_mib": 81559, "share_check": check}
+    table.save({"device_sms": 132, "context_mib": 600.0, "runs": [run]})
+    adopt.main([str(path), "--write", "--into", str(tmp_path)])
+    made = read_workload(tmp_path / "workload.toml")
+    assert {each.name for each in made.functions} == {each.name for each in adopt.WORKLOAD} - {"gpt2-large"}
+    assert {node.gpu_type.memory_mib for node in made.cluster.nodes} == {81559}
+    for name, samples in read_profiles(path).items():
+        adopted = read_profiles(tmp_path / "profiles.csv")[name]
+        assert adopted.merged() == samples.merged()
+    assert "64 SMs 2.00x (2.06x)" in (tmp_path / "README.md").read_text(encoding="utf-8")
