@@ -1,9 +1,10 @@
 """The roofline at one point of a quota grid, by operations that round the same on every back end.
 
 The formulas are those of `kernels.formulas`, in logs, with `exp` and `log` of `kernels.cpu.elementary`. A function is
-given by a row of constants (`constants_of`), a batch by log (m + w b) and log (d b), a share s by log s:
+given by a row of constants, a batch by the log of its work m + w b and of its floor F = [L^p + (d b)^p]^(1/p), a share
+s by log s. With x the greater and y the lesser of log F and log (m + w b) - log s,
 
-    t(b, s) = h b + exp(top + log(sum_k exp(p (x_k - top))) / p),   x = (log L, log (m + w b) - log s, log (d b))
+    t(b, s) = h b + exp(x + log(1 + exp(p (y - x))) / p)
 
 `kernels/cuda/quota_point.cuh` repeats each function operation by operation.
 """
@@ -36,10 +37,11 @@ SLACK = 1e-12
 """What rounding may take from 1 - (L/R)^p - (d b/R)^p, and more."""
 
 
-@compiled_ieee
+@inlined
 def log_or_zero(x: float) -> float:
     """log x, or `LOG_ZERO` where x is zero."""
-    return log_of(x) if x > 0.0 else LOG_ZERO
+    logarithm = log_of(x)  # before the choice, which then needs no branch
+    return logarithm if x > 0.0 else LOG_ZERO
 
 
 @compiled_ieee
@@ -54,20 +56,22 @@ def fill_constants(model: NDArray[np.float64], constants: NDArray[np.float64]) -
     constants[ROOT] = 1.0 / model[5]
 
 
+@inlined
+def log_norm_of(sharpness: float, root: float, log_x: float, log_y: float) -> float:
+    """log [x^p + y^p]^(1/p)."""
+    apart = exp_of(sharpness * (min(log_x, log_y) - max(log_x, log_y)))
+    return max(log_x, log_y) + log_of(1.0 + apart) * root
+
+
 @compiled_ieee
-def latency_at(c: NDArray[np.float64], batch: float, log_work: float, log_stream: float, log_share: float) -> float:
+def latency_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, log_share: float) -> float:
     """t(b, s) in ms."""
-    launch, scaled = c[LOG_LAUNCH], log_work - log_share
-    top = max(max(launch, scaled), log_stream)
-    p = c[SHARPNESS]
-    total = (exp_of(p * (launch - top)) + exp_of(p * (scaled - top))) + exp_of(p * (log_stream - top))
-    return c[HOST] * batch + exp_of(top + log_of(total) * c[ROOT])
+    return c[HOST] * batch + exp_of(log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share))
 
 
 @inlined
 def least_share_of(
-    host_ms: float, sharpness: float, log_launch: float, root: float, batch: float, log_work: float, log_stream: float,
-    budget_ms: float,
+    host_ms: float, sharpness: float, root: float, batch: float, log_work: float, log_floor: float, budget_ms: float
 ) -> float:  # fmt: skip
     """A share, as a fraction of a GPU, below which no latency is within `budget_ms`; infinite where there is none.
 
@@ -75,18 +79,17 @@ def least_share_of(
     """
     rest = budget_ms - host_ms * batch
     log_rest = log_of(rest)
-    of_launch, of_stream = exp_of(sharpness * (log_launch - log_rest)), exp_of(sharpness * (log_stream - log_rest))
-    left = ((1.0 - of_launch) - of_stream) + SLACK
+    left = (1.0 - exp_of(sharpness * (log_floor - log_rest))) + SLACK
     share = exp_of((log_work - log_rest) - log_of(left) * root) * (1.0 - NEAR)
     return share if min(rest, left) > 0.0 else math.inf
 
 
 @compiled_ieee
 def least_share_at(
-    c: NDArray[np.float64], batch: float, log_work: float, log_stream: float, budget_ms: float
+    c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, budget_ms: float
 ) -> float:
     """`least_share_of` a row of constants."""
-    return least_share_of(c[HOST], c[SHARPNESS], c[LOG_LAUNCH], c[ROOT], batch, log_work, log_stream, budget_ms)
+    return least_share_of(c[HOST], c[SHARPNESS], c[ROOT], batch, log_work, log_floor, budget_ms)
 
 
 @compiled_ieee
@@ -99,19 +102,18 @@ def bound_factor_at(
     floor: float,
     batch: float,
     log_work: float,
-    log_stream: float,
     log_share: float,
 ) -> float:
     """exp(k sigma) at the point: what its upper bound has over its latency.
 
     `covariance` (21,) of log(L, h, m, w, d, p) in units of the noise variance, packed (see `TRIANGLE`).
     """
-    launch, scaled = c[LOG_LAUNCH], log_work - log_share
-    top = max(max(launch, scaled), log_stream)
+    launch, scaled, stream = c[LOG_LAUNCH], log_work - log_share, log_or_zero(c[BANDWIDTH] * batch)
+    top = max(max(launch, scaled), stream)
     p = c[SHARPNESS]
     of_launch = exp_of(p * (launch - top))
     of_scaled = exp_of(p * (scaled - top))
-    of_stream = exp_of(p * (log_stream - top))
+    of_stream = exp_of(p * (stream - top))
     total = (of_launch + of_scaled) + of_stream
     log_norm = top + log_of(total) * c[ROOT]
     norm, host = exp_of(log_norm), c[HOST] * batch
@@ -119,7 +121,7 @@ def bound_factor_at(
     part = (norm / latency) / total
     work = c[FIXED] + c[COMPUTE] * batch
     of_fixed = c[FIXED] / work if work > 0.0 else 0.0
-    bend = (of_launch * (launch - log_norm) + of_scaled * (scaled - log_norm)) + of_stream * (log_stream - log_norm)
+    bend = (of_launch * (launch - log_norm) + of_scaled * (scaled - log_norm)) + of_stream * (stream - log_norm)
     d0, d1, d4, d5 = part * of_launch, host / latency, part * of_stream, part * bend
     d2 = (part * of_scaled) * of_fixed
     d3 = (part * of_scaled) * (1.0 - of_fixed)

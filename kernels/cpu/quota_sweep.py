@@ -37,6 +37,7 @@ from dilu_core.kernels.cpu.quota_point import (
     latency_at,
     least_share_at,
     least_share_of,
+    log_norm_of,
     log_or_zero,
 )
 
@@ -47,6 +48,8 @@ TIE = 1e-9
 
 LOSES = 1.0 - 2e-9
 """Below this part of the best efficacy so far nothing can tie with the best, whatever rounding did."""
+
+_UNKNOWN = -2
 
 BATCH, SHARE, LIMIT = 0, 1, 2
 """Columns of `chosen`."""
@@ -59,12 +62,14 @@ SCATTER, CAP, FLOOR = 0, 1, 2
 
 
 @compiled_ieee
-def prepare_row(model: Floats, batches: Floats, constants: Floats, log_work: Floats, log_stream: Floats) -> None:
-    """What the cells of a row share: constants of the model, and of each batch log (m + w b) and log (d b)."""
+def prepare_row(model: Floats, batches: Floats, constants: Floats, log_work: Floats, log_floor: Floats) -> None:
+    """What the cells of a row share: constants of the model, and of each batch the logs of its work and floor."""
     fill_constants(model, constants)
+    fixed, compute, bandwidth = constants[FIXED], constants[COMPUTE], constants[BANDWIDTH]
+    log_launch, sharpness, root = constants[LOG_LAUNCH], constants[SHARPNESS], constants[ROOT]
     for i in range(batches.shape[0]):
-        log_work[i] = log_or_zero(constants[FIXED] + constants[COMPUTE] * batches[i])
-        log_stream[i] = log_or_zero(constants[BANDWIDTH] * batches[i])
+        log_work[i] = log_or_zero(fixed + compute * batches[i])
+        log_floor[i] = log_norm_of(sharpness, root, log_launch, log_or_zero(bandwidth * batches[i]))
 
 
 @compiled_ieee
@@ -91,13 +96,13 @@ def first_at_least(wanted: float, milli: Floats) -> int:
 
 @compiled_ieee
 def invert_all(
-    constants: Floats, batches: Floats, log_work: Floats, log_stream: Floats, budget_ms: float, first_milli: Floats,
+    constants: Floats, batches: Floats, log_work: Floats, log_floor: Floats, budget_ms: float, first_milli: Floats,
     most: Floats,
 ) -> None:  # fmt: skip
     """Of each batch the share in milli-GPU below which no latency is within the budget, and the efficacy there."""
-    host, sharpness, log_launch, root = constants[HOST], constants[SHARPNESS], constants[LOG_LAUNCH], constants[ROOT]
+    host, sharpness, root = constants[HOST], constants[SHARPNESS], constants[ROOT]
     for i in range(batches.shape[0]):
-        share = least_share_of(host, sharpness, log_launch, root, batches[i], log_work[i], log_stream[i], budget_ms)
+        share = least_share_of(host, sharpness, root, batches[i], log_work[i], log_floor[i], budget_ms)
         first_milli[i] = 1000.0 * share
         most[i] = 1e6 * batches[i] / (budget_ms * (1000.0 * share))
 
@@ -105,30 +110,29 @@ def invert_all(
 @compiled_ieee
 def upper_at(
     constants: Floats, covariance: Floats, error: Floats, level: float, batch: float, log_work: float,
-    log_stream: float, log_share: float, latency: float,
+    log_share: float, latency: float,
 ) -> float:  # fmt: skip
     """The bound that decides whether a cell is feasible; the latency itself where level and covariance say nothing."""
     if covariance.shape[0] == 0:
         return latency
     return latency * bound_factor_at(
-        constants, covariance, level, error[SCATTER], error[CAP], error[FLOOR], batch, log_work, log_stream, log_share
+        constants, covariance, level, error[SCATTER], error[CAP], error[FLOOR], batch, log_work, log_share
     )
 
 
 @compiled_ieee
 def saturating_limit(
-    constants: Floats, batch: float, log_work: float, log_stream: float, saturation: float, limits: Floats,
-    log_limits: Floats, looked: NDArray[np.int64],
-) -> int:  # fmt: skip
-    """Index of the least of `limits` at which throughput reaches `saturation` of a whole GPU's, or -1."""
-    enough = latency_at(constants, batch, log_work, log_stream, 0.0) / saturation * (1.0 + TIE)
-    share = least_share_at(constants, batch, log_work, log_stream, enough)
-    looked[0] += 2
-    for l in range(first_at_least(1000.0 * share, limits), limits.shape[0]):
-        looked[0] += 1
-        if latency_at(constants, batch, log_work, log_stream, log_limits[l]) <= enough:
-            return l
-    return -1
+    constants: Floats, batch: float, log_work: float, log_floor: float, saturation: float, limits: Floats,
+    log_limits: Floats,
+) -> tuple[int, int]:  # fmt: skip
+    """Index of the least of `limits` at which throughput reaches `saturation` of a whole GPU's, or -1; evaluations."""
+    enough = latency_at(constants, batch, log_work, log_floor, 0.0) / saturation * (1.0 + TIE)
+    share = least_share_at(constants, batch, log_work, log_floor, enough)
+    first = first_at_least(1000.0 * share, limits)
+    for k in range(first, limits.shape[0]):
+        if latency_at(constants, batch, log_work, log_floor, log_limits[k]) <= enough:
+            return k, 3 + k - first
+    return -1, 2 + limits.shape[0] - first
 
 
 @compiled_ieee
@@ -139,19 +143,19 @@ def search_row(
 ) -> int:  # fmt: skip
     """All scenarios of one row; returns how often the roofline or its inverse was evaluated. See `sweep_quotas`."""
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, log_work, log_stream = np.empty(N_CONSTANTS), np.empty(n_batches), np.empty(n_batches)
-    prepare_row(model, batches, constants, log_work, log_stream)
-    first_milli, most, efficacy = np.empty(n_batches), np.empty(n_batches), np.empty(n_batches)
-    latency, upper, least = np.empty(n_batches), np.empty(n_batches), np.empty(n_batches, np.int32)
-    saturating = np.full(n_batches, -2, np.int32)
-    looked = np.zeros(1, np.int64)
+    constants, columns = np.empty(N_CONSTANTS), np.empty((7, n_batches))
+    log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
+    efficacy, latency, upper = columns[4], columns[5], columns[6]
+    least, saturating = np.empty(n_batches, np.int32), np.full(n_batches, _UNKNOWN, np.int32)
+    prepare_row(model, batches, constants, log_work, log_floor)
+    looked = 0
     for q in range(levels.shape[0]):
         factor = least_factor_at(levels[q], error) if covariance.shape[0] > 0 else 1.0
         for n in range(budgets.shape[0]):
             budget = budgets[n]
             mean_budget = budget / factor
-            invert_all(constants, batches, log_work, log_stream, mean_budget, first_milli, most)
-            looked[0] += n_batches
+            invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most)
+            looked += n_batches
             leader = 0
             for i in range(n_batches):
                 least[i] = -1
@@ -166,15 +170,15 @@ def search_row(
                 if (turn >= 0 and i == leader) or most[i] == 0.0 or most[i] < best * LOSES:
                     continue
                 for j in range(first_at_least(first_milli[i], shares), n_shares):
-                    t = latency_at(constants, batches[i], log_work[i], log_stream[i], log_shares[j])
-                    looked[0] += 1
+                    t = latency_at(constants, batches[i], log_work[i], log_floor[i], log_shares[j])
+                    looked += 1
                     gain = 1e6 * batches[i] / (t * shares[j])
                     if gain < best * LOSES:
                         break
                     if t > mean_budget:
                         continue
                     above = upper_at(
-                        constants, covariance, error, levels[q], batches[i], log_work[i], log_stream[i],
+                        constants, covariance, error, levels[q], batches[i], log_work[i],
                         log_shares[j], t,
                     )  # fmt: skip
                     if above <= budget:
@@ -188,13 +192,14 @@ def search_row(
             chosen[q, n, :] = -1
             predicted[q, n, :] = np.nan
             if i >= 0:
-                if saturating[i] == -2:
-                    saturating[i] = saturating_limit(
-                        constants, batches[i], log_work[i], log_stream[i], saturation, limits, log_limits, looked
+                if saturating[i] == _UNKNOWN:
+                    saturating[i], more = saturating_limit(
+                        constants, batches[i], log_work[i], log_floor[i], saturation, limits, log_limits
                     )
+                    looked += more
                 chosen[q, n, BATCH], chosen[q, n, SHARE], chosen[q, n, LIMIT] = i, least[i], saturating[i]
                 predicted[q, n, LATENCY], predicted[q, n, UPPER] = latency[i], upper[i]
-    return looked[0]
+    return looked
 
 
 @compiled_ieee
