@@ -49,6 +49,9 @@ TIE = 1e-9
 LOSES = 1.0 - 2e-9
 """Below this part of the best efficacy so far nothing can tie with the best, whatever rounding did."""
 
+WIDEST_BUDGET_MS = 1e290
+"""A budget for the mean beyond this counts as this."""
+
 _UNKNOWN = -2
 
 BATCH, SHARE, LIMIT = 0, 1, 2
@@ -153,7 +156,7 @@ def search_row(
         factor = least_factor_at(levels[q], error) if covariance.shape[0] > 0 else 1.0
         for n in range(budgets.shape[0]):
             budget = budgets[n]
-            mean_budget = budget / factor
+            mean_budget = min(budget / factor, WIDEST_BUDGET_MS)
             invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most)
             looked += n_batches
             leader = 0
