@@ -23,6 +23,7 @@ from dilu_core.kernels.cpu.quota_sweep import (
     saturating_limit,
     upper_at,
 )
+from dilu_core.kernels.quota_rows import SweepFronts, SweepRows
 
 Floats = NDArray[np.float64]
 Shorts = NDArray[np.int16]
@@ -108,3 +109,22 @@ def fronts_parallel(
             models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, limits,
             log_limits, saturation, fronts[r], latencies[r], saturating[r],
         )  # fmt: skip
+
+
+PARALLEL_FROM = 1_000
+"""Searches from which threads repay their start."""
+
+
+def sweep_fronts(rows: SweepRows) -> SweepFronts:
+    """The front of every search, on one core or, where that pays, on all."""
+    count = rows.models.shape[0]
+    shape = (*rows.shape, rows.shares.size)
+    fronts = SweepFronts(
+        np.empty(shape, np.int16),
+        np.empty(shape),
+        np.empty((count, rows.batches.size), np.int16),
+        np.empty(count, np.int64),
+    )
+    run = fronts_parallel if rows.searches >= PARALLEL_FROM else fronts_serial
+    run(*rows, *fronts)
+    return fronts

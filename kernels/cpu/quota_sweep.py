@@ -40,6 +40,7 @@ from dilu_core.kernels.cpu.quota_point import (
     log_norm_of,
     log_or_zero,
 )
+from dilu_core.kernels.quota_rows import SweepCells, SweepRows
 
 Floats = NDArray[np.float64]
 
@@ -242,3 +243,17 @@ def sweep_parallel(
             models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, limits,
             log_limits, saturation, chosen[r], predicted[r],
         )  # fmt: skip
+
+
+PARALLEL_FROM = 4_000
+"""Searches from which threads repay their start."""
+
+
+def sweep_quotas(rows: SweepRows) -> SweepCells:
+    """The best cell of every search, on one core or, where that pays, on all."""
+    cells = SweepCells(
+        np.empty((*rows.shape, 3), np.int32), np.empty((*rows.shape, 2)), np.empty(rows.models.shape[0], np.int64)
+    )
+    run = sweep_parallel if rows.searches >= PARALLEL_FROM else sweep_serial
+    run(*rows, *cells)
+    return cells

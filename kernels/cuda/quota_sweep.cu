@@ -121,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(128) sweep_limit(
 }
 
 // One thread per search, after sweep_best: predicted[2 * k], latency and upper bound of the chosen cell.
-extern "C" __global__ void __launch_bounds__(128) sweep_predict(
+extern "C" __global__ void __launch_bounds__(128, 5) sweep_predict(
     const double* __restrict__ models, const double* __restrict__ covariances, const double* __restrict__ errors,
     const double* __restrict__ levels, const double* __restrict__ budgets, const double* __restrict__ batches,
     const double* __restrict__ log_shares, int with_bound, int Q, int N, long long first, long long count,
