@@ -71,7 +71,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="tiny modules on the CPU; shares have no effect")
     parser.add_argument("--only", help="functions, by comma")
     parser.add_argument("--shares", choices=("auto", "green", "mps", "inherited", "none"), default="auto")
-    parser.add_argument("--launch", choices=("auto", "graph", "eager"), default="auto")
+    parser.add_argument("--launch", choices=("auto", "eager"), default="auto")
     parser.add_argument("--device-sms", type=int, help="SMs of the whole device, where an MPS limit hides them")
     parser.add_argument("--gpu-type", help="name in the table; default by the device's name")
     parser.add_argument("--check-only", action="store_true", help="check the shares and stop")

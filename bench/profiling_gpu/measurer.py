@@ -132,8 +132,7 @@ class TorchMeasurer:
         return timing, own / MIB + self.context_mib, "eager" if graph is None else "cuda-graph"
 
     def _graph(self, function: Function, step: Step, lane: Lane) -> Any:
-        wanted = self._launch == "graph" or (self._launch == "auto" and not function.trains)
-        if not wanted or function.name in self._eager:
+        if self._launch == "eager" or function.name in self._eager:
             return None
         try:
             return graph_of(step, lane.stream)

@@ -216,7 +216,7 @@ def _training(inputs: Callable[[Any, int, str], Mapping[str, Any]], optimizer: s
         from torch.nn.functional import cross_entropy
 
         kind = torch.device(device).type
-        rate = {"lr": 1e-4, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-5}
+        rate = {"lr": 1e-4, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-5, "capturable": kind == "cuda"}
         stepper = getattr(torch.optim, optimizer)(module.parameters(), fused=kind == "cuda", **rate)
 
         def at(batch: int) -> Step:
@@ -225,10 +225,11 @@ def _training(inputs: Callable[[Any, int, str], Mapping[str, Any]], optimizer: s
 
             def step() -> object:
                 stepper.zero_grad(set_to_none=True)
-                with torch.autocast(kind, dtype=torch.bfloat16):
+                with torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=False):  # a captured step must cast anew
                     found = module(**given)
                     loss = cross_entropy(getattr(found, "logits", found).float(), classes)
-                loss.backward()
+                with torch.autograd.set_multithreading_enabled(False):  # another thread has not this one's share of SMs
+                    loss.backward()
                 stepper.step()
                 return loss
 
