@@ -39,7 +39,9 @@ def test_a_failure_is_remembered_and_told() -> None:
         raise AssertionError("value 3 instead of 4")
 
     for _ in range(2):
-        with pytest.raises(BackendUnavailableError, match="self-test of the CUDA kernel 'sweep' failed .*3 instead of 4"):
+        with pytest.raises(
+            BackendUnavailableError, match=r"self-test of the CUDA kernel 'sweep' failed .*3 instead of 4"
+        ):
             ensure_tested("sweep")
     assert runs == [1]
 
