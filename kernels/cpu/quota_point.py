@@ -34,7 +34,7 @@ NEAR = 1e-9
 """Relative margin by which the inverse of the roofline is distrusted; rounding stays far below it."""
 
 SLACK = 1e-12
-"""What rounding may take from 1 - (L/R)^p - (d b/R)^p, and more."""
+"""What rounding may take from R = T - h b, in parts of T, and from 1 - (F / R)^p; and more."""
 
 
 @inlined
@@ -77,7 +77,7 @@ def least_share_of(
 
     `formulas.roofline_least_share`, less what rounding might have added to it.
     """
-    rest = budget_ms - host_ms * batch
+    rest = (budget_ms - host_ms * batch) + budget_ms * SLACK
     log_rest = log_of(rest)
     left = (1.0 - exp_of(sharpness * (log_floor - log_rest))) + SLACK
     share = exp_of((log_work - log_rest) - log_of(left) * root) * (1.0 - NEAR)
