@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, compiled_parallel
+from dilu_core.kernels.cpu.compiled import compiled, compiled_parallel, inlined
 from dilu_core.kernels.cpu.packing import STEPS
 
 Floats = NDArray[np.float64]
@@ -28,6 +28,8 @@ REQUEST, LIMIT, MEMORY, REQUEST_PRICE, LIMIT_PRICE, MEMORY_PRICE, OPENED = 0, 1,
 """Rows of `gpus`: what is free, the price of a unit left over, and the rank to open it (-1: it is active)."""
 
 N_COLUMNS = 7
+_TILE = 512  # GPUs scored at once: their columns stay in the first cache
+
 PARALLEL_FROM = 1_000_000
 """Triples from which threads repay their start."""
 
@@ -54,18 +56,32 @@ class Ranked(NamedTuple):
     score: Floats
 
 
+@inlined
+def score_of(
+    request_left: float, limit_left: float, memory_left: float, request_price: float, limit_price: float,
+    memory_price: float, opened: float, number: float,
+) -> float:  # fmt: skip
+    """The score of one triple from what it would leave; infinite where that is below zero."""
+    rest = request_left * request_price + limit_left * limit_price + memory_left * memory_price
+    on_active = (1024.0 * number * STEPS + np.floor(rest * STEPS + 0.5)) / STEPS
+    on_empty = (1024.0 * (2048.0 + number) * STEPS + opened * STEPS) / STEPS
+    score = on_empty if opened >= 0.0 else on_active
+    return score if min(min(request_left, limit_left), memory_left) >= 0.0 else np.inf
+
+
 @compiled
-def score_on(gpus: Floats, g: int, request: float, limit: float, memory: float, number: float) -> float:
-    """The score of one triple; infinite where the configuration does not fit."""
-    request_left, limit_left = gpus[REQUEST, g] - request, gpus[LIMIT, g] - limit
-    memory_left = gpus[MEMORY, g] - memory
-    if min(min(request_left, limit_left), memory_left) < 0.0:
-        return np.inf
-    opened = gpus[OPENED, g]
-    if opened >= 0.0:
-        return (1024.0 * (2048.0 + number) * STEPS + opened * STEPS) / STEPS
-    rest = request_left * gpus[REQUEST_PRICE, g] + limit_left * gpus[LIMIT_PRICE, g] + memory_left * gpus[MEMORY_PRICE, g]
-    return (1024.0 * number * STEPS + np.floor(rest * STEPS + 0.5)) / STEPS
+def score_tile(gpus: Floats, start: int, stop: int, demand: Floats, scores: Floats) -> None:
+    """Lower `scores` (of the GPUs from `start` on) to those of one configuration; a loop without branches."""
+    request, limit, memory, number = demand[0], demand[1], demand[2], demand[3]
+    free_request, free_limit, free_memory = gpus[REQUEST, start:stop], gpus[LIMIT, start:stop], gpus[MEMORY, start:stop]
+    request_price, limit_price = gpus[REQUEST_PRICE, start:stop], gpus[LIMIT_PRICE, start:stop]
+    memory_price, opened = gpus[MEMORY_PRICE, start:stop], gpus[OPENED, start:stop]
+    for t in range(free_request.shape[0]):
+        score = score_of(
+            free_request[t] - request, free_limit[t] - limit, free_memory[t] - memory, request_price[t],
+            limit_price[t], memory_price[t], opened[t], number,
+        )  # fmt: skip
+        scores[t] = min(scores[t], score)
 
 
 @compiled
@@ -73,17 +89,19 @@ def rank_one(gpus: Floats, demands: Floats, rows: NDArray[np.int32], scores: Flo
     """Fill the sorted lists of one instance: a GPU that beats the last is moved up to its place, after its equals."""
     rows[:] = -1
     scores[:] = np.inf
-    last = rows.shape[0] - 1
-    for g in range(gpus.shape[1]):
-        score = np.inf
+    last, tile = rows.shape[0] - 1, np.empty(_TILE)
+    for start in range(0, gpus.shape[1], _TILE):
+        stop = min(start + _TILE, gpus.shape[1])
+        tile[:] = np.inf
         for d in range(demands.shape[0]):
-            score = min(score, score_on(gpus, g, demands[d, 0], demands[d, 1], demands[d, 2], demands[d, 3]))
-        if score < scores[last]:
-            place = last
-            while place > 0 and scores[place - 1] > score:
-                scores[place], rows[place] = scores[place - 1], rows[place - 1]
-                place -= 1
-            scores[place], rows[place] = score, g
+            score_tile(gpus, start, stop, demands[d], tile)
+        for t in range(stop - start):
+            if tile[t] < scores[last]:
+                place = last
+                while place > 0 and scores[place - 1] > tile[t]:
+                    scores[place], rows[place] = scores[place - 1], rows[place - 1]
+                    place -= 1
+                scores[place], rows[place] = tile[t], start + t
 
 
 @compiled

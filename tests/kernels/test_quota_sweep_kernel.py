@@ -259,3 +259,17 @@ def test_blocks_fit_shared_memory() -> None:
     with pytest.raises(BackendUnavailableError, match="fewer batches"):
         warps_per_block(12, 4097)
     assert LOSES < 1.0 - TIE
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.parametrize("with_bound", [False, True])
+def test_on_a_gpu(with_bound: bool) -> None:
+    """The device's cells, predictions and fronts are the CPU's to the bit, over thousands of searches."""
+    from dilu_core.kernels.cuda import sweep
+
+    rows = example_rows(2000, with_bound=with_bound)
+    cells, record = sweep.sweep_quotas(rows)
+    assert record.backend == "cuda"
+    assert_same(cells, sweep_quotas(rows))
+    few = rows.select(slice(0, 300))
+    assert_same(sweep.sweep_fronts(few)[0], sweep_fronts(few))
