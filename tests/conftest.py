@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips a test marked `needs_gpu` where there is none, with what was found; the probe touches no CUDA without a driver."""
+    """Skips a test marked `needs_gpu` where there is none, with what was found."""
     if item.get_closest_marker("needs_gpu") is not None:
         from dilu_core.kernels.cuda.device import probe
 

@@ -83,7 +83,9 @@ def _forbidden(importer: str, imported: str) -> str | None:
             return "formulas import only math"
         if top in ("scipy", "ortools"):
             return "kernels import the standard library, numpy and numba"
-        if _is(imported, "dilu_core.kernels.cuda") and not _is(importer, "dilu_core.kernels.cuda", "dilu_core.kernels.backend"):
+        if _is(imported, "dilu_core.kernels.cuda") and not _is(
+            importer, "dilu_core.kernels.cuda", "dilu_core.kernels.backend"
+        ):
             return "CPU kernels know no CUDA kernels; the choice is the back end's"
     if importer in GROUND and ours and imported not in GROUND | {"dilu_core.kernels.backend"}:
         return "errors, units, result and checks stand on the ground"
@@ -153,13 +155,15 @@ def _loaded_on_import(path: Path) -> Iterator[str]:
 
 
 def test_cuda_is_loaded_on_use() -> None:
-    """CuPy is imported inside functions only, and nothing outside kernels/cuda imports that package before it is used."""
+    """CuPy is imported inside functions only; nothing outside kernels/cuda imports that package before it is used."""
     assert "cupy" in {name for name, _ in _imports(MODULES["dilu_core.kernels.cuda.modules"])}
     eager = {name: list(_loaded_on_import(path)) for name, path in MODULES.items()}
     assert [name for name, loaded in eager.items() if any(_is(each, "cupy") for each in loaded)] == []
     outside = {name: loaded for name, loaded in eager.items() if not _is(name, "dilu_core.kernels.cuda")}
     assert [
-        name for name, loaded in outside.items() if any(_is(each, "dilu_core.kernels.cuda", "numba.cuda") for each in loaded)
+        name
+        for name, loaded in outside.items()
+        if any(_is(each, "dilu_core.kernels.cuda", "numba.cuda") for each in loaded)
     ] == []
 
 

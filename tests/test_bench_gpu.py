@@ -1,8 +1,9 @@
-"""The frame of bench/gpu: resumes, respects its budget, never times a wrong kernel, and says what it found without a GPU."""
+"""The frame of bench/gpu: it resumes, keeps its budget, never times a wrong kernel, and says what it found."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ H100 = Device("NVIDIA H100", (9, 0), 132, 80 << 30, "13.0", "13.0", "14.2.0")
 
 @pytest.fixture
 def frame(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The modules of bench/gpu, imported as `python bench/gpu` does and forgotten after; no GPU unless a test says so."""
+    """The modules of bench/gpu, imported as `python bench/gpu` does and forgotten after; without a GPU."""
     monkeypatch.syspath_prepend(str(FOLDER))
     before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
     try:
@@ -115,7 +116,7 @@ def test_a_gpu_is_validated_then_timed_on_both_sides(with_gpu: Any, tmp_path: Pa
 
 
 def test_a_wrong_kernel_is_never_timed(with_gpu: Any, tmp_path: Path) -> None:
-    """A mismatch is exit 1 and a row without times; the next case still runs, and the wrong one runs again next time."""
+    """A mismatch is exit 1 and a row without times; the next case still runs, the wrong one again next time."""
 
     def differs() -> str:
         raise AssertionError("problem 3: 5 instead of 6")
@@ -177,4 +178,9 @@ def test_limits_are_the_slower_of_arithmetic_and_memory(frame: Any) -> None:
 
 def test_times_are_readable(frame: Any) -> None:
     """Three digits and a unit."""
-    assert [frame.timing.readable(s) for s in (2.0, 0.0123, 4.56e-6, float("nan"))] == ["2 s", "12.3 ms", "4.56 us", "-"]
+    assert [frame.timing.readable(s) for s in (2.0, 0.0123, 4.56e-6, float("nan"))] == [
+        "2 s",
+        "12.3 ms",
+        "4.56 us",
+        "-",
+    ]

@@ -123,10 +123,7 @@ def test_warp_collectives_follow_their_definitions(schedule: int) -> None:
         np.full(32, np.bitwise_xor.reduce(x)),
         x[lane ^ 1],
         np.full(32, (x % 2 == 1).sum()),
-        [
-            b.count("1") + 100 * (len(b) - b.rfind("1") if "1" in b else 0) + 10000 * (b + "1").index("1")
-            for b in bits
-        ],
+        [b.count("1") + 100 * (len(b) - b.rfind("1") if "1" in b else 0) + 10000 * (b + "1").index("1") for b in bits],
     ]
     for row, (got, wanted) in enumerate(zip(out, expected, strict=True)):
         assert got.astype(np.uint32).tolist() == np.asarray(wanted).astype(np.int64).astype(np.uint32).tolist(), row

@@ -97,9 +97,9 @@ def _hardware(report: dict[str, Any]) -> Limits:
     found = limits()
     report["limits"] = asdict(found)
     report["launch"] = {name: asdict(times) for name, times in launch_cost().items()}
-    launch = report["launch"]
-    say(f"empty kernel: {launch['device']['median_s'] * 1e6:.1f} us on the device, {launch['host']['median_s'] * 1e6:.1f} us host")
-    say(f"memory: {found.bytes_per_s / 1e12:.2f} TB/s by its data sheet, {found.copied_bytes_per_s / 1e12:.2f} TB/s by copying")
+    device_us, host_us = (1e6 * report["launch"][side]["median_s"] for side in ("device", "host"))
+    say(f"empty kernel: {device_us:.1f} us on the device, {host_us:.1f} us for the host")
+    say(f"memory, TB/s: {found.bytes_per_s / 1e12:.2f} by data sheet, {found.copied_bytes_per_s / 1e12:.2f} by copying")
     return found
 
 

@@ -24,7 +24,11 @@ RESULTS_PER_CLOCK: dict[tuple[int, int], dict[Operation, int]] = {
     (10, 0): {"fp32": 128, "fp64": 64, "int32": 64},
 }
 
-_CLOCK_KHZ, _MEMORY_CLOCK_KHZ, _BUS_BITS = 13, 36, 37  # cudaDeviceAttr: ClockRate, MemoryClockRate, GlobalMemoryBusWidth
+_CLOCK_KHZ, _MEMORY_CLOCK_KHZ, _BUS_BITS = (
+    13,
+    36,
+    37,
+)  # cudaDeviceAttr: ClockRate, MemoryClockRate, GlobalMemoryBusWidth
 _COPIED_BYTES = 1 << 29
 
 

@@ -34,7 +34,8 @@ def measured(case: Case, limits: Limits | None, budget_s: float, say: Callable[[
     cpu = wall(case.cpu, most=10, limit_s=budget_s / 5)
     row["cpu"] = {**asdict(cpu), "threads": case.cpu_threads(), "work_per_s": case.work / cpu.median_s}
     row["pruned"] = case.pruned()
-    say(f"  CPU, {case.cpu_threads()} threads: {cpu}; {case.work / cpu.median_s:.3g} {case.unit}/s{_pruned(row['pruned'])}")
+    pruned = "" if row["pruned"] is None else f"; {row['pruned']:.2%} pruned"
+    say(f"  CPU, {case.cpu_threads()} threads: {cpu}; {case.work / cpu.median_s:.3g} {case.unit}/s{pruned}")
     if limits is not None:
         row["ratio"] = {name: cpu.median_s / row["gpu"][name]["median_s"] for name in ("kernel", "end_to_end")}
         say("  ratio CPU to GPU: kernel alone {kernel:.1f}, end to end {end_to_end:.1f}".format(**row["ratio"]))
@@ -72,13 +73,9 @@ def _distance(case: Case, kernel: Times, limits: Limits, say: Callable[[str], No
         "times_least": kernel.median_s / least if least else None,
     }
     if least and peak:
+        say(f"  limit: {readable(least)} for {operations:.3g} {case.operation} operations and {moved:.3g} bytes")
         say(
-            f"  limit: {readable(least)} ({operations:.3g} {case.operation} operations, {moved:.3g} bytes); the kernel takes "
-            f"{kernel.median_s / least:.1f} times that, {found['operations_of_peak']:.1%} of peak arithmetic, "
-            f"{found['bytes_of_peak']:.1%} of peak memory traffic"
+            f"  the kernel: {kernel.median_s / least:.1f} times that, at {found['operations_of_peak']:.1%} of peak "
+            f"arithmetic, {found['bytes_of_peak']:.1%} of peak memory traffic"
         )
     return found
-
-
-def _pruned(fraction: float | None) -> str:
-    return "" if fraction is None else f"; {fraction:.2%} pruned"

@@ -23,7 +23,9 @@ _SHARED_KIB = {"sm_80": 164, "sm_90": 228}
 """Shared memory of a multiprocessor. CUDA C++ Programming Guide, technical specifications per compute capability."""
 _WARPS, _REGISTERS, _REGISTER_UNIT, _RESERVED_BYTES = 64, 65536, 256, 1024
 
-_KERNEL = re.compile(r"Compiling entry function '(?P<name>\S+)' for '(?P<architecture>\w+)'(?P<rest>.*?)(?=Compiling|\Z)", re.S)
+_KERNEL = re.compile(
+    r"Compiling entry function '(?P<name>\S+)' for '(?P<architecture>\w+)'(?P<rest>.*?)(?=Compiling|\Z)", re.S
+)
 _PTX_INPUT = 2
 
 
@@ -48,7 +50,7 @@ class Resources:
 
 
 def from_cuda(source: Path, architecture: str, options: tuple[str, ...]) -> list[Resources]:
-    """The resources of every kernel of a `.cu` file; raises `AssertionError` with the compiler's log where it refuses."""
+    """The resources of every kernel of a `.cu` file; `AssertionError` with the compiler's log where it refuses."""
     nvrtc = _library("nvrtc", "nvidia-cuda-nvrtc", before="nvrtc-builtins")
     program = ctypes.c_void_p()
     text = source.read_text(encoding="utf-8").encode()
@@ -64,13 +66,17 @@ def from_cuda(source: Path, architecture: str, options: tuple[str, ...]) -> list
 def from_numba(function: Callable[..., None], signature: str, architecture: str) -> list[Resources]:
     """The resources of a numba-cuda kernel, given as the plain Python function and its signature."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: its kernels cannot be compiled")
-    from numba import cuda
+    from numba.core import config
     from numba.core.sigutils import normalize_signature
 
+    if config.DISABLE_JIT:
+        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     linker = _library("nvJitLink", "nvidia-nvjitlink")
     capability = (int(architecture[3:]) // 10, int(architecture[3:]) % 10)
     types, _ = normalize_signature(signature)
-    ptx, _ = cuda.compile(function, types, cc=capability, device=False, output="ptx", abi="numba", fastmath=False)
+    from numba.cuda.compiler import compile as compiled_for
+
+    ptx, _ = compiled_for(function, types, cc=capability, device=False, output="ptx", abi="numba", fastmath=False)
     handle = ctypes.c_void_p()
     flags = [f"-arch={architecture}".encode(), b"-verbose", b"-Xptxas=-v"]
     text = ptx.encode() + b"\0"
@@ -96,7 +102,12 @@ def _parsed(log: str) -> list[Resources]:
         stack, stores, loads = map(int, spilled.groups())
         found.append(
             Resources(
-                match["name"], match["architecture"], int(used[1]), stack, stores + loads, int(shared[1]) if shared else 0
+                match["name"],
+                match["architecture"],
+                int(used[1]),
+                stack,
+                stores + loads,
+                int(shared[1]) if shared else 0,
             )
         )
     return found
@@ -116,15 +127,20 @@ def _succeed(status: int) -> None:
 
 @functools.cache
 def _library(name: str, package: str, before: str = "") -> ctypes.CDLL:
-    """The shared library of a pip package, or the system's; `before` is one it expects to be loaded. Skips the test where
-    there is neither."""
-    for each in filter(None, (before, name)):
-        path = _in_package(f"lib{each}.so", package)
-        try:
-            library = ctypes.CDLL(path or f"lib{each}.so")
-        except OSError as error:
-            pytest.skip(f"no CUDA compiler: pip install {package} ({error})")
-    return library
+    """The shared library of a pip package, or the system's; `before` is one it expects to be loaded.
+
+    Skips the test where there is neither.
+    """
+    try:
+        if before:
+            _loaded(before, package)
+        return _loaded(name, package)
+    except OSError as error:
+        pytest.skip(f"no CUDA compiler: pip install {package} ({error})")
+
+
+def _loaded(name: str, package: str) -> ctypes.CDLL:
+    return ctypes.CDLL(_in_package(f"lib{name}.so", package) or f"lib{name}.so")
 
 
 def _in_package(library: str, package: str) -> str:

@@ -18,7 +18,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, found: str) -> list[str]:
-    """A machine whose kernels pass their self-test (`found` is ""), or are refused with `found`; the kernels asked for."""
+    """A machine that refuses every kernel with `found` (runs them where it is ""); the kernels asked for so far."""
     asked: list[str] = []
 
     def ensure_tested(kernel: str) -> None:
@@ -89,7 +89,7 @@ def test_environment_decides_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_environment_forces_either_side(monkeypatch: pytest.MonkeyPatch, measured: str) -> None:
-    """DILU_BACKEND=cpu keeps large work off the GPU; =cuda puts small work on it, and leaves alone what has no CUDA path."""
+    """DILU_BACKEND=cpu keeps large work off the GPU; =cuda puts small work on it, where there is a CUDA path."""
     _machine(monkeypatch, "")
     monkeypatch.setenv("DILU_BACKEND", "cpu")
     assert resolve_backend("auto", measured, 1e9) == "cpu"

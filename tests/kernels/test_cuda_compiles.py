@@ -1,4 +1,4 @@
-"""Every CUDA kernel compiles for A100 and H100 without a driver, spills no register, and keeps warps to hide latency."""
+"""Every CUDA kernel compiles for A100 and H100 without a driver, spills nothing, and keeps warps to hide latency."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _gate(found: list[ptxas.Resources], text: str) -> None:
         threads = _threads(text, each.kernel)
         occupancy = each.occupancy(threads)
         print(
-            f"{each.kernel[:60]} {each.architecture}: {each.registers} registers, {each.shared} B shared, {each.stack} B stack, "
-            f"{each.spills} B spilled, occupancy {occupancy:.0%} in blocks of {threads}"
+            f"{each.kernel[:60]} {each.architecture}: {each.registers} registers, {each.shared} B shared, "
+            f"{each.stack} B stack, {each.spills} B spilled, occupancy {occupancy:.0%} in blocks of {threads}"
         )
         assert each.spills == 0, f"{each.kernel} spills {each.spills} bytes on {each.architecture}"
         assert occupancy >= LEAST_OCCUPANCY, f"{each.kernel} keeps {occupancy:.1%} of a multiprocessor's warps"
@@ -89,7 +89,7 @@ def test_examples_of_the_cpu_header_are_cuda() -> None:
 
 
 def test_occupancy_of_known_kernels() -> None:
-    """32 registers and no shared memory fill the multiprocessor; 64 leave half; a third of shared memory leaves two blocks."""
+    """32 registers fill the multiprocessor; 64 leave half; a third of its shared memory leaves two blocks."""
     full = ptxas.Resources("k", "sm_90", 32, 0, 0, 0)
     assert full.occupancy(256) == 1.0
     assert ptxas.Resources("k", "sm_90", 64, 0, 0, 0).occupancy(256) == 0.5
