@@ -162,7 +162,9 @@ def per_function(argument: str, value: ArrayLike, functions: int, *, zero: bool)
     if table.ndim < 2:
         table = np.broadcast_to(table.reshape(1, -1), (functions, table.size))
     if table.ndim != 2 or table.shape[0] != functions or table.shape[1] == 0:
-        check.fail(argument, f"has shape {np.shape(value)} for {functions} functions; expected (n,) or ({functions}, n).")
+        check.fail(
+            argument, f"has shape {np.shape(value)} for {functions} functions; expected (n,) or ({functions}, n)."
+        )
     bad = np.argwhere(~(np.isfinite(table) & ((table >= 0) if zero else (table > 0))))
     if bad.size:
         wanted = "finite numbers of at least 0" if zero else "finite numbers above 0"

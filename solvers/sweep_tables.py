@@ -83,7 +83,9 @@ def _latency(model: LatencyModel, gpu: GpuScale, batches: NDArray[np.int64], sha
     if (gpu.factors == 1.0).all():
         return np.ascontiguousarray(latency)
     if not isinstance(model, LatencyFit):
-        check.fail("gpus", f"holds {gpu.name!r}, but a {type(model).__name__} has no roofline that could be scaled to it.")
+        check.fail(
+            "gpus", f"holds {gpu.name!r}, but a {type(model).__name__} has no roofline that could be scaled to it."
+        )
     return np.ascontiguousarray(
         latency * (_scaled(model, gpu).latency_ms(batches, shares) / model.roofline.latency_ms(batches, shares))
     )

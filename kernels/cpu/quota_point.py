@@ -85,9 +85,7 @@ def least_share_of(
 
 
 @compiled_ieee
-def least_share_at(
-    c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, budget_ms: float
-) -> float:
+def least_share_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, budget_ms: float) -> float:
     """`least_share_of` a row of constants."""
     return least_share_of(c[HOST], c[SHARPNESS], c[ROOT], batch, log_work, log_floor, budget_ms)
 

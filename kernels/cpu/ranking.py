@@ -118,10 +118,15 @@ def rank_parallel(gpus: Floats, demands: Floats, first: Ints, rows: NDArray[np.i
         rank_one(gpus, demands[first[i] : first[i + 1]], rows[i], scores[i])
 
 
+def threads(question: RankQuestion) -> int:
+    """How many threads `rank_gpus` takes for it."""
+    return int(numba.get_num_threads()) if question.triples >= PARALLEL_FROM else 1
+
+
 def rank_gpus(question: RankQuestion) -> Ranked:
     """The best GPUs of every instance, on one core or, where that pays, on all."""
     shape = (question.first.size - 1, question.k)
     ranked = Ranked(np.empty(shape, np.int32), np.empty(shape))
-    run = rank_parallel if question.triples >= PARALLEL_FROM else rank_serial
+    run = rank_parallel if threads(question) > 1 else rank_serial
     run(question.gpus, question.demands, question.first, *ranked)
     return ranked

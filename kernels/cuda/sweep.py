@@ -124,6 +124,11 @@ class OnDevice:
         self.compiled.function(name)((blocks,), (threads,), arguments, shared_mem=shared)
 
 
+def on_device(rows: SweepRows) -> OnDevice:
+    """`rows` on the GPU, its kernels compiled. Raises `BackendUnavailableError` where there is none."""
+    return OnDevice(rows, module("quota_sweep"))
+
+
 def sweep_quotas(rows: SweepRows) -> tuple[SweepCells, RunRecord]:
     """`kernels.cpu.quota_sweep.sweep_quotas` on the GPU. Raises `BackendUnavailableError` where there is none."""
     compiled, compile_s = _compiled()
@@ -147,7 +152,10 @@ def sweep_fronts(rows: SweepRows) -> tuple[SweepFronts, RunRecord]:
     compiled, compile_s = _compiled()
     count, shape = rows.models.shape[0], (*rows.shape, rows.shares.size)
     fronts = SweepFronts(
-        np.empty(shape, np.int16), np.empty(shape), np.empty((count, rows.batches.size), np.int16), np.empty(count, np.int64)
+        np.empty(shape, np.int16),
+        np.empty(shape),
+        np.empty((count, rows.batches.size), np.int16),
+        np.empty(count, np.int64),
     )
 
     def run(start: int, stop: int) -> None:

@@ -43,6 +43,11 @@ class OnDevice:
         return Ranked(self.rows.get(), self.scores.get())
 
 
+def on_device(question: RankQuestion) -> OnDevice:
+    """`question` on the GPU, its kernel compiled. Raises `BackendUnavailableError` where there is none."""
+    return OnDevice(question, module("what_if_scores"))
+
+
 def rank_gpus(question: RankQuestion) -> tuple[Ranked, RunRecord]:
     """`kernels.cpu.ranking.rank_gpus` on the GPU, for at most `GREATEST_K` GPUs each.
 

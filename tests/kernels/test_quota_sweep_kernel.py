@@ -140,7 +140,9 @@ def every_cell(rows: SweepRows) -> tuple[np.ndarray, np.ndarray]:
         tied = np.argwhere(feasible & (efficacy >= efficacy.max() * (1 - TIE)))
         i, j = min(tied.tolist(), key=lambda cell: (cell[1], cell[0]))
         whole = formulas.roofline_ms(*model, rows.batches[i], 1.0) / rows.saturation * (1 + TIE)
-        enough = [k for k, s in enumerate(rows.limits) if formulas.roofline_ms(*model, rows.batches[i], s / 1000) <= whole]
+        enough = [
+            k for k, s in enumerate(rows.limits) if formulas.roofline_ms(*model, rows.batches[i], s / 1000) <= whole
+        ]
         best[r, q, n] = i, j, min(enough, default=-1)
         throughput, top = 1000.0 * rows.batches[:, None] / mean, 0.0
         for j in range(rows.shares.size):
