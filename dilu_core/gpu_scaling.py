@@ -137,7 +137,7 @@ class GpuScale:
 def gpu_scale(
     source: GpuPeaks | str, target: GpuPeaks | str, *, scale_spread: float | None = _SPREAD_AS_A_WHOLE
 ) -> GpuScale:
-    """The scaling from `source` to `target` by their peaks, as the module states; the doubt is that of `transfer_prior`."""
+    """The scaling from `source` to `target` by their peaks, as the module states; its doubt as in `transfer_prior`."""
     old, new = _peaks("source", source), _peaks("target", target)
     launch, host, fixed, compute, bandwidth = np.exp(_log_factors(old, new)[:5]).tolist()
     return GpuScale(new.name, launch, host, fixed, compute, bandwidth, scale_spread)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dilu_core import _checks as check
 from dilu_core.gpu_scaling import GpuScale
@@ -46,7 +46,7 @@ def sweep_quota(
     *,
     slo_ms: ArrayLike,
     load_rps: ArrayLike | None = None,
-    quantiles: float | None | Sequence[float | None] = 0.95,
+    quantiles: float | Sequence[float | None] | None = 0.95,
     gpus: Sequence[GpuScale] | None = None,
     grid: QuotaGrid | None = None,
     exec_fraction: float = 0.5,
@@ -125,7 +125,7 @@ def _question(
     fits: Iterable[LatencyModel],
     slo_ms: ArrayLike,
     load_rps: ArrayLike | None,
-    quantiles: float | None | Sequence[float | None],
+    quantiles: float | Sequence[float | None] | None,
     gpus: Sequence[GpuScale] | None,
     grid: QuotaGrid | None,
     exec_fraction: float,
@@ -176,12 +176,15 @@ def _by_kind(
         return tabulated, RunRecord()
     found, record = of_rooflines(question.rows([f for f, plain in zip(functions, straight, strict=True) if plain]))
     plain_rows = np.repeat(np.array(straight), len(question.gpus))
-    merged = []
-    for ours, theirs in zip(found, tabulated, strict=True):
-        column = np.empty((plain_rows.size, *ours.shape[1:]), ours.dtype)
-        column[plain_rows], column[~plain_rows] = ours, theirs
-        merged.append(column)
+    merged = [_merged(plain_rows, ours, theirs) for ours, theirs in zip(found.columns, tabulated.columns, strict=True)]
     return type(found)(*merged), record
+
+
+def _merged(first: NDArray[np.bool_], ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+    """Rows of `ours` where `first` holds, of `theirs` elsewhere."""
+    column = np.empty((first.size, *ours.shape[1:]), ours.dtype)
+    column[first], column[~first] = ours, theirs
+    return column
 
 
 def _termination(missed: int, searched: int) -> Termination:

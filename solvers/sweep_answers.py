@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,24 +132,39 @@ def sweep_of(
     throughput = np.where(found, 1000.0 * batch / latency, 0.0)
     efficacy = np.where(found, 1e6 * batch / (latency * np.maximum(request, 1)), 0.0)
     slo = np.broadcast_to(question.slo_ms[:, None, None, :], (functions, *per_gpu)).reshape(functions, -1)
-    columns = [
-        check.read_only(np.repeat(column, loads, axis=1))
-        for column in (slo, batch, request, limit, latency, upper, throughput, efficacy)
-    ]
+
+    def per_load(column: NDArray[Any]) -> NDArray[Any]:
+        return check.read_only(np.repeat(column, loads, axis=1))
+
+    served, requested = per_load(throughput), per_load(request)
     load = instances = share = None
     if question.load_rps.shape[1]:
         searches = chosen.shape[1]
         load = check.read_only(np.tile(question.load_rps, (1, searches)))
-        served = columns[6]
         with np.errstate(divide="ignore", invalid="ignore"):
             needed = np.where(served > 0, load / served, 0.0)
         instances = check.read_only(np.where(served > 0, demands_units(needed), -1))
-        share = check.read_only(np.where(instances >= 0, instances * columns[2], -1))
+        share = check.read_only(np.where(instances >= 0, instances * requested, -1))
     points = functions * chosen.shape[1] * len(question.grid) * len(question.limits)
     return QuotaSweep(
-        question.scenarios, columns[0], load, *columns[1:], instances, share, int(cells.evaluated.sum()), points,
-        termination, stats, fronts,
-    )  # fmt: skip
+        scenarios=question.scenarios,
+        slo_ms=per_load(slo),
+        load_rps=load,
+        batch=per_load(batch),
+        request_milli=requested,
+        limit_milli=per_load(limit),
+        latency_ms=per_load(latency),
+        upper_ms=per_load(upper),
+        throughput_rps=served,
+        efficacy=per_load(efficacy),
+        instances=instances,
+        share_milli=share,
+        evaluated=int(cells.evaluated.sum()),
+        points=points,
+        termination=termination,
+        stats=stats,
+        _fronts=fronts,
+    )
 
 
 def fronts_of(question: SweepQuestion, functions: tuple[int, ...], found: SweepFronts) -> QuotaFronts:

@@ -1,4 +1,4 @@
-"""The quota sweep of models that are no plain rooflines: each is tabulated once, then every scenario reads the table."""
+"""The quota sweep of models that are no plain rooflines: each is tabulated once, every scenario reads its table."""
 
 from __future__ import annotations
 

@@ -83,6 +83,6 @@ def void(_: object) -> None:
 
 
 def _assert_same(mine: SweepCells | SweepFronts, theirs: SweepCells | SweepFronts) -> None:
-    for name, ours, reference in zip(mine._fields, mine, theirs, strict=True):
+    for name, ours, reference in zip(mine._fields, mine.columns, theirs.columns, strict=True):
         if name != "evaluated":
             assert np.array_equal(ours, reference, equal_nan=ours.dtype.kind == "f"), f"{name} differs"

@@ -40,7 +40,7 @@ SLACK = 1e-12
 @inlined
 def log_or_zero(x: float) -> float:
     """log x, or `LOG_ZERO` where x is zero."""
-    logarithm = log_of(x)  # before the choice, which then needs no branch
+    logarithm: float = log_of(x)  # before the choice, which then needs no branch
     return logarithm if x > 0.0 else LOG_ZERO
 
 
@@ -66,7 +66,7 @@ def log_norm_of(sharpness: float, root: float, log_x: float, log_y: float) -> fl
 @compiled_ieee
 def latency_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, log_share: float) -> float:
     """t(b, s) in ms."""
-    return c[HOST] * batch + exp_of(log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share))
+    return float(c[HOST]) * batch + exp_of(log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share))
 
 
 @inlined

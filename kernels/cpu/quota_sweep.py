@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
 from dilu_core.kernels.cpu.quota_point import (
-    COMPUTE,
     BANDWIDTH,
+    COMPUTE,
     FIXED,
     HOST,
     LOG_LAUNCH,
+    N_CONSTANTS,
     ROOT,
     SHARPNESS,
-    N_CONSTANTS,
     bound_factor_at,
     fill_constants,
     latency_at,

@@ -12,7 +12,7 @@ GPUs rank by (score, row). The columns are float64, which hold shares and MiB ex
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -46,7 +46,7 @@ class RankQuestion(NamedTuple):
     @property
     def triples(self) -> int:
         """Configurations x GPUs."""
-        return self.demands.shape[0] * self.gpus.shape[1]
+        return int(self.demands.shape[0] * self.gpus.shape[1])
 
 
 class Ranked(NamedTuple):
@@ -54,6 +54,11 @@ class Ranked(NamedTuple):
 
     gpu: NDArray[np.int32]
     score: Floats
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """The fields, as arrays of any kind."""
+        return (self.gpu, self.score)
 
 
 @inlined

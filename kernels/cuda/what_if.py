@@ -62,7 +62,7 @@ def rank_gpus(question: RankQuestion) -> tuple[Ranked, RunRecord]:
         part = question._replace(demands=question.demands[low:high], first=question.first[start : stop + 1] - low)
         device = OnDevice(part, compiled)
         device.rank()
-        for whole, found in zip(ranked, device.fetch(), strict=True):
+        for whole, found in zip(ranked.columns, device.fetch().columns, strict=True):
             whole[start:stop] = found
 
     each = 12 * question.k + 8 + 32 * -(-question.demands.shape[0] // max(1, instances))
@@ -92,6 +92,6 @@ def example_question(instances: int, gpus: int, k: int, *, configurations: int =
 def _agrees_with_the_cpu() -> None:
     question = example_question(20, 700, 7)
     mine, theirs = rank_gpus(question)[0], ranked_on_cpu(question)
-    for name, ours, reference in zip(mine._fields, mine, theirs, strict=True):
+    for name, ours, reference in zip(mine._fields, mine.columns, theirs.columns, strict=True):
         if not np.array_equal(ours, reference):
             raise AssertionError(f"{name} differs at {np.argwhere(ours != reference)[:3].tolist()}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as check
-from dilu_core.cluster import Instance
+from dilu_core.cluster import Configuration, Instance
 from dilu_core.errors import BackendUnavailableError
 from dilu_core.kernels.backend import RunRecord
 from dilu_core.kernels.cpu.ledger import ACTIVE
@@ -48,7 +48,7 @@ class GpuRanking:
         """The GPUs of one instance by node and number, as `WhatIf.best` names them."""
         i = check.integer("instance", instance, at_least=0, at_most=self.gpu.shape[0] - 1)
         pairs = zip(self.gpu[i].tolist(), self.score[i].tolist(), strict=True)
-        return tuple(Candidate(*self._where[gpu], score) for gpu, score in pairs if gpu >= 0)
+        return tuple(Candidate(self._where[gpu][0], self._where[gpu][1], score) for gpu, score in pairs if gpu >= 0)
 
 
 def rank_gpus(state: ClusterState, instances: Iterable[Instance], *, k: int = 1, backend: str = "auto") -> GpuRanking:
@@ -132,7 +132,8 @@ def _question(chooser: Chooser, instances: list[Instance], k: int) -> RankQuesti
     gpus[OPENED] = np.where(b.held > 0, -1.0, opened[b.node_of])
     demands, first = [], [0]
     for instance in instances:
-        for number, each in enumerate((instance, *instance.alternatives)):
+        every: tuple[Instance | Configuration, ...] = (instance, *instance.alternatives)
+        for number, each in enumerate(every):
             demands.append((each.request_milli, each.limit_milli, each.memory_mib, min(number, 1023)))
         first.append(len(demands))
     return RankQuestion(gpus, np.array(demands, np.float64).reshape(-1, 4), np.array(first, np.int64), k)

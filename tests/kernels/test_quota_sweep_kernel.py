@@ -1,4 +1,4 @@
-"""The sweep kernels: their arithmetic, their pruning against every cell, and CUDA C++ against the CPU path bit for bit."""
+"""The sweep kernels: their arithmetic, their pruning against every cell, CUDA C++ against the CPU bit for bit."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def fronts_by_cuda(rows: SweepRows, schedule: int) -> SweepFronts:
 
 
 def assert_same(mine: SweepCells | SweepFronts, theirs: SweepCells | SweepFronts) -> None:
-    for name, ours, reference in zip(mine._fields, mine, theirs, strict=True):
+    for name, ours, reference in zip(mine._fields, mine.columns, theirs.columns, strict=True):
         if name != "evaluated":
             assert np.array_equal(ours, reference, equal_nan=ours.dtype.kind == "f"), name
 
