@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ class SweepRows(NamedTuple):
     """R rows (a function on a GPU type), each searched at Q quantiles and N budgets over one grid.
 
     `models` (R, 6) as (L, h, m, w, d, p); `covariances` (R, 21) of their logs in units of the noise variance, packed by
-    `packed`, or (R, 0) where the mean decides; `errors` (R, 3) as (scatter, leverage cap, floor); `levels` (R, Q), the k
+    `packed`, or (R, 0) where the mean decides; `errors` (R, 3) as (scatter, leverage cap, floor); `levels` (R, Q), k
     of the bound t exp(k sigma); `budgets` (R, N) in ms; ascending `batches` (B,), `shares` (S,) and `limits` (L,), the
     last two in milli-GPU, all float64; `saturation`, the part of a whole GPU's throughput at which a limit is enough.
     """
@@ -66,6 +66,11 @@ class SweepCells(NamedTuple):
     predicted: Floats
     evaluated: NDArray[np.int64]
 
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """The fields, as arrays of any kind."""
+        return (self.chosen, self.predicted, self.evaluated)
+
 
 class SweepFronts(NamedTuple):
     """The Pareto fronts: `batch` (R, Q, N, S) int16, the index of the batch at each share or -1; `latency` there in ms;
@@ -76,6 +81,11 @@ class SweepFronts(NamedTuple):
     latency: Floats
     saturating: NDArray[np.int16]
     evaluated: NDArray[np.int64]
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """The fields, as arrays of any kind."""
+        return (self.batch, self.latency, self.saturating, self.evaluated)
 
 
 def packed(covariances: Floats) -> Floats:

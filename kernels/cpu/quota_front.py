@@ -87,7 +87,7 @@ def fronts_serial(
     shares: Floats, limits: Floats, saturation: float, fronts: Shorts, latencies: Floats, saturating: Shorts,
     evaluated: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Fill `fronts` and `latencies` (R, Q, N, S): batch index or -1 and its latency; `saturating` (R, B): limit index."""
+    """Fill `fronts` and `latencies` (R, Q, N, S): batch index or -1, its latency; `saturating` (R, B): limit index."""
     log_shares, log_limits = logs_of_shares(shares), logs_of_shares(limits)
     for r in range(models.shape[0]):
         evaluated[r] = front_of_row(

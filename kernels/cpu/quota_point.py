@@ -34,13 +34,13 @@ NEAR = 1e-9
 """Relative margin by which the inverse of the roofline is distrusted; rounding stays far below it."""
 
 SLACK = 1e-12
-"""What rounding may take from 1 - (L/R)^p - (d b/R)^p, and more."""
+"""What rounding may take from R = T - h b, in parts of T, and from 1 - (F / R)^p; and more."""
 
 
 @inlined
 def log_or_zero(x: float) -> float:
     """log x, or `LOG_ZERO` where x is zero."""
-    logarithm = log_of(x)  # before the choice, which then needs no branch
+    logarithm: float = log_of(x)  # before the choice, which then needs no branch
     return logarithm if x > 0.0 else LOG_ZERO
 
 
@@ -66,7 +66,7 @@ def log_norm_of(sharpness: float, root: float, log_x: float, log_y: float) -> fl
 @compiled_ieee
 def latency_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, log_share: float) -> float:
     """t(b, s) in ms."""
-    return c[HOST] * batch + exp_of(log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share))
+    return float(c[HOST]) * batch + exp_of(log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share))
 
 
 @inlined
@@ -77,7 +77,7 @@ def least_share_of(
 
     `formulas.roofline_least_share`, less what rounding might have added to it.
     """
-    rest = budget_ms - host_ms * batch
+    rest = (budget_ms - host_ms * batch) + budget_ms * SLACK
     log_rest = log_of(rest)
     left = (1.0 - exp_of(sharpness * (log_floor - log_rest))) + SLACK
     share = exp_of((log_work - log_rest) - log_of(left) * root) * (1.0 - NEAR)
@@ -85,9 +85,7 @@ def least_share_of(
 
 
 @compiled_ieee
-def least_share_at(
-    c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, budget_ms: float
-) -> float:
+def least_share_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, budget_ms: float) -> float:
     """`least_share_of` a row of constants."""
     return least_share_of(c[HOST], c[SHARPNESS], c[ROOT], batch, log_work, log_floor, budget_ms)
 

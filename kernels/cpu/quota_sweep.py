@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
 from dilu_core.kernels.cpu.quota_point import (
-    COMPUTE,
     BANDWIDTH,
+    COMPUTE,
     FIXED,
     HOST,
     LOG_LAUNCH,
+    N_CONSTANTS,
     ROOT,
     SHARPNESS,
-    N_CONSTANTS,
     bound_factor_at,
     fill_constants,
     latency_at,
@@ -249,11 +249,16 @@ PARALLEL_FROM = 4_000
 """Searches from which threads repay their start."""
 
 
+def threads(rows: SweepRows) -> int:
+    """How many threads `sweep_quotas` takes for it."""
+    return int(numba.get_num_threads()) if rows.searches >= PARALLEL_FROM else 1
+
+
 def sweep_quotas(rows: SweepRows) -> SweepCells:
     """The best cell of every search, on one core or, where that pays, on all."""
     cells = SweepCells(
         np.empty((*rows.shape, 3), np.int32), np.empty((*rows.shape, 2)), np.empty(rows.models.shape[0], np.int64)
     )
-    run = sweep_parallel if rows.searches >= PARALLEL_FROM else sweep_serial
+    run = sweep_parallel if threads(rows) > 1 else sweep_serial
     run(*rows, *cells)
     return cells

@@ -45,7 +45,7 @@ __device__ __forceinline__ double latency_at(const Row& row, const Batch& batch,
 }
 
 __device__ __forceinline__ double least_share_at(const Row& row, const Batch& batch, double budget_ms) {
-    const double rest = budget_ms - row.host * batch.size;
+    const double rest = (budget_ms - row.host * batch.size) + budget_ms * SLACK;
     const double log_rest = log_of(rest);
     const double left = (1.0 - exp_of(row.sharpness * (batch.log_floor - log_rest))) + SLACK;
     const double share = exp_of((batch.log_work - log_rest) - log_of(left) * row.root) * (1.0 - NEAR);

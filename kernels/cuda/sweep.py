@@ -1,7 +1,7 @@
 """The quota sweep on a GPU: launches `quota_sweep.cu`, in chunks of rows where memory is short.
 
-Answers equal those of `kernels.cpu.quota_sweep` and `kernels.cpu.quota_front` index for index and bit for bit: both sides
-do the same IEEE 754 operations in the same order (`kernels.cpu.elementary`).
+Answers equal those of `kernels.cpu.quota_sweep` and `kernels.cpu.quota_front` index for index and bit for bit: both
+sides do the same IEEE 754 operations in the same order (`kernels.cpu.elementary`).
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class OnDevice:
         warps = warps_per_block(_BYTES_BEST, n_batches)
         self._launch(
             "sweep_best", -(-count // warps), warps * _WARP, warps * n_batches * _BYTES_BEST,
-            *question, shares, self.log_shares, self.with_bound, *self.sizes, np.int32(n_batches), np.int32(shares.size),
-            *self.span, self.cells, self.evaluated,
+            *question, shares, self.log_shares, self.with_bound, *self.sizes, np.int32(n_batches),
+            np.int32(shares.size), *self.span, self.cells, self.evaluated,
         )  # fmt: skip
         blocks = -(-count // 128)
         self._launch(
@@ -101,8 +101,8 @@ class OnDevice:
         warps = warps_per_block(_BYTES_FRONT, n_batches)
         self._launch(
             "sweep_fronts", -(-count // warps), warps * _WARP, warps * n_batches * _BYTES_FRONT,
-            models, covariances, errors, levels, budgets, batches, shares, self.log_shares, self.with_bound, *self.sizes,
-            np.int32(n_batches), np.int32(shares.size), *self.span, self.front, self.front_ms, self.evaluated,
+            models, covariances, errors, levels, budgets, batches, shares, self.log_shares, self.with_bound,
+            *self.sizes, np.int32(n_batches), np.int32(shares.size), *self.span, self.front, self.front_ms, self.evaluated,
         )  # fmt: skip
         self._launch(
             "sweep_saturation", -(-self.saturating.size // 128), 128, 0, models, batches, limits, self.log_limits,
@@ -124,6 +124,11 @@ class OnDevice:
         self.compiled.function(name)((blocks,), (threads,), arguments, shared_mem=shared)
 
 
+def on_device(rows: SweepRows) -> OnDevice:
+    """`rows` on the GPU, its kernels compiled. Raises `BackendUnavailableError` where there is none."""
+    return OnDevice(rows, module("quota_sweep"))
+
+
 def sweep_quotas(rows: SweepRows) -> tuple[SweepCells, RunRecord]:
     """`kernels.cpu.quota_sweep.sweep_quotas` on the GPU. Raises `BackendUnavailableError` where there is none."""
     compiled, compile_s = _compiled()
@@ -135,7 +140,7 @@ def sweep_quotas(rows: SweepRows) -> tuple[SweepCells, RunRecord]:
         device = OnDevice(rows.select(slice(start, stop)), compiled)
         device.make_room_for_cells()
         device.best()
-        for whole, part in zip(cells, device.fetch_cells(), strict=True):
+        for whole, part in zip(cells.columns, device.fetch_cells().columns, strict=True):
             whole[start:stop] = part
 
     chunks = in_chunks(rows.models.shape[0], _bytes_of_row(rows, 28), run) if rows.searches else 0
@@ -147,14 +152,17 @@ def sweep_fronts(rows: SweepRows) -> tuple[SweepFronts, RunRecord]:
     compiled, compile_s = _compiled()
     count, shape = rows.models.shape[0], (*rows.shape, rows.shares.size)
     fronts = SweepFronts(
-        np.empty(shape, np.int16), np.empty(shape), np.empty((count, rows.batches.size), np.int16), np.empty(count, np.int64)
+        np.empty(shape, np.int16),
+        np.empty(shape),
+        np.empty((count, rows.batches.size), np.int16),
+        np.empty(count, np.int64),
     )
 
     def run(start: int, stop: int) -> None:
         device = OnDevice(rows.select(slice(start, stop)), compiled)
         device.make_room_for_fronts()
         device.fronts()
-        for whole, part in zip(fronts, device.fetch_fronts(), strict=True):
+        for whole, part in zip(fronts.columns, device.fetch_fronts().columns, strict=True):
             whole[start:stop] = part
 
     chunks = in_chunks(count, _bytes_of_row(rows, 10 * rows.shares.size), run) if rows.searches else 0
@@ -182,7 +190,7 @@ def _bytes_of_row(rows: SweepRows, bytes_each: int) -> int:
 def _agrees_with_the_cpu() -> None:
     rows = example_rows(24)
     for mine, theirs in ((sweep_quotas(rows)[0], cells_on_cpu(rows)), (sweep_fronts(rows)[0], fronts_on_cpu(rows))):
-        for name, ours, reference in zip(mine._fields, mine, theirs, strict=True):
+        for name, ours, reference in zip(mine._fields, mine.columns, theirs.columns, strict=True):
             if name != "evaluated" and not np.array_equal(ours, reference, equal_nan=ours.dtype.kind == "f"):
                 raise AssertionError(f"{name} differs at {np.argwhere(ours != reference)[:3].tolist()}")
 

@@ -80,7 +80,7 @@ class WhatIf(Sequence[PlacementDecision]):
         if self._scores is None:
             if self._count_changes() != self._changes:
                 raise StateError("the state has changed since what_if was asked; ask again for scores.")
-            self._scores = _score(self._chooser, self._instances)
+            self._scores = score_matrix(self._chooser, self._instances)
             self._scores.flags.writeable = False
         return self._scores
 
@@ -105,7 +105,7 @@ class WhatIf(Sequence[PlacementDecision]):
         return int(self._chooser.bookings.node_state[:, CHANGES].sum())
 
 
-def _score(chooser: Chooser, instances: tuple[Instance, ...]) -> Floats:
+def score_matrix(chooser: Chooser, instances: tuple[Instance, ...]) -> Floats:
     b = chooser.bookings
     scores = np.full((len(instances), b.held.size), np.nan)
     sizes = np.unique([kind.memory_mib for kind in b.cluster.gpu_types])
