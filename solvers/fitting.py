@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF, Calibration
-from dilu_core.kernels.cpu.roofline_fit import GREATEST_RATIO, LEAST_RATIO, fit_rooflines
+from dilu_core.kernels.cpu.roofline_fit import fit_rooflines
+from dilu_core.kernels.roofline_descent import GREATEST_RATIO, LEAST_RATIO
 from dilu_core.latency_fit import LatencyFit, TrainingFit
 from dilu_core.latency_prior import (
     BANDWIDTH,
