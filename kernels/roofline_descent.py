@@ -25,17 +25,15 @@ LEAST_RATIO, GREATEST_RATIO = 0.1, 3.0
 
 
 class Workspace(NamedTuple):
-    """Scratch of one descent: vectors (6,) and matrices (6, 6), of any content."""
+    """Scratch of one descent: vectors (6,) and a matrix (6, 6) of which the lower triangle counts; of any content."""
 
     gradient: NDArray[np.float64]
     tried_gradient: NDArray[np.float64]
+    logs: NDArray[np.float64]
     tried: NDArray[np.float64]
     step: NDArray[np.float64]
     slope: NDArray[np.float64]
-    newton: NDArray[np.float64]
-    tried_newton: NDArray[np.float64]
     tried_curvature: NDArray[np.float64]
-    factor: NDArray[np.float64]
 
 
 @compiled
@@ -48,18 +46,18 @@ def minimise(
     noise: float,
     center: NDArray[np.float64],
     precision: NDArray[np.float64],
+    trust: float,
     max_iterations: int,
     tolerance: float,
-    logs: NDArray[np.float64],
     curvature: NDArray[np.float64],
     work: Workspace,
 ) -> tuple[float, int, bool]:
-    """Descend from `logs`, in place; returns (C, iterations, converged) and leaves H at the end in `curvature`.
+    """Descend from `work.logs`, in place, under the prior `trust * precision`; returns (C, iterations, converged).
 
-    Converged is where the step would gain less than `tolerance` of C, by the quadratic model of it, or none does gain.
+    `curvature` (6, 6) is scratch as well. Converged is where the step would gain less than `tolerance` of C, by the quadratic model of it, or none does gain.
     """
-    gradient, tried_gradient, tried, step = work.gradient, work.tried_gradient, work.tried, work.step
-    newton, tried_newton, tried_curvature = work.newton, work.tried_newton, work.tried_curvature
+    logs, gradient = work.logs, work.gradient
+    tried, tried_gradient, tried_curvature = work.tried, work.tried_gradient, work.tried_curvature
     cost = objective(
         log_batch,
         log_share,
@@ -69,21 +67,23 @@ def minimise(
         noise,
         center,
         precision,
+        trust,
+        True,
         logs,
         gradient,
         curvature,
-        newton,
         work.slope,
     )
     damping = 1e-2
     for iteration in range(1, max_iterations + 1):
         gain, expected, tried_cost = -1.0, 0.0, cost
         for _ in range(_REFUSALS):
-            if damped_step(newton, gradient, damping, work.factor, step):
+            # the factor may stand where the next curvature will: it has served once the step is known
+            if damped_step(curvature, gradient, damping, tried_curvature, work.step):
                 expected = 0.0
                 for k in range(PARAMETERS):
-                    expected -= 0.5 * gradient[k] * step[k]
-                    tried[k] = logs[k] + max(-_STEP_CAP, min(_STEP_CAP, step[k]))
+                    expected -= 0.5 * gradient[k] * work.step[k]
+                    tried[k] = logs[k] + max(-_STEP_CAP, min(_STEP_CAP, work.step[k]))
                 tried_cost = objective(
                     log_batch,
                     log_share,
@@ -93,10 +93,11 @@ def minimise(
                     noise,
                     center,
                     precision,
+                    trust,
+                    True,
                     tried,
                     tried_gradient,
                     tried_curvature,
-                    tried_newton,
                     work.slope,
                 )
                 if tried_cost < cost:
@@ -111,7 +112,7 @@ def minimise(
         for k in range(PARAMETERS):
             logs[k], gradient[k] = tried[k], tried_gradient[k]
             for j in range(k + 1):
-                curvature[k, j], newton[k, j] = tried_curvature[k, j], tried_newton[k, j]
+                curvature[k, j] = tried_curvature[k, j]
         if gain >= 0.5 * expected:
             damping = max(0.1 * damping, 1e-9)
         elif gain < 0.1 * expected:
@@ -138,7 +139,7 @@ def estimated_noise(
     """Noise by the robust residuals at a minimum, with `belief` samples' worth of trust in `noise`.
 
     sigma^2 = (sum_i r_i^2 / sqrt(1 + (r_i / c)^2) + belief noise^2) / (n - n_used + belief), n_used the trace of the
-    data's part in H^-1 H: the parameters that the samples, not the prior, decided.
+    data's part in H^-1 H: the parameters that the samples, not the prior, decided. `curvature` is H.
     """
     bandwidth = logs[BANDWIDTH] if with_bandwidth else ABSENT
     sharpness = math.exp(logs[5])
@@ -155,7 +156,7 @@ def estimated_noise(
         if k == BANDWIDTH and not with_bandwidth:
             continue
         unit[k] = -1.0
-        damped_step(curvature, unit, 0.0, work.factor, column)
+        damped_step(curvature, unit, 0.0, work.tried_curvature, column)
         unit[k] = 0.0
         used += 1.0
         for j in range(PARAMETERS):
@@ -178,45 +179,23 @@ def fit_roofline(
     belief: float,
     max_iterations: int,
     tolerance: float,
-    trial: NDArray[np.float64],
     best: NDArray[np.float64],
-    weighed: NDArray[np.float64],
     curvature: NDArray[np.float64],
     work: Workspace,
 ) -> tuple[float, float, int, bool]:
     """Fit one function with samples (n,); returns (C, estimated noise, iterations in all, converged).
 
-    `starts` (S, 6) are offsets from the centre to start from. The start of least C, each gone down roughly, is finished
-    and polished with the prior precision times (estimated noise / noise)^2. Fills `best` (6,) and the lower triangle of
-    `curvature` (6, 6), in units of `noise`; `trial` (6,) and `weighed` (6, 6) are scratch.
+    `starts` (S, 6) are offsets from the centre to start from. The start of least C, each gone down roughly, is
+    finished, and polished with the prior precision times (estimated noise / noise)^2. Fills `best` (6,) and `curvature`
+    (6, 6), symmetric and in units of `noise`.
     """
-    least, estimate, iterations, settled = math.inf, noise, 0, False
-    for start in range(starts.shape[0]):
+    least, estimate, trust, iterations, settled = math.inf, noise, 1.0, 0, False
+    rough = starts.shape[0]
+    for stage in range(rough + 2):
         for k in range(PARAMETERS):
-            trial[k] = center[k] + (starts[start, k] if with_bandwidth or k != BANDWIDTH else 0.0)
-        cost, steps, _ = minimise(
-            log_batch,
-            log_share,
-            log_latency,
-            with_bandwidth,
-            corner,
-            noise,
-            center,
-            precision,
-            max_iterations,
-            _ROUGH,
-            trial,
-            curvature,
-            work,
-        )
-        iterations += steps
-        if cost < least:
-            least = cost
-            for k in range(PARAMETERS):
-                best[k] = trial[k]
-    ratio = 1.0
-    for polish in range(2):
-        if polish:
+            offset = starts[stage, k] if stage < rough and (with_bandwidth or k != BANDWIDTH) else 0.0
+            work.logs[k] = center[k] + offset if stage < rough else best[k]
+        if stage == rough + 1:
             estimate = estimated_noise(
                 log_batch,
                 log_share,
@@ -231,10 +210,8 @@ def fit_roofline(
                 work,
             )
             ratio = min(max(estimate / noise, LEAST_RATIO), GREATEST_RATIO)
-        for k in range(PARAMETERS):
-            for j in range(PARAMETERS):
-                weighed[k, j] = precision[k, j] * (ratio * ratio)
-        least, steps, settled = minimise(
+            trust = ratio * ratio
+        cost, steps, settled = minimise(
             log_batch,
             log_share,
             log_latency,
@@ -242,12 +219,36 @@ def fit_roofline(
             corner,
             noise,
             center,
-            weighed,
+            precision,
+            trust,
             max_iterations,
-            tolerance,
-            best,
+            _ROUGH if stage < rough else tolerance,
             curvature,
             work,
         )
         iterations += steps
+        if stage >= rough or cost < least:
+            least = cost
+            for k in range(PARAMETERS):
+                best[k] = work.logs[k]
+        if stage >= rough:
+            objective(
+                log_batch,
+                log_share,
+                log_latency,
+                with_bandwidth,
+                corner,
+                noise,
+                center,
+                precision,
+                trust,
+                False,
+                best,
+                work.gradient,
+                curvature,
+                work.slope,
+            )
+    for i in range(PARAMETERS):
+        for j in range(i):
+            curvature[j, i] = curvature[i, j]
     return least, estimate, iterations, settled

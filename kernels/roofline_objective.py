@@ -37,23 +37,24 @@ def objective(
     noise: float,
     center: NDArray[np.float64],
     precision: NDArray[np.float64],
+    trust: float,
+    newton: bool,
     logs: NDArray[np.float64],
     gradient: NDArray[np.float64],
     curvature: NDArray[np.float64],
-    newton: NDArray[np.float64],
     slope: NDArray[np.float64],
 ) -> float:
-    """C(q) at `logs`; fills `gradient` (6,) and the lower triangles of `curvature` and `newton` (6, 6); `slope` is scratch.
+    """C(q) at `logs` under the prior `trust * precision`; fills `gradient` (6,) and the lower triangle of `curvature`.
 
-    `curvature` is H; `newton` weighs sample i by 1 / (noise^2 (1 + (r_i / c)^2)^(3/2)), the second derivative of the
-    loss, which makes for better steps.
+    `curvature` (6, 6) is H; with `newton`, sample i weighs 1 / (noise^2 (1 + (r_i / c)^2)^(3/2)) in it, the second
+    derivative of the loss, which makes for better steps. `slope` (6,) is scratch.
     """
     bandwidth = logs[BANDWIDTH] if with_bandwidth else ABSENT
     sharpness = math.exp(logs[5])
     for k in range(PARAMETERS):
         gradient[k] = 0.0
-        for j in range(PARAMETERS):
-            curvature[k, j] = newton[k, j] = 0.0
+        for j in range(k + 1):
+            curvature[k, j] = 0.0
     cost = 0.0
     per_corner, per_noise = 1.0 / corner, 1.0 / (noise * noise)
     for i in range(log_batch.shape[0]):
@@ -65,26 +66,23 @@ def objective(
         bend = math.sqrt(1.0 + square)
         cost += square / (1.0 + bend)
         weight = per_noise / bend
-        second = weight / (bend * bend)
+        second = weight / (bend * bend) if newton else weight
         for k in range(PARAMETERS):
             gradient[k] += weight * residual * slope[k]
             for j in range(k + 1):
-                product = slope[k] * slope[j]
-                curvature[k, j] += weight * product
-                newton[k, j] += second * product
+                curvature[k, j] += second * (slope[k] * slope[j])
     cost *= corner * corner * per_noise
     for k in range(PARAMETERS):
         if k == BANDWIDTH and not with_bandwidth:
             gradient[k] = 0.0
             curvature[k, k] = 1.0
-            newton[k, k] = 1.0
             continue
         pull = 0.0
         for j in range(PARAMETERS):
-            pull += precision[k, j] * (logs[j] - center[j])
+            believed = precision[k, j] * trust
+            pull += believed * (logs[j] - center[j])
             if j <= k:
-                curvature[k, j] += precision[k, j]
-                newton[k, j] += precision[k, j]
+                curvature[k, j] += believed
         cost += 0.5 * pull * (logs[k] - center[k])
         gradient[k] += pull
     return cost

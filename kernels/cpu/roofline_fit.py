@@ -49,12 +49,9 @@ def fit_rooflines(
         np.empty(PARAMETERS),
         np.empty(PARAMETERS),
         np.empty(PARAMETERS),
-        np.empty(square),
-        np.empty(square),
-        np.empty(square),
+        np.empty(PARAMETERS),
         np.empty(square),
     )
-    trial, weighed, curvature = np.empty(PARAMETERS), np.empty(square), np.empty(square)
     for f in range(costs.shape[0]):
         low, high = first[f], first[f + 1]
         costs[f], noises[f], iterations[f], settled = fit_roofline(
@@ -70,13 +67,8 @@ def fit_rooflines(
             belief,
             max_iterations,
             tolerance,
-            trial,
             logs[f],
-            weighed,
-            curvature,
+            curvatures[f],
             work,
         )
         converged[f] = 1 if settled else 0
-        for i in range(PARAMETERS):
-            for j in range(i + 1):
-                curvatures[f, i, j] = curvatures[f, j, i] = curvature[i, j]
