@@ -54,7 +54,8 @@ def minimise(
 ) -> tuple[float, int, bool]:
     """Descend from `work.logs`, in place, under the prior `trust * precision`; returns (C, iterations, converged).
 
-    `curvature` (6, 6) is scratch as well. Converged is where the step would gain less than `tolerance` of C, by the quadratic model of it, or none does gain.
+    `curvature` (6, 6) is scratch as well. Converged is where the step would gain less than `tolerance` of C, by the
+    quadratic model of it, or none does gain.
     """
     logs, gradient = work.logs, work.gradient
     tried, tried_gradient, tried_curvature = work.tried, work.tried_gradient, work.tried_curvature

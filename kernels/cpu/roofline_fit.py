@@ -5,12 +5,37 @@ What is minimised, and how, stands in `kernels.roofline_objective` and `kernels.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.roofline_descent import Workspace, fit_roofline
 from dilu_core.kernels.roofline_objective import PARAMETERS
+
+
+class FitResults(NamedTuple):
+    """What `fit_rooflines` fills, in its order, one row per function."""
+
+    logs: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    noises: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.int64]
+
+
+def empty_results(count: int) -> FitResults:
+    """Room for the results of `count` functions."""
+    return FitResults(
+        np.empty((count, PARAMETERS)),
+        np.empty((count, PARAMETERS, PARAMETERS)),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count, np.int64),
+        np.empty(count, np.int64),
+    )
 
 
 @compiled

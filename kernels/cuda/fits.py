@@ -6,18 +6,21 @@ exponentials round otherwise there, so that objectives agree to rounding and par
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import float64
 from numpy.typing import NDArray
 
 from dilu_core.kernels.backend import RunRecord
-from dilu_core.kernels.cpu.roofline_fit import fit_rooflines
+from dilu_core.kernels.cpu.roofline_fit import empty_results, fit_rooflines
 from dilu_core.kernels.cuda.chunks import in_chunks
 from dilu_core.kernels.cuda.device import require_device
-from dilu_core.kernels.cuda.numba_kernels import NumbaKernel, cuda, numba_kernel
+from dilu_core.kernels.cuda.numba_kernels import cuda, launch, numba_kernel
 from dilu_core.kernels.cuda.selftest import self_test
 from dilu_core.kernels.roofline_descent import Workspace, fit_roofline
-from dilu_core.kernels.roofline_objective import PARAMETERS
+from dilu_core.kernels.roofline_objective import BANDWIDTH, PARAMETERS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -32,7 +35,7 @@ SIGNATURE = (
 )
 
 _SQUARE = (PARAMETERS, PARAMETERS)
-_BYTES_EACH = 8 * (2 * PARAMETERS + 2 * PARAMETERS * PARAMETERS + 6)  # of a function, without its samples
+_KEPT = (2 * PARAMETERS, BLOCK)
 
 
 def fit_kernel(
@@ -60,14 +63,17 @@ def fit_kernel(
     f = cuda.grid(1)
     if f >= costs.shape[0]:
         return
+    # what lives through the evaluation of the objective, but is not used in it, would spill from registers
+    kept = cuda.shared.array(_KEPT, float64)
+    thread = cuda.threadIdx.x
     work = Workspace(
-        cuda.local.array(PARAMETERS, float64),
-        cuda.local.array(PARAMETERS, float64),
-        cuda.local.array(PARAMETERS, float64),
-        cuda.local.array(PARAMETERS, float64),
-        cuda.local.array(PARAMETERS, float64),
-        cuda.local.array(PARAMETERS, float64),
-        cuda.local.array(_SQUARE, float64),
+        gradient=kept[:PARAMETERS, thread],
+        tried_gradient=cuda.local.array(PARAMETERS, float64),
+        logs=kept[PARAMETERS:, thread],
+        tried=cuda.local.array(PARAMETERS, float64),
+        step=cuda.local.array(PARAMETERS, float64),
+        slope=cuda.local.array(PARAMETERS, float64),
+        tried_curvature=cuda.local.array(_SQUARE, float64),
     )
     low, high = first[f], first[f + 1]
     cost, estimate, steps, settled = fit_roofline(
@@ -89,3 +95,79 @@ def fit_kernel(
     )
     costs[f], noises[f], iterations[f] = cost, estimate, steps
     converged[f] = 1 if settled else 0
+
+
+def device_kernels() -> dict[str, tuple[Callable[..., None], str]]:
+    """The kernels of this module by name, with the signatures they are compiled for."""
+    return {"fit": (fit_kernel, SIGNATURE)}
+
+
+def fit_rooflines_on_gpu(
+    log_batch: Floats,
+    log_share: Floats,
+    log_latency: Floats,
+    first: Integers,
+    with_bandwidth: Integers,
+    centers: Floats,
+    precisions: Floats,
+    starts: Floats,
+    corner: float,
+    noise: float,
+    belief: float,
+    max_iterations: int,
+    tolerance: float,
+    *results: NDArray[Any],
+) -> RunRecord:
+    """`kernels.cpu.roofline_fit.fit_rooflines`, arguments and all, on the GPU; returns what it ran on.
+
+    Raises `BackendUnavailableError` where there is no GPU, `DeviceMemoryError` where not one function fits it.
+    """
+    device = require_device()
+    kernel, compile_s = numba_kernel(fit_kernel, SIGNATURE)
+    count, most = first.size - 1, int(np.diff(first).max(initial=0))
+    per_function = (with_bandwidth, centers, precisions)
+    bytes_each = 24 * most + 8 + sum(each.nbytes // max(1, count) for each in (*per_function, *results))
+
+    def run(start: int, stop: int) -> None:
+        import cupy
+
+        rows = slice(int(first[start]), int(first[stop]))
+        samples = [cupy.asarray(column[rows]) for column in (log_batch, log_share, log_latency)]
+        offsets = cupy.asarray(first[start : stop + 1] - first[start])
+        priors = [cupy.asarray(column[start:stop]) for column in per_function]
+        found = [cupy.empty(column[start:stop].shape, column.dtype) for column in results]
+        numbers = (corner, noise, belief, max_iterations, tolerance)
+        launch(kernel, stop - start, BLOCK, (*samples, offsets, *priors, cupy.asarray(starts), *numbers, *found))
+        for column, part in zip(results, found, strict=True):
+            column[start:stop] = part.get()
+
+    chunks = in_chunks(count, bytes_each, run)
+    return RunRecord("cuda", device.name, chunks, compile_s)
+
+
+@self_test("fits")
+def _agrees_with_the_cpu() -> None:
+    """Sixteen functions with nine samples each: the same objectives to 1e-6, the same predictions to 1e-4."""
+    random = np.random.default_rng(0)
+    count, each = 16, 9
+    batch, share = random.choice([1.0, 2.0, 8.0, 32.0], (count, each)), random.integers(1, 11, (count, each)) / 10.0
+    log_latency = np.log(1.0 + batch / share) + 0.05 * random.standard_normal((count, each))
+    family = np.arange(count) % 2
+    precisions = np.tile(0.25 * np.eye(PARAMETERS), (count, 1, 1))
+    precisions[family == 0, BANDWIDTH, BANDWIDTH] = 0.0
+    inputs = (
+        np.log(batch).ravel(),
+        np.log(share).ravel(),
+        log_latency.ravel(),
+        np.arange(count + 1) * each,
+        family,
+        np.tile([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1], (count, 1)),
+        precisions,
+        np.zeros((1, PARAMETERS)),
+    )
+    numbers = (0.05, 0.05, 10.0, 200, 1e-10)
+    here, there = empty_results(count), empty_results(count)
+    fit_rooflines(*inputs, *numbers, *here)
+    fit_rooflines_on_gpu(*inputs, *numbers, *there)
+    np.testing.assert_allclose(there.costs, here.costs, rtol=1e-6)
+    np.testing.assert_allclose(there.noises, here.noises, rtol=1e-3)

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dilu_core.kernels.backend import BackendUnavailableError
@@ -19,28 +18,24 @@ except ImportError as error:
     ) from error
 
 
-@dataclass(frozen=True)
-class NumbaKernel:
-    """A compiled kernel; `compile_s` seconds went into it."""
-
-    dispatcher: Any
-    compile_s: float
-
-    def __call__(self, threads: int, block: int, arguments: Sequence[object]) -> None:
-        """Launches at least `threads` threads in blocks of `block`, on the default stream, without waiting."""
-        self.dispatcher[(threads + block - 1) // block, block](*arguments)
-
-
-_kernels: dict[tuple[int, Callable[..., None]], NumbaKernel] = {}
+_kernels: dict[tuple[int, Callable[..., None]], Any] = {}
 _compiling = threading.Lock()
 
 
-def numba_kernel(function: Callable[..., None], signature: str) -> NumbaKernel:
-    """`function` compiled for the current device and `signature`, such as "void(float64[::1], int64)"."""
+def numba_kernel(function: Callable[..., None], signature: str) -> tuple[Any, float]:
+    """`function` compiled for `signature` ("void(float64[::1], int64)") and this device, and the seconds that took.
+
+    0 where this process had compiled it before.
+    """
     key = (os.getpid(), function)
+    started = time.perf_counter()
     with _compiling:
-        if key not in _kernels:
-            started = time.perf_counter()
-            dispatcher = cuda.jit(signature)(function)
-            _kernels[key] = NumbaKernel(dispatcher, time.perf_counter() - started)
-        return _kernels[key]
+        if key in _kernels:
+            return _kernels[key], 0.0
+        _kernels[key] = cuda.jit(signature)(function)
+    return _kernels[key], time.perf_counter() - started
+
+
+def launch(kernel: Any, threads: int, block: int, arguments: Sequence[object]) -> None:
+    """Starts at least `threads` threads of `kernel` in blocks of `block`, on the default stream, without waiting."""
+    kernel[(threads + block - 1) // block, block](*arguments)

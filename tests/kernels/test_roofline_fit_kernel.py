@@ -44,7 +44,7 @@ def test_gradient_is_that_of_the_cost(seed: int, count: int, with_bandwidth: boo
     batch, share, logs_t = problem(seed, count)
     at = CENTER + np.random.default_rng(seed).standard_normal(6)
     gradient, scratch, scratch_slope = np.empty(6), np.empty(6), np.empty(6)
-    curvature, newton = np.empty((6, 6)), np.empty((6, 6))
+    newton = np.empty((6, 6))
     precision = prior(with_bandwidth)
 
     def cost(logs: NDArray[np.float64], out: NDArray[np.float64]) -> float:
@@ -57,9 +57,10 @@ def test_gradient_is_that_of_the_cost(seed: int, count: int, with_bandwidth: boo
             0.05,
             CENTER,
             precision,
+            1.0,
+            True,
             logs,
             out,
-            curvature,
             newton,
             scratch_slope,
         )
@@ -123,7 +124,7 @@ def test_minimum_is_stationary_and_curvature_symmetric() -> None:
     logs, curvatures, costs, _, converged = run(parts, 300)
     assert converged.all()
     for f, (batch, share, logs_t) in enumerate(parts):
-        gradient, curvature, newton = np.empty(6), np.empty((6, 6)), np.empty((6, 6))
+        gradient, curvature = np.empty(6), np.empty((6, 6))
         cost = objective(
             np.log(batch),
             np.log(share),
@@ -133,14 +134,16 @@ def test_minimum_is_stationary_and_curvature_symmetric() -> None:
             0.05,
             CENTER,
             prior(bool(f % 2)),
+            1.0,
+            False,
             logs[f],
             gradient,
             curvature,
-            newton,
             np.empty(6),
         )
         assert cost == pytest.approx(costs[f])
         np.testing.assert_allclose(curvatures[f], curvatures[f].T)
+        np.testing.assert_allclose(np.tril(curvatures[f]), np.tril(curvature))
         assert gradient @ np.linalg.solve(curvatures[f], gradient) < 1e-4 * (1.0 + cost)
 
 
