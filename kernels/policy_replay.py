@@ -8,7 +8,7 @@ expressions of `solvers.replay_measures`. One text for the CPU kernel and a GPU 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,15 @@ from dilu_core.kernels.policy_step import (
     BASE_LATENCY_MS,
     CAPACITY_RPS,
     COLD_STEPS,
+    IS_LAZY,
+    LEAN,
     LIMIT_MILLI,
     MAX_INSTANCES,
     MIN_INSTANCES,
+    PARAMETERS,
     REQUEST_MILLI,
     SLO_MS,
+    WINDOW_S,
     forget,
     policy_step,
 )
@@ -34,6 +38,7 @@ GPU_S_RESERVED, GPU_S_BORROWED, LATE, COLD_STARTS, FLIPS, FIGURES = range(6)
 """Columns of the figures: GPU-seconds, requests above the SLO, instances launched, changes of direction."""
 
 _ROUNDING = 1e-9  # as in `solvers.replay`: a latency of exactly the SLO meets it
+_LAZY = (40.0, 20.0, 30.0)  # of a sample problem: seconds, and how many of them add or remove an instance
 _BEYOND_MEASURE = 1e12  # as in `dilu_core.coscaling.policy`
 
 
@@ -195,3 +200,54 @@ def replay_one(
     figures[LATE] = late
     figures[COLD_STARTS] = cold_starts
     figures[FLIPS] = flips
+
+
+def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> tuple[Any, ...]:
+    """The arguments of `replay_pairs` but for the pairs and the figures: noisy loads in steps of 1 s, both rules.
+
+    No figure of it is round, so that nothing hangs on the last bit: what a self-test needs.
+    """
+    random = np.random.default_rng(seed)
+    traces = [40.0 * random.uniform(0.5, 1.5, each) + 30.0 * np.sin(np.arange(each) / 29.0) ** 2 for each in seconds]
+    params = np.empty((sets, PARAMETERS))
+    params[:] = (
+        9.7,
+        300.0,
+        600.0,
+        803.0,
+        101.0,
+        1.0,
+        40.0,
+        0.0,
+        1.2,
+        0.5,
+        2.0,
+        9.3,
+        60.0,
+        0.8,
+        7.0,
+        *_LAZY,
+        300.0,
+        600.0,
+        10.0,
+    )
+    params[:, IS_LAZY] = np.arange(sets) % 4 == 0
+    params[:, LEAN] = np.linspace(1.0, 1.6, sets)
+    params[:, WINDOW_S] = 20.0 + 7.0 * (np.arange(sets) % 9)
+    ends = np.cumsum([0, *seconds])
+    return (
+        params,
+        ends,
+        ends,
+        np.concatenate(traces),
+        np.concatenate([np.append(0.0, np.cumsum(each)) for each in traces]),
+        np.concatenate(traces),
+        random.integers(0, 400, int(ends[-1])),
+        np.array([each[:10].mean() for each in traces]),
+        np.empty(0),
+        1.0,
+        1,
+        -1,
+        40,
+        12,
+    )

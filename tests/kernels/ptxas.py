@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -73,7 +74,10 @@ def from_numba(function: Callable[..., None], signature: str, architecture: str)
     types, _ = normalize_signature(signature)
     from numba.cuda.compiler import compile as compiled_for
 
-    ptx, _ = compiled_for(function, types, cc=capability, device=False, output="ptx", abi="numba", fastmath=False)
+    # functions that the kernel calls are compiled for "the current device", which a machine without a driver lacks
+    with mock.patch("numba.cuda.dispatcher.get_current_device") as current:
+        current.return_value.compute_capability = capability
+        ptx, _ = compiled_for(function, types, cc=capability, device=False, output="ptx", abi="numba", fastmath=False)
     handle = ctypes.c_void_p()
     flags = [f"-arch={architecture}".encode(), b"-verbose", b"-Xptxas=-v"]
     text = ptx.encode() + b"\0"
