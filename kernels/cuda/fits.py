@@ -145,29 +145,25 @@ def fit_rooflines_on_gpu(
     return RunRecord("cuda", device.name, chunks, compile_s)
 
 
-@self_test("fits")
-def _agrees_with_the_cpu() -> None:
-    """Sixteen functions with nine samples each: the same objectives to 1e-6, the same predictions to 1e-4."""
-    random = np.random.default_rng(0)
-    count, each = 16, 9
+def sample_problem(count: int, each: int, *, seed: int = 0) -> tuple[Any, ...]:
+    """The arguments of `fit_rooflines` but for the results: `count` functions, two families, `each` noisy samples."""
+    random = np.random.default_rng(seed)
     batch, share = random.choice([1.0, 2.0, 8.0, 32.0], (count, each)), random.integers(1, 11, (count, each)) / 10.0
     log_latency = np.log(1.0 + batch / share) + 0.05 * random.standard_normal((count, each))
     family = np.arange(count) % 2
     precisions = np.tile(0.25 * np.eye(PARAMETERS), (count, 1, 1))
     precisions[family == 0, BANDWIDTH, BANDWIDTH] = 0.0
-    inputs = (
-        np.log(batch).ravel(),
-        np.log(share).ravel(),
-        log_latency.ravel(),
-        np.arange(count + 1) * each,
-        family,
-        np.tile([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1], (count, 1)),
-        precisions,
-        np.zeros((1, PARAMETERS)),
-    )
-    numbers = (0.05, 0.05, 10.0, 200, 1e-10)
-    here, there = empty_results(count), empty_results(count)
-    fit_rooflines(*inputs, *numbers, *here)
-    fit_rooflines_on_gpu(*inputs, *numbers, *there)
+    centers = np.tile([-1.0, -4.5, -3.0, -3.0, -4.0, 1.1], (count, 1))
+    samples = (np.log(batch).ravel(), np.log(share).ravel(), log_latency.ravel(), np.arange(count + 1) * each)
+    return (*samples, family, centers, precisions, np.zeros((1, PARAMETERS)), 0.05, 0.05, 10.0, 200, 1e-10)
+
+
+@self_test("fits")
+def _agrees_with_the_cpu() -> None:
+    """Sixteen functions with nine samples each: the same objectives to 1e-6, and the same estimated noise to 1e-3."""
+    arguments = sample_problem(16, 9)
+    here, there = empty_results(16), empty_results(16)
+    fit_rooflines(*arguments, *here)
+    fit_rooflines_on_gpu(*arguments, *there)
     np.testing.assert_allclose(there.costs, here.costs, rtol=1e-6)
     np.testing.assert_allclose(there.noises, here.noises, rtol=1e-3)
