@@ -6,7 +6,7 @@ exponentials round otherwise there, so that objectives agree to rounding and par
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ SIGNATURE = (
     "float64[::1], int64[::1], int64[::1])"
 )
 
+_INPUTS = 13  # arguments of `fit_rooflines` before its results
 _SQUARE = (PARAMETERS, PARAMETERS)
 _KEPT = (2 * PARAMETERS, BLOCK)
 
@@ -102,47 +103,45 @@ def device_kernels() -> dict[str, tuple[Callable[..., None], str]]:
     return {"fit": (fit_kernel, SIGNATURE)}
 
 
-def fit_rooflines_on_gpu(
-    log_batch: Floats,
-    log_share: Floats,
-    log_latency: Floats,
-    first: Integers,
-    with_bandwidth: Integers,
-    centers: Floats,
-    precisions: Floats,
-    starts: Floats,
-    corner: float,
-    noise: float,
-    belief: float,
-    max_iterations: int,
-    tolerance: float,
-    *results: NDArray[Any],
-) -> RunRecord:
+def fit_rooflines_on_gpu(*arguments: Any) -> RunRecord:
     """`kernels.cpu.roofline_fit.fit_rooflines`, arguments and all, on the GPU; returns what it ran on.
 
     Raises `BackendUnavailableError` where there is no GPU, `DeviceMemoryError` where not one function fits it.
     """
     device = require_device()
     kernel, compile_s = numba_kernel(fit_kernel, SIGNATURE)
+    first, results = arguments[3], arguments[_INPUTS:]
     count, most = first.size - 1, int(np.diff(first).max(initial=0))
-    per_function = (with_bandwidth, centers, precisions)
-    bytes_each = 24 * most + 8 + sum(each.nbytes // max(1, count) for each in (*per_function, *results))
+    rows = sum(column.nbytes for column in (*arguments[4:7], *results))
 
     def run(start: int, stop: int) -> None:
-        import cupy
-
-        rows = slice(int(first[start]), int(first[stop]))
-        samples = [cupy.asarray(column[rows]) for column in (log_batch, log_share, log_latency)]
-        offsets = cupy.asarray(first[start : stop + 1] - first[start])
-        priors = [cupy.asarray(column[start:stop]) for column in per_function]
-        found = [cupy.empty(column[start:stop].shape, column.dtype) for column in results]
-        numbers = (corner, noise, belief, max_iterations, tolerance)
-        launch(kernel, stop - start, BLOCK, (*samples, offsets, *priors, cupy.asarray(starts), *numbers, *found))
+        start_kernel, found = _prepared(kernel, arguments, start, stop)
+        start_kernel()
         for column, part in zip(results, found, strict=True):
             column[start:stop] = part.get()
 
-    chunks = in_chunks(count, bytes_each, run)
+    chunks = in_chunks(count, 24 * most + 8 + rows // max(1, count), run)
     return RunRecord("cuda", device.name, chunks, compile_s)
+
+
+def on_device(*arguments: Any) -> Callable[[], None]:
+    """A function that fits what `fit_rooflines` is given, from inputs on the device to results that stay there."""
+    require_device()
+    kernel, _ = numba_kernel(fit_kernel, SIGNATURE)
+    return _prepared(kernel, arguments, 0, arguments[3].size - 1)[0]
+
+
+def _prepared(kernel: Any, arguments: Sequence[Any], start: int, stop: int) -> tuple[Callable[[], None], list[Any]]:
+    """The launch for functions `start` to `stop`, inputs copied, and the device arrays that it will fill."""
+    import cupy
+
+    first, starts = arguments[3], arguments[7]
+    samples = [cupy.asarray(column[int(first[start]) : int(first[stop])]) for column in arguments[:3]]
+    offsets = cupy.asarray(first[start : stop + 1] - first[start])
+    priors = [cupy.asarray(column[start:stop]) for column in arguments[4:7]]
+    found = [cupy.empty(column[start:stop].shape, column.dtype) for column in arguments[_INPUTS:]]
+    columns = (*samples, offsets, *priors, cupy.asarray(starts), *arguments[8:_INPUTS], *found)
+    return lambda: launch(kernel, stop - start, BLOCK, columns), found
 
 
 def sample_problem(count: int, each: int, *, seed: int = 0) -> tuple[Any, ...]:

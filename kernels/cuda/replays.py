@@ -6,7 +6,8 @@ parameter sets of one trace, so they read the same arrivals; their scratch lies 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numba import float64
@@ -25,6 +26,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BLOCK = 128
+
+_COLUMNS = 9  # arguments of `replay_pairs`, from `params` on, that are arrays
 
 SIGNATURE = (
     "void(int64, float64[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], int64[::1], "
@@ -88,44 +91,52 @@ def device_kernels() -> dict[str, tuple[Callable[..., None], str]]:
     return {"replay": (replay_kernel, SIGNATURE)}
 
 
-def replay_pairs_on_gpu(
-    params: Floats,
-    first: Integers,
-    first_period: Integers,
-    arrivals: Floats,
-    arrived: Floats,
-    told_rps: Floats,
-    spare_milli: Integers,
-    first_look_rps: Floats,
-    rates: Floats,
-    step_s: float,
-    per_control: int,
-    initial: int,
-    samples: int,
-    launches: int,
-    figures: Floats,
-) -> RunRecord:
-    """All pairs of `kernels.cpu.policy_replay.replay_pairs`, arguments as there; returns what they ran on.
+def replay_pairs_on_gpu(*arguments: Any) -> RunRecord:
+    """All pairs of `kernels.cpu.policy_replay.replay_pairs`, arguments from `params` on; returns what they ran on.
 
     Raises `BackendUnavailableError` where there is no GPU, `DeviceMemoryError` where not one pair fits it.
     """
     device = require_device()
     kernel, compile_s = numba_kernel(replay_kernel, SIGNATURE)
-    import cupy
-
-    columns = (params, first, first_period, arrivals, arrived, told_rps, spare_milli, first_look_rps, rates)
-    shared = [cupy.asarray(column) for column in columns]
+    samples, launches, figures = arguments[-3:]
+    columns = _copied(arguments)
 
     def run(start: int, stop: int) -> None:
-        scratch = [cupy.empty((room, stop - start)) for room in (samples, MOST_PEAKS)]
-        scratch += [cupy.empty((launches, stop - start), np.int64) for _ in range(2)]
-        found = cupy.empty((stop - start, FIGURES))
-        launch(kernel, stop - start, BLOCK, (start, *shared, step_s, per_control, initial, *scratch, found))
+        start_kernel, found = _prepared(kernel, arguments, columns, start, stop)
+        start_kernel()
         figures[start:stop] = found.get()
 
     bytes_each = 8 * (samples + MOST_PEAKS + 2 * launches + FIGURES)
     chunks = in_chunks(figures.shape[0], bytes_each, run)
     return RunRecord("cuda", device.name, chunks, compile_s)
+
+
+def on_device(*arguments: Any) -> Callable[[], None]:
+    """A function that replays all pairs, from inputs on the device to figures that stay there."""
+    require_device()
+    kernel, _ = numba_kernel(replay_kernel, SIGNATURE)
+    return _prepared(kernel, arguments, _copied(arguments), 0, arguments[-1].shape[0])[0]
+
+
+def _copied(arguments: Sequence[Any]) -> list[Any]:
+    """The parameter sets and traces on the device: every pair reads them."""
+    import cupy
+
+    return [cupy.asarray(column) for column in arguments[:_COLUMNS]]
+
+
+def _prepared(
+    kernel: Any, arguments: Sequence[Any], columns: Sequence[Any], start: int, stop: int
+) -> tuple[Callable[[], None], Any]:
+    """The launch for pairs `start` to `stop` and the device array that it will fill."""
+    import cupy
+
+    samples, launches = arguments[-3:-1]
+    scratch = [cupy.empty((room, stop - start)) for room in (samples, MOST_PEAKS)]
+    scratch += [cupy.empty((launches, stop - start), np.int64) for _ in range(2)]
+    found = cupy.empty((stop - start, FIGURES))
+    every = (start, *columns, *arguments[_COLUMNS:-3], *scratch, found)
+    return lambda: launch(kernel, stop - start, BLOCK, every), found
 
 
 @self_test("replays")
