@@ -78,8 +78,8 @@ class _Fits:
         assert alike > 0.995, f"only {alike:.2%} of the objectives agree to 1e-6; the worst is {apart.max():.1e} apart"
         steps = int(self.there.iterations.sum()) / int(self.here.iterations.sum())
         return (
-            f"{alike:.3%} of {self.count:,} objectives agree to 1e-6 (worst {apart.max():.1e}); log parameters apart by "
-            f"{np.quantile(logs, 0.99):.1e} at the 99th percentile; {steps:.4f} of the CPU's iterations"
+            f"{alike:.3%} of {self.count:,} objectives agree to 1e-6 (worst {apart.max():.1e}); log parameters apart "
+            f"by {np.quantile(logs, 0.99):.1e} at the 99th percentile; {steps:.4f} of the CPU's iterations"
         )
 
     def cuda(self) -> RunRecord:
