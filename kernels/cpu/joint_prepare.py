@@ -181,15 +181,15 @@ def drop_losing(
                 near += 1
         kept = 0
         for k in range(near):
-            # Earlier in the list is earlier among the options; what was left out is dominated by what is kept.
             dominated = False
-            for other in range(near):
-                if fits(load[i, k], load[i, other]) and (
-                    gain[i, other] > gain[i, k] or (gain[i, other] == gain[i, k] and other < k)
-                ):
+            for earlier in range(kept):
+                if gain[i, earlier] >= gain[i, k] and fits(load[i, k], load[i, earlier]):
                     dominated = True
                     break
-            count[i] = kept
+            for later in range(k + 1, near):
+                if dominated:
+                    break
+                dominated = gain[i, later] > gain[i, k] and fits(load[i, k], load[i, later])
             if not dominated:
                 option[i, kept], gain[i, kept] = option[i, k], gain[i, k]
                 load[i, kept], loss[i, kept] = load[i, k], loss[i, k]
