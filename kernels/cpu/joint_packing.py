@@ -15,8 +15,8 @@ from dilu_core.kernels.cpu.compiled import inlined
 FIELD_BITS = 21
 """Bits from one weight to the next: 20 of the number and its guard."""
 
-LARGEST_CAPACITY = (1 << (FIELD_BITS - 1)) - 1
-"""The greatest capacity of a dimension: 1,048,575 (memory in MiB: one TiB)."""
+LARGEST_CAPACITY = (1 << (FIELD_BITS - 1)) - 2
+"""The greatest capacity of a dimension, 1,048,574 (memory in MiB: one TiB); one more marks what fits nowhere."""
 
 _GUARDS = (1 << 20) | (1 << 41) | (1 << 62)
 
