@@ -1,4 +1,4 @@
-"""Work cut into pieces that fit the device's memory, smaller ones where the device refuses, an error where none fits."""
+"""Work cut into pieces that fit the device's memory: smaller where the device refuses, an error where none fits."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def in_chunks(count: int, bytes_each: int, run: Callable[[int, int], None], *, m
         memory.release()  # after the handler has let go of the failed call's arrays
         if stop - start == 1:
             raise DeviceMemoryError(
-                f"one item of the work needs {bytes_each:,} bytes on the device, which has {memory.free_bytes():,} free; "
-                "free memory on the GPU or use backend='cpu'."
+                f"one item of the work needs {bytes_each:,} bytes on the device, which has {memory.free_bytes():,} "
+                "free; free memory on the GPU or use backend='cpu'."
             )
         largest = (stop - start) // 2
     return chunks

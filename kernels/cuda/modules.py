@@ -68,7 +68,7 @@ def _compiled(cupy: Any, source: str) -> Module:
 
 
 def _headers_checksum() -> int:
-    """A number that changes with any header beside the sources: CuPy's cache on disk knows only the source's own text."""
+    """A number that changes with any header beside the sources: CuPy's cache on disk knows the source's text only."""
     checksum = 0
     for header in sorted(FOLDER.glob("*.cuh")):
         checksum = zlib.crc32(header.read_bytes(), checksum)

@@ -50,9 +50,9 @@ def ensure_tested(kernel: str) -> None:
 
 
 def _failure(kernel: str) -> str:
-    """How the self-test of `kernel` fails, or ""; any exception on the way is a failure of the device, not of the call."""
-    importlib.import_module(f"dilu_core.kernels.cuda.{kernel}")
+    """How the self-test of `kernel` fails, or ""; any exception on the way is a failure of the device."""
     try:
+        importlib.import_module(f"dilu_core.kernels.cuda.{kernel}")
         _tests[kernel]()
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -30,7 +30,9 @@ SCHEDULES = (0, 1, 2)
 """In order, in reverse, random."""
 
 _FLAGS = ("-std=gnu++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE")
-_KERNEL = re.compile(r"__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)")
+_KERNEL = re.compile(
+    r"__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)"
+)
 _DYNAMIC = re.compile(
     r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s+(\w+)\s*\[\s*\]\s*;"
 )
@@ -104,7 +106,9 @@ def _guarded(kernel: str, index: int, parameter: str, value: Any) -> _Argument:
     kind = parameter.removeprefix(pointer)
     expected = np.ndarray if pointer else np.generic
     if not isinstance(value, expected):
-        raise TypeError(f"{kernel}: argument {index} is {type(value).__name__}; expected a {expected.__name__} of {kind}.")
+        raise TypeError(
+            f"{kernel}: argument {index} is {type(value).__name__}; expected a {expected.__name__} of {kind}."
+        )
     if pointer and not value.flags.c_contiguous:
         raise TypeError(f"{kernel}: argument {index} is not contiguous.")
     if f"{value.dtype.kind}{value.dtype.itemsize}" != kind and kind[0] != "V":
@@ -119,7 +123,9 @@ def build(source: Path, entry: str) -> CpuKernel:
     folder. Raises `CudaOnCpuError` with the compiler's messages.
     """
     text = source.read_text(encoding="utf-8")
-    entries = _KERNEL.findall(re.sub(r"template\s*<[^>]*>\s*(extern[^_]*)?__global__[^(]*(\([^)]*\)\s*void[^(]*)?", "", text))
+    entries = _KERNEL.findall(
+        re.sub(r"template\s*<[^>]*>\s*(extern[^_]*)?__global__[^(]*(\([^)]*\)\s*void[^(]*)?", "", text)
+    )
     if entry not in entries:
         entries = [entry]
     library = _library(source, text, tuple(entries))
@@ -164,7 +170,9 @@ def _program(source: Path, text: str, entries: tuple[str, ...]) -> str:
         f"        case {i}: body = [](void** values) {{ cuda_on_cpu::call({name}, values); }}; break;"
         for i, name in enumerate(entries)
     )
-    signatures = "\n".join(f"        case {i}: cuda_on_cpu::signature({name}, out); break;" for i, name in enumerate(entries))
+    signatures = "\n".join(
+        f"        case {i}: cuda_on_cpu::signature({name}, out); break;" for i, name in enumerate(entries)
+    )
     return f"""#include "cuda_on_cpu.h"
 #line 1 "{source.name}"
 {body}

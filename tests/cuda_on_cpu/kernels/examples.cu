@@ -75,9 +75,9 @@ extern "C" __global__ void not_in_its_mask(int* out) { out[threadIdx.x] = __ball
 extern "C" __global__ void writes_outside(int* out, int index) { out[index] = 1; }
 
 extern "C" __global__ void too_much_shared(int* out) {
-    extern __shared__ __align__(16) unsigned char held[];
-    held[threadIdx.x] = 1;
-    out[threadIdx.x] = held[threadIdx.x];
+    extern __shared__ __align__(16) unsigned char bytes[];
+    bytes[threadIdx.x] = 1;
+    out[threadIdx.x] = bytes[threadIdx.x];
 }
 
 extern "C" __global__ void uninitialised_shared(int* out) {
