@@ -86,7 +86,7 @@ def branch(
 
     Level d is `function[d]`; its options in search order are rows of `option` (original numbers), `gain`, `load`
     (packed) and `loss`; `least[d]` is the packed least weight. `first_option[i]` is the least option number of function
-    i. More nodes than `node_limit` are not visited.
+    i. A search that would visit more than `node_limit` nodes stops there and returns one more than that.
     """
     last = function.shape[0] - 1
     current = first_option.copy()
@@ -128,7 +128,7 @@ def branch(
         if total_loss > slack - unit and not precedes(current, i, option[level, k], choice):
             continue
         if nodes >= node_limit:
-            return best, nodes
+            return best, nodes + 1
         nodes += 1
         current[i] = option[level, k]
         room[level + 1] = room[level] - weight + least[level + 1]

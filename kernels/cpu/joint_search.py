@@ -34,7 +34,7 @@ def search_one(
     """The best choice for `value` (n, K) and `weight` (n, K, 3) within `capacity` (3,): its value, and nodes visited.
 
     `choice` (n,) receives it; -1 everywhere where none is found. Nodes are counted from 1 at the root; 0 where the
-    reductions alone decide. A search that is cut short returns `node_limit` of them.
+    reductions alone decide. A search cut short at `node_limit` returns one more than that.
     """
     functions, options = value.shape
     count = np.empty(functions, dtype=np.int64)
