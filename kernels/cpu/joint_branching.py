@@ -6,6 +6,8 @@ The last level needs no losses: its options stand by descending gain, and the fi
 
 Of equal answers the one that comes first in lexicographic order of original option numbers, function 0 first, is
 returned. A node that can at best tie is therefore followed only while its first completion precedes the incumbent.
+Where values are few and ties many, that is a long walk: after `TIE_LIMIT` such nodes the search only proves the value,
+and `first_choice` then looks for the first choice that has it, in that very order.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.cpu.joint_packing import fits
+from dilu_core.kernels.cpu.joint_packing import fits, lightest
+
+TIE_LIMIT = 1000
 
 
 @compiled
@@ -81,8 +85,10 @@ def branch(
     best: int,
     choice: NDArray[np.int64],
     node_limit: int,
-) -> tuple[int, int]:
-    """Improve `choice` (n,), whose gain is `best` (-1: none), to the best answer; returns its gain and the nodes visited.
+) -> tuple[int, int, bool]:
+    """Improve `choice` (n,), whose gain is `best` (-1: none), to the best answer.
+
+    Returns its gain, the nodes visited, and whether `choice` is proven the first of that gain.
 
     Level d is `function[d]`; its options in search order are rows of `option` (original numbers), `gain`, `load`
     (packed) and `loss`; `least[d]` is the packed least weight. `first_option[i]` is the least option number of function
@@ -97,7 +103,7 @@ def branch(
     room[0] = capacity
     for level in range(1, last + 1):
         room[0] -= least[level]
-    level, nodes = 0, np.int64(1)
+    level, nodes, ties = 0, np.int64(1), 0
     while level >= 0:
         i = function[level]
         if level == last:
@@ -125,10 +131,14 @@ def branch(
         weight = load[level, k]
         if not fits(room[level], weight):
             continue
-        if total_loss > slack - unit and not precedes(current, i, option[level, k], choice):
-            continue
+        if total_loss > slack - unit:
+            if not precedes(current, i, option[level, k], choice):
+                continue
+            ties += 1
+            if ties > TIE_LIMIT:
+                continue
         if nodes >= node_limit:
-            return best, nodes + 1
+            return best, nodes + 1, False
         nodes += 1
         current[i] = option[level, k]
         room[level + 1] = room[level] - weight + least[level + 1]
@@ -136,4 +146,58 @@ def branch(
         gained[level + 1] = gained[level] + gain[level, k]
         level += 1
         position[level] = 0
-    return best, nodes
+    return best, nodes, ties <= TIE_LIMIT
+
+
+@compiled
+def first_choice(
+    count: NDArray[np.int64],
+    option: NDArray[np.int64],
+    gain: NDArray[np.int64],
+    load: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    capacity: int,
+    slack: int,
+    best: int,
+    choice: NDArray[np.int64],
+    node_limit: int,
+) -> int:
+    """Set `choice` (n,) to the first, in lexicographic order, whose gain is the greatest, `best`; returns nodes visited.
+
+    Rows are functions here, and their options stand in original order. `slack` is what `best` leaves. More than
+    `node_limit` nodes, and `choice` is left as it is.
+    """
+    last = count.shape[0] - 1
+    least = np.empty(last + 1, dtype=np.int64)
+    room = np.zeros(last + 1, dtype=np.int64)
+    lost = np.zeros(last + 1, dtype=np.int64)
+    gained = np.zeros(last + 1, dtype=np.int64)
+    position = np.zeros(last + 1, dtype=np.int64)
+    room[0] = capacity
+    for i in range(last + 1):
+        least[i] = lightest(load[i], count[i])
+        room[0] -= least[i] if i else 0
+    i, nodes = 0, np.int64(0)
+    while i >= 0:
+        k = position[i]
+        if k == count[i]:
+            i -= 1
+            continue
+        position[i] = k + 1
+        if lost[i] + loss[i, k] > slack or not fits(room[i], load[i, k]):
+            continue
+        if i == last:
+            if gained[i] + gain[i, k] != best:
+                continue
+            for each in range(last + 1):
+                choice[each] = option[each, position[each] - 1]
+            return nodes
+        nodes += 1
+        if nodes > node_limit:
+            return nodes
+        room[i + 1] = room[i] - load[i, k] + least[i + 1]
+        lost[i + 1] = lost[i] + loss[i, k]
+        gained[i + 1] = gained[i] + gain[i, k]
+        i += 1
+        position[i] = 0
+    return nodes

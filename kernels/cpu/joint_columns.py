@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_parallel
-from dilu_core.kernels.cpu.joint_packing import FIELD_BITS, LARGEST_CAPACITY, packed
+from dilu_core.kernels.cpu.joint_packing import FIELD, FIELD_BITS, packed
 
-_FULL = LARGEST_CAPACITY + 1
-DROPPED = _FULL | (_FULL << FIELD_BITS) | (_FULL << 2 * FIELD_BITS)
+DROPPED = FIELD | (FIELD << FIELD_BITS) | (FIELD << 2 * FIELD_BITS)
 """The packed weight of an option that fits no room: above the greatest capacity in every dimension."""
 
 MOST_GAIN = 1 << 30

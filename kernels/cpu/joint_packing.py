@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from dilu_core.kernels.cpu.compiled import inlined
+from numpy.typing import NDArray
+
+from dilu_core.kernels.cpu.compiled import compiled, inlined
 
 FIELD_BITS = 21
 """Bits from one weight to the next: 20 of the number and its guard."""
 
 LARGEST_CAPACITY = (1 << (FIELD_BITS - 1)) - 2
 """The greatest capacity of a dimension, 1,048,574 (memory in MiB: one TiB); one more marks what fits nowhere."""
+
+FIELD = (1 << (FIELD_BITS - 1)) - 1
+"""The 20 bits of the first number."""
 
 _GUARDS = (1 << 20) | (1 << 41) | (1 << 62)
 
@@ -31,3 +36,13 @@ def packed(request: int, limit: int, memory: int) -> int:
 def fits(room: int, weight: int) -> bool:
     """Whether `weight` is at most `room` in every dimension; both packed."""
     return ((room | _GUARDS) - weight) & _GUARDS == _GUARDS
+
+
+@compiled
+def lightest(load: NDArray[np.int64], count: int) -> int:
+    """The least weight in each dimension among the first `count` of `load`, packed."""
+    r, s, t = FIELD, FIELD, FIELD
+    for k in range(count):
+        each = load[k]
+        r, s, t = min(r, each & FIELD), min(s, (each >> 21) & FIELD), min(t, (each >> 42) & FIELD)
+    return packed(r, s, t)

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.cpu.joint_multipliers import improve, tighten
-from dilu_core.kernels.cpu.joint_packing import fits, packed
+from dilu_core.kernels.cpu.joint_packing import FIELD, fits, lightest, packed
 
 MOST_FUNCTIONS = 64
 LARGEST_VALUE = 1 << 40
 """Bounds of value and number of functions within which no sum on the scale of `unit` overflows 63 bits."""
 
-_MASK = (1 << 20) - 1
 _HEADROOM_BITS = 61
 
 
@@ -51,16 +50,6 @@ def list_options(
         if found == 0:
             return False
     return True
-
-
-@compiled
-def lightest(load: NDArray[np.int64], count: int) -> int:
-    """The least weight in each dimension among the first `count` of `load`, packed."""
-    r, s, t = _MASK, _MASK, _MASK
-    for k in range(count):
-        each = load[k]
-        r, s, t = min(r, each & _MASK), min(s, (each >> 21) & _MASK), min(t, (each >> 42) & _MASK)
-    return packed(r, s, t)
 
 
 @compiled
@@ -129,9 +118,9 @@ def price(
         for k in range(count[i]):
             each = load[i, k]
             real_gain[i, k] = np.float32(gain[i, k])
-            part[0, i, k] = np.float32(each & _MASK) * share[0]
-            part[1, i, k] = np.float32((each >> 21) & _MASK) * share[1]
-            part[2, i, k] = np.float32((each >> 42) & _MASK) * share[2]
+            part[0, i, k] = np.float32(each & FIELD) * share[0]
+            part[1, i, k] = np.float32((each >> 21) & FIELD) * share[1]
+            part[2, i, k] = np.float32((each >> 42) & FIELD) * share[2]
             top = max(top, gain[i, k])
         greatest += top
     prices = np.empty(3, dtype=np.float32)
@@ -152,8 +141,8 @@ def price(
         top = np.int64(-1) << 62
         for k in range(count[i]):
             each = load[i, k]
-            paid = integer_price[0] * (each & _MASK)
-            paid += integer_price[1] * ((each >> 21) & _MASK) + integer_price[2] * ((each >> 42) & _MASK)
+            paid = integer_price[0] * (each & FIELD)
+            paid += integer_price[1] * ((each >> 21) & FIELD) + integer_price[2] * ((each >> 42) & FIELD)
             loss[i, k] = unit * gain[i, k] - paid
             top = max(top, loss[i, k])
         for k in range(count[i]):

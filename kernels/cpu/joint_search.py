@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, compiled_parallel
-from dilu_core.kernels.cpu.joint_branching import branch, sort_levels
-from dilu_core.kernels.cpu.joint_packing import packed
-from dilu_core.kernels.cpu.joint_prepare import drop_losing, drop_unreachable, lightest, list_options, price
+from dilu_core.kernels.cpu.joint_branching import branch, first_choice, sort_levels
+from dilu_core.kernels.cpu.joint_packing import lightest, packed
+from dilu_core.kernels.cpu.joint_prepare import drop_losing, drop_unreachable, list_options, price
 
 PARALLEL_PROBLEMS = 16
 """From this many problems on, they are spread over the cores; below, starting threads costs what they save."""
@@ -74,7 +74,7 @@ def search_one(
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
             levels[2, level, k], levels[3, level, k] = load[i, chosen], loss[i, chosen]
-    best, nodes = branch(
+    best, nodes, first = branch(
         function,
         count[function],
         levels[0],
@@ -90,7 +90,13 @@ def search_one(
         choice,
         node_limit,
     )
-    return (base + best if best >= 0 else np.int64(0)), nodes
+    if best < 0:
+        return np.int64(0), nodes
+    if not first and nodes <= node_limit:
+        nodes += first_choice(
+            count, option, gain, load, loss, room, bound - unit * best, best, choice, node_limit - nodes
+        )
+    return base + best, nodes
 
 
 def _search(
