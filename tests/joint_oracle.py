@@ -86,7 +86,7 @@ def random_problem(generator: np.random.Generator, most_functions: int, most_opt
     if generator.random() < 0.3:
         value[:, -1], weight[:, -1] = 0, 0
     capacity = np.floor(generator.random(3) * generator.choice([0.3, 0.6, 1.1]) * weight.max((1, 2)).sum())
-    return Asked(value.astype(np.int64), weight.astype(np.int64), np.minimum(capacity, 9).astype(np.int64))
+    return Asked(value.astype(np.int64), weight.astype(np.int64), np.minimum(capacity, 7).astype(np.int64))
 
 
 def scaled(asked: Asked, factors: NDArray[np.int64]) -> Asked:

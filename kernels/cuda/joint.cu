@@ -10,6 +10,9 @@
 
 #include "joint_prepare.cuh"
 
+// Nodes of a task that can only tie before the problem goes to the CPU, which has a way to the first of many ties.
+constexpr unsigned TIE_LIMIT = 1000;
+
 // The slack that an incumbent of gain `best` leaves.
 __device__ __forceinline__ int slack_beside(const Problem& problem, int best) {
     return int((problem.bound - static_cast<long long>(best) * (1ll << UNIT_BITS)) >> problem.shift);
@@ -118,6 +121,7 @@ __device__ void descend(Walk& walk, const Rows& rows, const Problem& problem, In
     unsigned kept_low = 0, kept_high = 0, low = 0, high = 0;
     u64 kept_room = 0;
     int kept_lost = 0, kept_gained = 0, level = split;
+    unsigned ties = 0;
     bool fresh = true;
     for (;;) {
         const int function = problem.function[level], row = function * MOST_OPTIONS;
@@ -128,7 +132,8 @@ __device__ void descend(Walk& walk, const Rows& rows, const Problem& problem, In
                 walk.best = best;
                 walk.slack = slack_beside(problem, best);
             }
-            if (++steps > step_limit) {
+            ties += lost > walk.slack - problem.unit;
+            if (++steps > step_limit || ties > TIE_LIMIT) {
                 if (lane == 0) atomicExch(&incumbent.stopped, 1);
                 return;
             }
@@ -216,8 +221,8 @@ __device__ unsigned search(const Rows& rows, const Problem& problem, Incumbent& 
 
 // Problem p has functions[p] functions of options[p] options each, whose `gains` (above the least of their function) and
 // `loads` (packed weights; DROPPED where an option does not fit alone) start at starts[p]. Out: best[p] the greatest gain
-// or -1, choices[p] (MOST_FUNCTIONS per problem; -1: none), steps[p] nodes expanded, stopped[p] 1 if the step limit of a
-// warp was reached and the answer is not proven. Dynamic shared memory: 17 bytes per place, 64 places per function.
+// or -1, choices[p] (MOST_FUNCTIONS per problem; -1: none), steps[p] nodes expanded, stopped[p] 1 if a limit was
+// reached and the answer is not proven. Dynamic shared memory: 17 bytes per place, 64 places per function.
 extern "C" __global__ void __launch_bounds__(256)
 joint_search(const int* __restrict__ functions, const int* __restrict__ options, const long long* __restrict__ starts,
              const int* __restrict__ gains, const u64* __restrict__ loads, const u64* __restrict__ capacities,

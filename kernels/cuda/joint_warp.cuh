@@ -67,7 +67,7 @@ struct Incumbent {
     int best;  // its gain; -1: none yet
     int lock;
     int next_task;
-    int stopped;                 // the step limit was reached: the answer is not proven
+    int stopped;                 // a limit was reached: the answer is not proven
     int choice[MOST_FUNCTIONS];  // original option numbers
 };
 
