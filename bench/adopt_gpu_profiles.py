@@ -124,10 +124,10 @@ def readme(facts: Mapping[str, Any], cells: Mapping[str, int]) -> str:
 - **SM shares** are {machine["method"]}. These come in whole groups of SMs, so shares are odd: `sm_milli` is what was
   granted, not what was asked for. A matrix product of 8192^3 took, against all SMs (in brackets: in proportion):
   {shown or "not checked"}.
-- **Time**: `latency_ms` is the median of 3 to 60 runs between CUDA events with a synchronisation after each, `p95_ms` the
-  95th percentile. Rows noted `cuda-graph` are replayed from a graph, rows noted `eager` issued by Python.
-- **Memory** is what one instance alone holds: CUDA context ({facts["context_mib"]:.0f} MiB), weights, inputs, caches, and
-  the peak of a run.
+- **Time**: `latency_ms` is the median of 3 to 60 runs between CUDA events with a synchronisation after each, `p95_ms`
+  the 95th percentile. Rows noted `cuda-graph` are replayed from a graph, rows noted `eager` issued by Python.
+- **Memory** is what one instance alone holds: CUDA context ({facts["context_mib"]:.0f} MiB), weights, inputs, caches,
+  and the peak of a run.
 
 `llama2-7b` has two surfaces. In the rows of `llama2-7b-decode` the batch is the number of concurrent sequences and the
 latency one decode step at a context of 512 tokens; in those of `llama2-7b-prefill` the batch column holds the tokens of

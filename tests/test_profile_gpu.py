@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -194,12 +195,14 @@ def test_whether_the_limit_bites(profiler: ModuleType) -> None:
     assert not profiler.shares.bites([*rows, {"sms": 8, "ms": 2, "slowdown": 2.0, "expected": 16.5}])
 
 
-def test_a_dry_run_end_to_end(profiler: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_end_to_end(
+    profiler: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tiny modules on the CPU go the whole way: build, prepare, time, write, fit."""
     for package in ("torch", "transformers"):
         pytest.importorskip(package)
     path = tmp_path / "table.csv"
-    profiler.START = profiler.time.monotonic()
+    monkeypatch.setattr(profiler, "START", time.monotonic())
     arguments = ["--dry-run", "--quick", "--only", "bert-base,llama2-7b-decode", "--out", str(path), "--budget-s", "60"]
     assert profiler.main(arguments) == 0
     assert set(read_profiles(path)) == {"bert-base", "llama2-7b-decode"}

@@ -51,13 +51,13 @@ def run(
         try:
             timing, memory_mib, note = measurer.measure(cell, timing_s(left_s, len(cells) - index))
         except Exception as error:
-            message = f"{type(error).__name__}: {error}".strip()
-            table.failed(cell, message[:500])
+            message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            table.failed(cell, message)
             failures[cell.function] = failures.get(cell.function, 0) + 1
             if failures[cell.function] <= _TRACEBACKS:
                 say(f"FAILED {cell}\n{traceback.format_exc()}")
             if any(words in message.lower() for words in STICKY):
-                return f"lost the CUDA context at {cell}: {message[:200]}"
+                return f"lost the CUDA context at {cell}: {message}"
             measurer.recover()
             continue
         milli = share_milli(cell.sms, device_sms)

@@ -190,21 +190,23 @@ def _full_layer(config: Any, batch: int, position: Any) -> Any:
     import torch
     from transformers.cache_utils import StaticLayer
 
+    heads = config.num_key_value_heads
+    shape = (batch, heads, CONTEXT, config.hidden_size // config.num_attention_heads)
+    keys = torch.randn(shape, device=position.device, dtype=torch.bfloat16)
+    values = torch.randn(shape, device=position.device, dtype=torch.bfloat16)
+
     class FullLayer(StaticLayer):
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-            self.keys.index_copy_(2, position, key_states)
-            self.values.index_copy_(2, position, value_states)
-            return self.keys, self.values
+            keys.index_copy_(2, position, key_states)
+            values.index_copy_(2, position, value_states)
+            return keys, values
 
         def get_seq_length(self, *_: Any) -> int:
             return CONTEXT - 1
 
-    heads = config.num_key_value_heads
-    shape = (batch, heads, CONTEXT, config.hidden_size // config.num_attention_heads)
     layer = FullLayer(max_cache_len=CONTEXT)
-    layer.keys = torch.randn(shape, device=position.device, dtype=torch.bfloat16)
-    layer.values = torch.randn(shape, device=position.device, dtype=torch.bfloat16)
-    layer.dtype, layer.device, layer.is_initialized = torch.bfloat16, position.device, True
+    layer.keys, layer.values, layer.is_initialized = keys, values, True
+    layer.dtype, layer.device = torch.bfloat16, position.device
     return layer
 
 

@@ -6,6 +6,7 @@ and only that counts: nobody asks for 25 % here and writes 25 % down.
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -65,7 +66,8 @@ def green_lanes(counts: Sequence[int]) -> tuple[list[Lane], list[str]]:
 
 def _bound_lane(count: int) -> Lane:
     import torch
-    from cuda.bindings import driver
+
+    driver = importlib.import_module("cuda.bindings.driver")
 
     def call(name: str, *arguments: Any) -> Any:
         status, *values = getattr(driver, name)(*arguments)

@@ -80,8 +80,8 @@ def is_final(error: str) -> bool:
     return any(words in error.lower() for words in ("out of memory", *STICKY))
 
 
-STICKY = ("illegal memory access", "device-side assert", "unspecified launch failure", "misaligned address")
-"""CUDA errors that leave a process without a usable context."""
+STICKY = ("illegal memory access", "device-side assert triggered", "unspecified launch failure", "misaligned address")
+"""CUDA errors that leave a process without a usable context (every CUDA error speaks of device-side assertions)."""
 
 
 def _name(cell: Cell) -> str:
