@@ -94,6 +94,7 @@ class RuinRecreate:
         self._number = {each.name: i for i, each in enumerate(wanted)}
         self._whole = [replace(each, splittable=False) if each.splittable else each for each in wanted]
         self._size, self._rank = _sizes(ledger, wanted), _ranks(wanted)
+        self._mean = {each.name: float(size) for each, size in zip(wanted, self._size.mean(axis=1), strict=True)}
         self._gained_at = 0
 
     def run(
@@ -208,7 +209,7 @@ class _Walk:
             return []
         gangs_leave = draw.random() < _GANGS_LEAVE
         leaving: dict[str, None] = {}
-        for n in draw.choice(active, size=min(int(draw.integers(1, _MOST_NODES + 1)), active.size), replace=False):
+        for n in active[draw.integers(active.size, size=int(draw.integers(1, _MOST_NODES + 1)))]:
             for row in range(int(ledger.node_start[n]), int(ledger.node_start[n + 1])):
                 for name, booking in ledger.on_gpu[row].items():
                     if gangs_leave or booking.instance.gpus == 1:
@@ -245,14 +246,13 @@ class _Walk:
         cost = prices.gpus * ledger.gpus_used + prices.of(ledger.by_name[n] for n in names if n in ledger.by_name)
         return cost + (prices.nodes * int((ledger.node_state[:, ACTIVE] > 0).sum()) if prices.nodes else 0.0)
 
-    def _size(self, names: Sequence[str]) -> float:
-        number, size = self._search._number, self._search._size
-        return sum(float(size[number[name]].mean()) for name in names)
+    def _size(self, names: Iterable[str]) -> float:
+        mean = self._search._mean
+        return sum(mean[name] for name in names)
 
     def _fill(self, row: int) -> float:
         """How full a GPU is, gangs counting more, as several GPUs must be found for them."""
-        number, size = self._search._number, self._search._size
-        return sum(float(size[number[name]].mean()) for name in self._ledger.on_gpu[row])
+        return self._size(self._ledger.on_gpu[row])
 
 
 def leaves_lesser(objective: Objective, found: Value) -> bool:

@@ -1,4 +1,4 @@
-"""Ruin and recreate: each incumbent is valid and better than the last by the objective; a seed always gives the same."""
+"""Ruin and recreate: each incumbent is valid and better than the last by the objective; a seed fixes the answer."""
 
 from __future__ import annotations
 
