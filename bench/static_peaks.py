@@ -6,7 +6,7 @@ Per peak (the instances alive when most are): GPUs, split instances and their pa
 its lower bound, the proof's name, the gap (GPUs - bound) / bound, and seconds in all. The curve solves the same peak by
 weighted sums, a GPU weighing 100 and a split instance what the column says, and by both lexicographic orders. Where the
 curve is a line, no weights lead to the points between its ends; they come from allowing splits only to some of the
-instances that are split where GPUs come first. An asterisk marks points no other point beats in both. Every placement is
+instances that are split where GPUs come first. An asterisk marks points no other one beats in both. Every placement is
 checked by `verify_placement`.
 """
 
