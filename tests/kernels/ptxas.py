@@ -87,11 +87,10 @@ def _ptx(function: Callable[..., None], signature: str) -> str:
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: its kernels cannot be compiled")
     from numba.core import config
     from numba.core.sigutils import normalize_signature
-
-    if config.DISABLE_JIT:
-        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     from numba.cuda.compiler import compile as compiled_for
 
+    if getattr(config, "DISABLE_JIT", 0):
+        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     types, _ = normalize_signature(signature)
     capability = (int(ARCHITECTURES[0][3:]) // 10, int(ARCHITECTURES[0][3:]) % 10)
     # functions that the kernel calls are compiled for "the current device", which a machine without a driver lacks
