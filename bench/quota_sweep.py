@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_ieee
+from dilu_core.kernels.cpu.quota_batches import prepare_row
 from dilu_core.kernels.cpu.quota_front import fronts_serial
 from dilu_core.kernels.cpu.quota_point import bound_factor_at, latency_at
-from dilu_core.kernels.cpu.quota_sweep import TIE, logs_of_shares, prepare_row, sweep_serial
+from dilu_core.kernels.cpu.quota_sweep import TIE, logs_of_shares, sweep_serial
 from dilu_core.kernels.cuda.sweep import example_rows
 from dilu_core.kernels.quota_rows import SweepCells, SweepFronts, SweepRows
 from dilu_core.performance import RooflineModel
@@ -136,7 +137,9 @@ def report(name: str, seconds: list[float], points: int, baseline_s: float | Non
     """One line of the table."""
     least, median = min(seconds), statistics.median(seconds)
     ratio = "" if baseline_s is None else f"  {baseline_s / median:9.1f} x broadcast"
-    print(f"  {name:22s} min {1e3 * least:9.2f} ms  median {1e3 * median:9.2f} ms  {points / median:9.3g} points/s{ratio}")
+    print(
+        f"  {name:22s} min {1e3 * least:9.2f} ms  median {1e3 * median:9.2f} ms  {points / median:9.3g} points/s{ratio}"
+    )
 
 
 def compare(functions: int, few: int, *, with_bound: bool) -> None:
@@ -177,7 +180,10 @@ def scenarios(functions: int) -> None:
     count = rows.models.shape[0]
     shape = (*rows.shape, rows.shares.size)
     fronts = SweepFronts(
-        np.empty(shape, np.int16), np.empty(shape), np.empty((count, rows.batches.size), np.int16), np.empty(count, np.int64)
+        np.empty(shape, np.int16),
+        np.empty(shape),
+        np.empty((count, rows.batches.size), np.int16),
+        np.empty(count, np.int64),
     )
     fronts_serial(*rows, *fronts)
     seconds = statistics.median(timed(lambda: fronts_serial(*rows, *fronts), 5))
