@@ -18,7 +18,9 @@ from dilu_core.solvers.placement.local_search import squeeze
 from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
+from dilu_core.solvers.placement.ranking import rank_gpus
 from dilu_core.solvers.quota_search import search_quota
+from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
 from dilu_core.traces import ArrivalTrace
 
@@ -29,7 +31,9 @@ def warm_up() -> SolveStats:
     Takes seconds the first time after an installation, and next to nothing later. Returns the time it took.
     """
     started = time.perf_counter()
-    search_quota(fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]]))), slo_ms=100.0)
+    fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])))
+    search_quota(fit, slo_ms=100.0)
+    sweep_quota([fit, fit.roofline], slo_ms=100.0, quantiles=None, backend="cpu").fronts()
     gpu = GpuType("warm-up", 1000)
     instances = (
         Instance("one", "inference", 300, 600, 100),
@@ -42,6 +46,7 @@ def warm_up() -> SolveStats:
     for instance in instances:
         state.place(instance)
     state.remove("one")
+    rank_gpus(state, instances[:1], backend="cpu")
     apart = (Instance("a", "inference", 600, 600, 1), Instance("b", "inference", 600, 600, 1))
     built = construct(PlacementProblem(cluster, apart), apart, Objective(), stay={}, current={}, deadline=0.0)
     squeeze(built.ledger, target=1, deadline=time.perf_counter() + 1.0, seed=0)

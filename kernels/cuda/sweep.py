@@ -102,7 +102,8 @@ class OnDevice:
         self._launch(
             "sweep_fronts", -(-count // warps), warps * _WARP, warps * n_batches * _BYTES_FRONT,
             models, covariances, errors, levels, budgets, batches, shares, self.log_shares, self.with_bound,
-            *self.sizes, np.int32(n_batches), np.int32(shares.size), *self.span, self.front, self.front_ms, self.evaluated,
+            *self.sizes, np.int32(n_batches), np.int32(shares.size), *self.span, self.front, self.front_ms,
+            self.evaluated,
         )  # fmt: skip
         self._launch(
             "sweep_saturation", -(-self.saturating.size // 128), 128, 0, models, batches, limits, self.log_limits,
