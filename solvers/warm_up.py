@@ -9,6 +9,7 @@ import numpy as np
 from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.latency_surface import MonotoneSurface
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
@@ -33,7 +34,8 @@ def warm_up() -> SolveStats:
     started = time.perf_counter()
     fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])))
     search_quota(fit, slo_ms=100.0)
-    sweep_quota([fit, fit.roofline], slo_ms=100.0, quantiles=None, backend="cpu").fronts()
+    surface = MonotoneSurface([1, 2], [500, 1000], [[10, 9], [12, 10]])
+    sweep_quota([fit, surface], slo_ms=100.0, quantiles=None, backend="cpu").fronts()
     gpu = GpuType("warm-up", 1000)
     instances = (
         Instance("one", "inference", 300, 600, 100),
