@@ -70,7 +70,7 @@ def from_numba(function: Callable[..., None], signature: str, architecture: str)
     from numba.core.sigutils import normalize_signature
     from numba.cuda.compiler import compile as compiled_for
 
-    if config.DISABLE_JIT:
+    if getattr(config, "DISABLE_JIT", 0):
         pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     linker = _library("nvJitLink", "nvidia-nvjitlink")
     capability = (int(architecture[3:]) // 10, int(architecture[3:]) % 10)
