@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -95,30 +97,43 @@ def sweep_quota(
     points = len(functions) * len(question.gpus) * len(question.quantiles) * question.slo_ms.shape[1]
     ran_on = resolved(backend, "sweep", float(points * len(question.grid) * len(question.limits)))
     started = time.perf_counter()
-
-    def cells_of(rows: SweepRows) -> tuple[SweepCells, RunRecord]:
-        if ran_on == "cpu":
-            return cpu_sweep.sweep_quotas(rows), RunRecord()
-        from dilu_core.kernels.cuda import sweep
-
-        return sweep.sweep_quotas(rows)
-
-    def dense_fronts_of(rows: SweepRows) -> tuple[SweepFronts, RunRecord]:
-        if ran_on == "cpu":
-            return cpu_front.sweep_fronts(rows), RunRecord()
-        from dilu_core.kernels.cuda import sweep
-
-        return sweep.sweep_fronts(rows)
-
-    def fronts(wanted: tuple[int, ...]) -> QuotaFronts:
-        found, _ = _by_kind(question, list(wanted), dense_fronts_of, sweep_tables.sweep_fronts)
-        return fronts_of(question, wanted, found)
-
-    cells, record = _by_kind(question, functions, cells_of, sweep_tables.sweep_cells)
+    cells, record = _by_kind(question, functions, partial(_cells_of, ran_on), sweep_tables.sweep_cells)
     searched = cells.chosen[..., 0]
     counts = {"evaluated": int(cells.evaluated.sum()), "searches": int(searched.size)}
     stats = stats_of(record, time.perf_counter() - started, counts)
-    return sweep_of(question, cells, _termination(int((searched < 0).sum()), searched.size), stats, fronts)
+    return sweep_of(
+        question, cells, _termination(int((searched < 0).sum()), searched.size), stats, _Fronts(question, ran_on)
+    )
+
+
+@dataclass(frozen=True)
+class _Fronts:
+    """The fronts of a question, looked for when asked."""
+
+    question: SweepQuestion
+    backend: str
+
+    def __call__(self, functions: tuple[int, ...]) -> QuotaFronts:
+        found, _ = _by_kind(
+            self.question, list(functions), partial(_dense_fronts_of, self.backend), sweep_tables.sweep_fronts
+        )
+        return fronts_of(self.question, functions, found)
+
+
+def _cells_of(backend: str, rows: SweepRows) -> tuple[SweepCells, RunRecord]:
+    if backend == "cpu":
+        return cpu_sweep.sweep_quotas(rows), RunRecord()
+    from dilu_core.kernels.cuda import sweep
+
+    return sweep.sweep_quotas(rows)
+
+
+def _dense_fronts_of(backend: str, rows: SweepRows) -> tuple[SweepFronts, RunRecord]:
+    if backend == "cpu":
+        return cpu_front.sweep_fronts(rows), RunRecord()
+    from dilu_core.kernels.cuda import sweep
+
+    return sweep.sweep_fronts(rows)
 
 
 def _question(

@@ -70,6 +70,10 @@ class QuotaSweep:
     stats: SolveStats
     _fronts: Callable[[tuple[int, ...]], QuotaFronts] = field(repr=False, compare=False)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
+
     @property
     def feasible(self) -> NDArray[np.bool_]:
         """(F, S) whether any configuration meets the SLO."""

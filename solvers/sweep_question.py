@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,8 +120,7 @@ def is_roofline(model: LatencyModel) -> bool:
 
 def swept_quantiles(value: object) -> tuple[float | None, ...]:
     """One quantile or several, `None` for the mean."""
-    several = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    found = tuple(several)
+    found: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     if not found:
         check.fail("quantiles", "is empty; expected at least one probability, or None for the mean.")
     for i, each in enumerate(found):

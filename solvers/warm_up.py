@@ -10,6 +10,7 @@ from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.fragmentation import fragmentation
+from dilu_core.latency_surface import MonotoneSurface
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
@@ -21,7 +22,9 @@ from dilu_core.solvers.placement.local_search import squeeze
 from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
+from dilu_core.solvers.placement.ranking import rank_gpus
 from dilu_core.solvers.quota_search import search_quota
+from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
 from dilu_core.traces import ArrivalTrace
 
@@ -32,7 +35,10 @@ def warm_up() -> SolveStats:
     Takes seconds the first time after an installation, and next to nothing later. Returns the time it took.
     """
     started = time.perf_counter()
-    search_quota(fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]]))), slo_ms=100.0)
+    fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])))
+    search_quota(fit, slo_ms=100.0)
+    surface = MonotoneSurface([1, 2], [500, 1000], [[10, 9], [12, 10]])
+    sweep_quota([fit, surface], slo_ms=100.0, quantiles=None, backend="cpu").fronts()
     gpu = GpuType("warm-up", 1000)
     instances = (
         Instance("one", "inference", 300, 600, 100),
@@ -47,6 +53,7 @@ def warm_up() -> SolveStats:
     state.remove("one")
     state.what_if([instances[0]])
     state.place(Instance("apart", "inference", 300, 600, 100, function="f", anti_affinity=("f",)))
+    rank_gpus(state, instances[:1], backend="cpu")
     apart = (Instance("a", "inference", 600, 600, 1), Instance("b", "inference", 600, 600, 1))
     problem = PlacementProblem(cluster, apart)
     built = construct(problem, apart, Objective(), stay={}, current={}, deadline=0.0)

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
+from dilu_core.kernels.cpu.quota_batches import invert_all, prepare_row
 from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, latency_at
 from dilu_core.kernels.cpu.quota_sweep import (
     TIE,
     WIDEST_BUDGET_MS,
-    invert_all,
     least_factor_at,
     logs_of_shares,
-    prepare_row,
     saturating_limit,
     upper_at,
 )
@@ -37,7 +36,7 @@ def front_of_row(
 ) -> int:  # fmt: skip
     """All fronts of one row; returns how often the roofline or its inverse was evaluated."""
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, columns = np.empty(N_CONSTANTS), np.empty((4, n_batches))
+    constants, columns = np.empty(N_CONSTANTS), np.empty((5, n_batches))
     log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
     prepare_row(model, batches, constants, log_work, log_floor)
     looked = 0
@@ -52,7 +51,7 @@ def front_of_row(
         for n in range(budgets.shape[0]):
             budget = budgets[n]
             mean_budget = min(budget / factor, WIDEST_BUDGET_MS)
-            invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most)
+            invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most, columns[4])
             looked += n_batches
             top = 0.0
             for j in range(n_shares):

@@ -70,24 +70,34 @@ def latency_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor:
 
 
 @inlined
-def least_share_of(
-    host_ms: float, sharpness: float, root: float, batch: float, log_work: float, log_floor: float, budget_ms: float
-) -> float:  # fmt: skip
-    """A share, as a fraction of a GPU, below which no latency is within `budget_ms`; infinite where there is none.
+def rest_of(host_ms: float, batch: float, budget_ms: float) -> float:
+    """R = T - h b, and a little more than rounding may take from it."""
+    return (budget_ms - host_ms * batch) + budget_ms * SLACK
 
-    `formulas.roofline_least_share`, less what rounding might have added to it.
-    """
-    rest = (budget_ms - host_ms * batch) + budget_ms * SLACK
-    log_rest = log_of(rest)
-    left = (1.0 - exp_of(sharpness * (log_floor - log_rest))) + SLACK
-    share = exp_of((log_work - log_rest) - log_of(left) * root) * (1.0 - NEAR)
-    return share if min(rest, left) > 0.0 else math.inf
+
+@inlined
+def left_of(sharpness: float, log_floor: float, log_rest: float) -> float:
+    """1 - (F / R)^p, and a little more than rounding may take from it."""
+    return (1.0 - exp_of(sharpness * (log_floor - log_rest))) + SLACK
+
+
+@inlined
+def share_of(log_work: float, log_rest: float, log_left: float, root: float) -> float:
+    """(m + w b) / [R^p - F^p]^(1/p), and a little less."""
+    return exp_of((log_work - log_rest) - log_left * root) * (1.0 - NEAR)
 
 
 @compiled_ieee
 def least_share_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, budget_ms: float) -> float:
-    """`least_share_of` a row of constants."""
-    return least_share_of(c[HOST], c[SHARPNESS], c[ROOT], batch, log_work, log_floor, budget_ms)
+    """A share, as a fraction of a GPU, below which no latency is within `budget_ms`; infinite where there is none.
+
+    `formulas.roofline_least_share`, less what rounding might have added to it.
+    """
+    rest = rest_of(c[HOST], batch, budget_ms)
+    log_rest = log_of(rest)
+    left = left_of(c[SHARPNESS], log_floor, log_rest)
+    share = share_of(log_work, log_rest, log_of(left), c[ROOT])
+    return share if min(rest, left) > 0.0 else math.inf
 
 
 @compiled_ieee

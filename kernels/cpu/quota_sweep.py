@@ -23,26 +23,12 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
-from dilu_core.kernels.cpu.quota_point import (
-    BANDWIDTH,
-    COMPUTE,
-    FIXED,
-    HOST,
-    LOG_LAUNCH,
-    N_CONSTANTS,
-    ROOT,
-    SHARPNESS,
-    bound_factor_at,
-    fill_constants,
-    latency_at,
-    least_share_at,
-    least_share_of,
-    log_norm_of,
-    log_or_zero,
-)
+from dilu_core.kernels.cpu.quota_batches import invert_all, prepare_row
+from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, bound_factor_at, latency_at, least_share_at
 from dilu_core.kernels.quota_rows import SweepCells, SweepRows
 
 Floats = NDArray[np.float64]
+Starts = NDArray[np.int32]
 
 TIE = 1e-9
 """Efficacies and throughputs closer than this, relative, are equal."""
@@ -66,17 +52,6 @@ SCATTER, CAP, FLOOR = 0, 1, 2
 
 
 @compiled_ieee
-def prepare_row(model: Floats, batches: Floats, constants: Floats, log_work: Floats, log_floor: Floats) -> None:
-    """What the cells of a row share: constants of the model, and of each batch the logs of its work and floor."""
-    fill_constants(model, constants)
-    fixed, compute, bandwidth = constants[FIXED], constants[COMPUTE], constants[BANDWIDTH]
-    log_launch, sharpness, root = constants[LOG_LAUNCH], constants[SHARPNESS], constants[ROOT]
-    for i in range(batches.shape[0]):
-        log_work[i] = log_or_zero(fixed + compute * batches[i])
-        log_floor[i] = log_norm_of(sharpness, root, log_launch, log_or_zero(bandwidth * batches[i]))
-
-
-@compiled_ieee
 def least_factor_at(level: float, error: Floats) -> float:
     """exp(k sigma) is nowhere less, but for rounding: its value at no leverage, or at the cap where k < 0."""
     if level >= 0.0:
@@ -96,19 +71,6 @@ def first_at_least(wanted: float, milli: Floats) -> int:
         else:
             high = middle
     return low
-
-
-@compiled_ieee
-def invert_all(
-    constants: Floats, batches: Floats, log_work: Floats, log_floor: Floats, budget_ms: float, first_milli: Floats,
-    most: Floats,
-) -> None:  # fmt: skip
-    """Of each batch the share in milli-GPU below which no latency is within the budget, and the efficacy there."""
-    host, sharpness, root = constants[HOST], constants[SHARPNESS], constants[ROOT]
-    for i in range(batches.shape[0]):
-        share = least_share_of(host, sharpness, root, batches[i], log_work[i], log_floor[i], budget_ms)
-        first_milli[i] = 1000.0 * share
-        most[i] = 1e6 * batches[i] / (budget_ms * (1000.0 * share))
 
 
 @compiled_ieee
@@ -142,14 +104,14 @@ def saturating_limit(
 @compiled_ieee
 def search_row(
     model: Floats, covariance: Floats, error: Floats, levels: Floats, budgets: Floats, batches: Floats,
-    shares: Floats, log_shares: Floats, limits: Floats, log_limits: Floats, saturation: float,
+    shares: Floats, log_shares: Floats, starts: Starts, limits: Floats, log_limits: Floats, saturation: float,
     chosen: NDArray[np.int32], predicted: Floats,
 ) -> int:  # fmt: skip
     """All scenarios of one row; returns how often the roofline or its inverse was evaluated. See `sweep_quotas`."""
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, columns = np.empty(N_CONSTANTS), np.empty((7, n_batches))
+    constants, columns = np.empty(N_CONSTANTS), np.empty((8, n_batches))
     log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
-    efficacy, latency, upper = columns[4], columns[5], columns[6]
+    efficacy, latency, upper, scratch = columns[4], columns[5], columns[6], columns[7]
     least, saturating = np.empty(n_batches, np.int32), np.full(n_batches, _UNKNOWN, np.int32)
     prepare_row(model, batches, constants, log_work, log_floor)
     looked = 0
@@ -158,7 +120,7 @@ def search_row(
         for n in range(budgets.shape[0]):
             budget = budgets[n]
             mean_budget = min(budget / factor, WIDEST_BUDGET_MS)
-            invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most)
+            invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most, scratch)
             looked += n_batches
             leader = 0
             for i in range(n_batches):
@@ -173,7 +135,10 @@ def search_row(
                 i = leader if turn < 0 else turn
                 if (turn >= 0 and i == leader) or most[i] == 0.0 or most[i] < best * LOSES:
                     continue
-                for j in range(first_at_least(first_milli[i], shares), n_shares):
+                first = starts[int(first_milli[i])]
+                while shares[first] < first_milli[i]:
+                    first += 1
+                for j in range(first, n_shares):
                     t = latency_at(constants, batches[i], log_work[i], log_floor[i], log_shares[j])
                     looked += 1
                     gain = 1e6 * batches[i] / (t * shares[j])
@@ -216,17 +181,32 @@ def logs_of_shares(milli: Floats) -> Floats:
 
 
 @compiled_ieee
+def starts_of(milli: Floats) -> Starts:
+    """Entry m is the index of the first of the ascending `milli` that is at least m, for m from 0 to the last of them.
+
+    Looked up instead of searched for: a bisection's branches cannot be foretold, and cost more than a latency.
+    """
+    starts = np.empty(int(milli[-1]) + 1, np.int32)
+    j = 0
+    for m in range(starts.shape[0]):
+        while milli[j] < m:
+            j += 1
+        starts[m] = j
+    return starts
+
+
+@compiled_ieee
 def sweep_serial(
     models: Floats, covariances: Floats, errors: Floats, levels: Floats, budgets: Floats, batches: Floats,
     shares: Floats, limits: Floats, saturation: float, chosen: NDArray[np.int32], predicted: Floats,
     evaluated: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """`sweep_quotas` on one core."""
-    log_shares, log_limits = logs_of_shares(shares), logs_of_shares(limits)
+    log_shares, log_limits, starts = logs_of_shares(shares), logs_of_shares(limits), starts_of(shares)
     for r in range(models.shape[0]):
         evaluated[r] = search_row(
-            models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, limits,
-            log_limits, saturation, chosen[r], predicted[r],
+            models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, starts,
+            limits, log_limits, saturation, chosen[r], predicted[r],
         )  # fmt: skip
 
 
@@ -237,11 +217,11 @@ def sweep_parallel(
     evaluated: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """`sweep_quotas` over all cores."""
-    log_shares, log_limits = logs_of_shares(shares), logs_of_shares(limits)
+    log_shares, log_limits, starts = logs_of_shares(shares), logs_of_shares(limits), starts_of(shares)
     for r in numba.prange(models.shape[0]):
         evaluated[r] = search_row(
-            models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, limits,
-            log_limits, saturation, chosen[r], predicted[r],
+            models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, starts,
+            limits, log_limits, saturation, chosen[r], predicted[r],
         )  # fmt: skip
 
 

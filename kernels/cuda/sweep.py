@@ -102,7 +102,8 @@ class OnDevice:
         self._launch(
             "sweep_fronts", -(-count // warps), warps * _WARP, warps * n_batches * _BYTES_FRONT,
             models, covariances, errors, levels, budgets, batches, shares, self.log_shares, self.with_bound,
-            *self.sizes, np.int32(n_batches), np.int32(shares.size), *self.span, self.front, self.front_ms, self.evaluated,
+            *self.sizes, np.int32(n_batches), np.int32(shares.size), *self.span, self.front, self.front_ms,
+            self.evaluated,
         )  # fmt: skip
         self._launch(
             "sweep_saturation", -(-self.saturating.size // 128), 128, 0, models, batches, limits, self.log_limits,
@@ -131,7 +132,7 @@ def on_device(rows: SweepRows) -> OnDevice:
 
 def sweep_quotas(rows: SweepRows) -> tuple[SweepCells, RunRecord]:
     """`kernels.cpu.quota_sweep.sweep_quotas` on the GPU. Raises `BackendUnavailableError` where there is none."""
-    compiled, compile_s = _compiled()
+    compiled = module("quota_sweep")
     cells = SweepCells(
         np.empty((*rows.shape, 3), np.int32), np.empty((*rows.shape, 2)), np.empty(rows.models.shape[0], np.int64)
     )
@@ -144,12 +145,12 @@ def sweep_quotas(rows: SweepRows) -> tuple[SweepCells, RunRecord]:
             whole[start:stop] = part
 
     chunks = in_chunks(rows.models.shape[0], _bytes_of_row(rows, 28), run) if rows.searches else 0
-    return cells, RunRecord("cuda", require_device().name, chunks, compile_s)
+    return cells, RunRecord("cuda", require_device().name, chunks, compiled.compile_s)
 
 
 def sweep_fronts(rows: SweepRows) -> tuple[SweepFronts, RunRecord]:
     """`kernels.cpu.quota_front.sweep_fronts` on the GPU. Raises `BackendUnavailableError` where there is none."""
-    compiled, compile_s = _compiled()
+    compiled = module("quota_sweep")
     count, shape = rows.models.shape[0], (*rows.shape, rows.shares.size)
     fronts = SweepFronts(
         np.empty(shape, np.int16),
@@ -166,18 +167,7 @@ def sweep_fronts(rows: SweepRows) -> tuple[SweepFronts, RunRecord]:
             whole[start:stop] = part
 
     chunks = in_chunks(count, _bytes_of_row(rows, 10 * rows.shares.size), run) if rows.searches else 0
-    return fronts, RunRecord("cuda", require_device().name, chunks, compile_s)
-
-
-_used: set[int] = set()
-
-
-def _compiled() -> tuple[Module, float]:
-    """The module, and the seconds its compilation took if this is its first use."""
-    compiled = module("quota_sweep")
-    first = id(compiled) not in _used
-    _used.add(id(compiled))
-    return compiled, compiled.compile_s if first else 0.0
+    return fronts, RunRecord("cuda", require_device().name, chunks, compiled.compile_s)
 
 
 def _bytes_of_row(rows: SweepRows, bytes_each: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,10 @@ class GpuRanking:
     score: NDArray[np.float64]
     stats: SolveStats
     _where: tuple[tuple[str, int], ...]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the arrays are read-only."""
+        check.restore(self, state)
 
     def candidates(self, instance: int) -> tuple[Candidate, ...]:
         """The GPUs of one instance by node and number, as `WhatIf.best` names them."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dilu_core.kernels import formulas
 from dilu_core.kernels.backend import BackendUnavailableError
@@ -28,6 +30,8 @@ from dilu_core.kernels.cuda.modules import source_path
 from dilu_core.kernels.cuda.sweep import example_rows, warps_per_block
 from dilu_core.kernels.quota_rows import SweepCells, SweepFronts, SweepRows, packed
 from tests.cuda_on_cpu.harness import SCHEDULES, CpuKernel, build
+
+Floats = NDArray[np.float64]
 
 TIE = 1e-9
 
@@ -56,6 +60,27 @@ def test_ends_and_whole_powers() -> None:
     assert log_of(math.inf) == log_of(1e300)
 
 
+def roofline_ms(model: Sequence[float], batch: float, share: float) -> float:
+    """`formulas.roofline_ms` of a row."""
+    launch, host, fixed, compute, bandwidth, sharpness = model
+    return formulas.roofline_ms(launch, host, fixed, compute, bandwidth, sharpness, batch, share)
+
+
+def least_share(model: Sequence[float], batch: float, latency: float) -> float:
+    """`formulas.roofline_least_share` of a row."""
+    launch, host, fixed, compute, bandwidth, sharpness = model
+    return formulas.roofline_least_share(launch, host, fixed, compute, bandwidth, sharpness, batch, latency)
+
+
+def spread(model: Sequence[float], covariance: Floats, error: Sequence[float], batch: float, share: float) -> float:
+    """`formulas.error_spread` by the gradient of a row; `error` as (scatter, leverage cap, floor)."""
+    launch, host, fixed, compute, bandwidth, sharpness = model
+    gradient = np.array(
+        formulas.roofline_log_gradient(launch, host, fixed, compute, bandwidth, sharpness, batch, share)[1:]
+    )
+    return formulas.error_spread(error[0], max(float(gradient @ covariance @ gradient), 0.0), error[1], error[2])
+
+
 def at(model: tuple[float, ...], batch: float) -> tuple[np.ndarray, float, float]:
     """Constants of a model, and the logs of a batch's work and floor."""
     c = np.empty(N_CONSTANTS)
@@ -69,9 +94,9 @@ def test_point_is_the_formula(model: tuple[float, ...], batch: int, milli: int) 
     """Latency is `formulas.roofline_ms`; at no share below the inverse is it within what it is here."""
     c, work, floor = at(model, batch)
     latency = latency_at(c, batch, work, floor, log_of(milli / 1000.0))
-    assert latency == pytest.approx(formulas.roofline_ms(*model, batch, milli / 1000.0), rel=1e-12)
+    assert latency == pytest.approx(roofline_ms(model, batch, milli / 1000.0), rel=1e-12)
     assert least_share_at(c, batch, work, floor, latency) <= milli / 1000.0
-    exact = formulas.roofline_least_share(*model, batch, 1.1 * latency)
+    exact = least_share(model, batch, 1.1 * latency)
     assert least_share_at(c, batch, work, floor, 1.1 * latency) == pytest.approx(exact, rel=1e-6)
 
 
@@ -82,11 +107,9 @@ def test_bound_is_the_formula(
     """exp(k sigma) from a packed covariance is that of the gradient of `formulas` and the full one."""
     root = np.random.default_rng(seed).standard_normal((6, 6))
     c, work, _ = at(model, batch)
-    gradient = np.array(formulas.roofline_log_gradient(*model, batch, milli / 1000.0)[1:])
-    leverage = gradient @ root @ root.T @ gradient
-    expected = math.exp(level * formulas.error_spread(0.1, leverage, 64.0, 0.05))
+    sigma = spread(model, root @ root.T, (0.1, 64.0, 0.05), batch, milli / 1000.0)
     found = bound_factor_at(c, packed(root @ root.T), level, 0.1, 64.0, 0.05, batch, work, log_of(milli / 1000.0))
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert found == pytest.approx(math.exp(level * sigma), rel=1e-9)
 
 
 @st.composite
@@ -95,14 +118,14 @@ def problems(draw: st.DrawFn) -> SweepRows:
     count = draw(st.integers(1, 3))
     models = np.array([draw(parameters) for _ in range(count)])
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    batches = np.sort(rng.choice(64, draw(st.integers(1, 40)), replace=False) + 1.0)
-    shares = np.sort(rng.choice(1000, draw(st.integers(1, 40)), replace=False) + 1.0)
+    batches = np.sort(rng.choice(64, draw(st.integers(1, 40)), replace=False) + 1).astype(np.float64)
+    shares = np.sort(rng.choice(1000, draw(st.integers(1, 40)), replace=False) + 1).astype(np.float64)
     root = draw(st.sampled_from([0.0, 0.3, 3.0])) * rng.standard_normal((count, 6, 6))
     bounded = draw(st.booleans())
     scatter = rng.uniform(0.01, 0.3, count)
     budgets = np.empty((count, 2))
-    for row, model in zip(budgets, models, strict=True):
-        row[:] = [formulas.roofline_ms(*model, batches[0], shares[-1] / 1000) * draw(st.floats(0.9, 30)) for _ in row]
+    for row, model in zip(budgets, models.tolist(), strict=True):
+        row[:] = [roofline_ms(model, batches[0], shares[-1] / 1000) * draw(st.floats(0.9, 30)) * (1 + TIE) for _ in row]
     return SweepRows(
         models,
         packed(root @ root.transpose(0, 2, 1)) if bounded else np.empty((count, 0)),
@@ -121,8 +144,8 @@ def every_cell(rows: SweepRows) -> tuple[np.ndarray, np.ndarray]:
     best = np.full((*rows.shape, 3), -1)
     fronts = np.full((*rows.shape, rows.shares.size), -1)
     for r, q, n in np.ndindex(rows.shape):
-        model = rows.models[r]
-        mean = np.array([[formulas.roofline_ms(*model, b, s / 1000) for s in rows.shares] for b in rows.batches])
+        model = rows.models[r].tolist()
+        mean = np.array([[roofline_ms(model, b, s / 1000) for s in rows.shares] for b in rows.batches])
         upper = mean.copy()
         if rows.covariances.shape[1]:
             full = np.zeros((6, 6))
@@ -130,8 +153,7 @@ def every_cell(rows: SweepRows) -> tuple[np.ndarray, np.ndarray]:
             full = (full + full.T) / 2  # what is off the diagonal was doubled
             for i, b in enumerate(rows.batches):
                 for j, s in enumerate(rows.shares):
-                    g = np.array(formulas.roofline_log_gradient(*model, b, s / 1000)[1:])
-                    sigma = formulas.error_spread(rows.errors[r, 0], max(g @ full @ g, 0.0), *rows.errors[r, 1:])
+                    sigma = spread(model, full, rows.errors[r].tolist(), b, s / 1000)
                     upper[i, j] *= math.exp(rows.levels[r, q] * sigma)
         feasible = upper <= rows.budgets[r, n]
         efficacy = np.where(feasible, 1e6 * rows.batches[:, None] / (mean * rows.shares), 0.0)
@@ -139,10 +161,8 @@ def every_cell(rows: SweepRows) -> tuple[np.ndarray, np.ndarray]:
             continue
         tied = np.argwhere(feasible & (efficacy >= efficacy.max() * (1 - TIE)))
         i, j = min(tied.tolist(), key=lambda cell: (cell[1], cell[0]))
-        whole = formulas.roofline_ms(*model, rows.batches[i], 1.0) / rows.saturation * (1 + TIE)
-        enough = [
-            k for k, s in enumerate(rows.limits) if formulas.roofline_ms(*model, rows.batches[i], s / 1000) <= whole
-        ]
+        whole = roofline_ms(model, rows.batches[i], 1.0) / rows.saturation * (1 + TIE)
+        enough = [k for k, s in enumerate(rows.limits) if roofline_ms(model, rows.batches[i], s / 1000) <= whole]
         best[r, q, n] = i, j, min(enough, default=-1)
         throughput, top = 1000.0 * rows.batches[:, None] / mean, 0.0
         for j in range(rows.shares.size):
@@ -246,11 +266,11 @@ def test_threads_change_nothing() -> None:
     """The parallel walk over rows answers as the serial one."""
     rows = example_rows(9)
     cells, fronts = sweep_quotas(rows), sweep_fronts(rows)
-    again = SweepCells(*(np.empty_like(column) for column in cells))
+    again = SweepCells(*map(np.empty_like, cells.columns))
     sweep_parallel(*rows, *again)
     assert_same(again, cells)
     assert np.array_equal(again.evaluated, cells.evaluated)
-    front_again = SweepFronts(*(np.empty_like(column) for column in fronts))
+    front_again = SweepFronts(*map(np.empty_like, fronts.columns))
     fronts_parallel(*rows, *front_again)
     assert_same(front_again, fronts)
 
