@@ -202,7 +202,7 @@ def replay_one(
     figures[FLIPS] = flips
 
 
-def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> tuple[Any, ...]:
+def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any:
     """The arguments of `replay_pairs` but for the pairs and the figures: noisy loads in steps of 1 s, both rules.
 
     No figure of it is round, so that nothing hangs on the last bit: what a self-test needs.

@@ -56,7 +56,7 @@ def _ceil(instances: float) -> int:
 def _usual_in_flight(params: Floats, arrivals_rps: float, ready: float) -> float:
     slo_ms, base_ms = params[SLO_MS], params[BASE_LATENCY_MS]
     latency_ms = base_ms if math.isnan(slo_ms) or base_ms > slo_ms else slo_ms
-    return arrivals_rps * latency_ms / 1000.0 + ready
+    return float(arrivals_rps * latency_ms / 1000.0 + ready)
 
 
 @inlined
@@ -65,7 +65,7 @@ def _trusted_lean(params: Floats, spare_milli: float, delivered: float) -> float
     if not math.isnan(spare_milli):
         lean = 1.0 + params[SPARE_TRUST] * spare_milli / params[REQUEST_MILLI]
     lean = min(lean, params[LIMIT_MILLI] / params[REQUEST_MILLI])
-    return lean if math.isnan(delivered) else min(lean, delivered)
+    return float(lean if math.isnan(delivered) else min(lean, delivered))
 
 
 @inlined
@@ -75,15 +75,15 @@ def _seen_delivery(
     before, queue = state[DELIVERED], state[IN_FLIGHT]
     usual = _usual_in_flight(params, arrivals, ready)
     if not (ready > 0.0 and ready == state[READY] and queue > usual and in_flight > usual):
-        return before
+        return float(before)
     growth = (in_flight - queue) / elapsed_s
     if abs(growth) <= _STANDING * arrivals:
-        return before
+        return float(before)
     rate = arrivals - growth
     seen = min(
         max(rate / (ready * params[CAPACITY_RPS]), _LEAST_DELIVERED), params[LIMIT_MILLI] / params[REQUEST_MILLI]
     )
-    return seen if math.isnan(before) else before + (seen - before) * min(1.0, elapsed_s / params[SHORT_S])
+    return float(seen if math.isnan(before) else before + (seen - before) * min(1.0, elapsed_s / params[SHORT_S]))
 
 
 @inlined
@@ -93,12 +93,12 @@ def _shown_load(
     before, queue = state[SHOWN], state[IN_FLIGHT]
     unmeasured = math.isnan(queue) or math.isnan(in_flight) or math.isnan(_usual_in_flight(params, arrivals, ready))
     if unmeasured or ready == 0.0 or ready != state[READY]:
-        return before
+        return float(before)
     if not math.isnan(delivered) and delivered != state[DELIVERED]:
-        return delivered
+        return float(delivered)
     queued_rps = max(0.0, in_flight - queue) / elapsed_s
     carried = min((arrivals - queued_rps) / (ready * params[CAPACITY_RPS]), params[LIMIT_MILLI] / params[REQUEST_MILLI])
-    return max(1.0 if math.isnan(before) else before, carried)
+    return float(max(1.0 if math.isnan(before) else before, carried))
 
 
 @inlined

@@ -44,7 +44,7 @@ class _Replays:
 
     def __init__(self, sets: int) -> None:
         self.sets = sets
-        self.problem: tuple[Any, ...] = ()
+        self.problem: Any = ()
         self.here, self.there = (np.empty((sets * TRACES, FIGURES)) for _ in range(2))
 
     def prepare(self) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 from dilu_core.kernels.backend import BackendUnavailableError
 
 try:
-    from numba import cuda
+    from numba import cuda as _cuda
 except ImportError as error:
     raise BackendUnavailableError(
         f"numba-cuda cannot be imported ({error}); pip install 'dilu_core[cuda13]'."
     ) from error
 
+
+cuda: Any = _cuda
+"""`numba.cuda`, whose names type checkers do not know."""
 
 _kernels: dict[tuple[int, Callable[..., None]], Any] = {}
 _compiling = threading.Lock()

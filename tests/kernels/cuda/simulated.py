@@ -59,7 +59,7 @@ fits.require_device = replays.require_device = lambda: Device("simulator", (9, 0
 
 def simulated_fits(count: int) -> None:
     """Every function's thread fits what the CPU kernel fits, to the last bit: the same Python runs."""
-    arguments = fits.sample_problem(count, 4)
+    arguments: Any = fits.sample_problem(count, 4)
     here, there = empty_results(count), empty_results(count)
     fit_rooflines(*arguments, *here)
     SmallMemory.free = 2100  # of which two functions with four samples take 0.8
@@ -71,7 +71,7 @@ def simulated_fits(count: int) -> None:
 
 def simulated_replays(sets: int) -> None:
     """Every pair's thread replays what the CPU kernel replays, to the last bit."""
-    problem = sample_problem(sets, (40, 25))
+    problem: Any = sample_problem(sets, (40, 25))
     here, there = np.empty((2 * sets, FIGURES)), np.empty((2 * sets, FIGURES))
     replay_pairs(0, 2 * sets, *problem, here)
     SmallMemory.free = 5000  # of which six pairs take 0.8
