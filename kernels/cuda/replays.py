@@ -7,7 +7,7 @@ parameter sets of one trace, so they read the same arrivals; their scratch lies 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import float64
@@ -142,8 +142,8 @@ def _prepared(
 @self_test("replays")
 def _agrees_with_the_cpu() -> None:
     """Two noisy traces under sixteen sets of both rules: equal counts, GPU-seconds and lateness to 1e-9."""
-    problem: Any = sample_problem(sets=16, seconds=(300, 200))
+    problem, on_cpu = sample_problem(sets=16, seconds=(300, 200)), cast(Any, replay_pairs)
     here, there = np.empty((32, FIGURES)), np.empty((32, FIGURES))
-    replay_pairs(0, 32, *problem, here)
+    on_cpu(0, 32, *problem, here)
     replay_pairs_on_gpu(*problem, there)
     np.testing.assert_allclose(there, here, rtol=1e-9)

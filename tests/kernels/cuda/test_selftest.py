@@ -48,7 +48,18 @@ def test_a_failure_is_remembered_and_told() -> None:
 
 def test_a_kernel_without_a_test_is_not_used() -> None:
     """A launcher that registered no test is refused."""
-    with pytest.raises(BackendUnavailableError, match="'fits' has no self-test"):
+    with pytest.raises(BackendUnavailableError, match="'fits'"):
+        ensure_tested("fits")
+
+
+def test_a_launcher_that_cannot_be_imported_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that a launcher needs and does not find is what was found."""
+
+    def missing(_name: str) -> None:
+        raise ImportError("no numba-cuda")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(BackendUnavailableError, match="ImportError: no numba-cuda"):
         ensure_tested("fits")
 
 
