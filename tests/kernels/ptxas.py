@@ -66,22 +66,8 @@ def from_cuda(source: Path, architecture: str, options: tuple[str, ...]) -> list
 
 def from_numba(function: Callable[..., None], signature: str, architecture: str) -> list[Resources]:
     """The resources of a numba-cuda kernel, given as the plain Python function and its signature."""
-<<<<<<< HEAD
     linker = _library("nvJitLink", "nvidia-nvjitlink")
     ptx = _ptx(function, signature)
-=======
-    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: its kernels cannot be compiled")
-    from numba.core import config
-    from numba.core.sigutils import normalize_signature
-    from numba.cuda.compiler import compile as compiled_for
-
-    if config.DISABLE_JIT:
-        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
-    linker = _library("nvJitLink", "nvidia-nvjitlink")
-    capability = (int(architecture[3:]) // 10, int(architecture[3:]) % 10)
-    types, _ = normalize_signature(signature)
-    ptx, _ = compiled_for(function, types, cc=capability, device=False, output="ptx", abi="numba", fastmath=False)
->>>>>>> gpu-base
     handle = ctypes.c_void_p()
     flags = [f"-arch={architecture}".encode(), b"-verbose", b"-Xptxas=-v"]
     text = ptx.encode() + b"\0"
@@ -99,9 +85,12 @@ def from_numba(function: Callable[..., None], signature: str, architecture: str)
 def _ptx(function: Callable[..., None], signature: str) -> str:
     """PTX for the oldest of the architectures, which the assembler takes for all: numba needs many seconds for it."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: its kernels cannot be compiled")
+    from numba.core import config
     from numba.core.sigutils import normalize_signature
     from numba.cuda.compiler import compile as compiled_for
 
+    if config.DISABLE_JIT:
+        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     types, _ = normalize_signature(signature)
     capability = (int(ARCHITECTURES[0][3:]) // 10, int(ARCHITECTURES[0][3:]) % 10)
     # functions that the kernel calls are compiled for "the current device", which a machine without a driver lacks
