@@ -81,7 +81,7 @@ class TuningSpace:
     def _combination(self, at: int) -> dict[str, Any]:
         """Number `at` of all combinations, the last choice turning fastest."""
         found: dict[str, Any] = {}
-        for name, values in reversed(self.choices.items()):
+        for name, values in reversed(list(self.choices.items())):
             at, position = divmod(at, len(values))
             found[name] = values[position]
         return {name: found[name] for name in self.choices}

@@ -27,6 +27,7 @@ from dilu_core.kernels.policy_step import (
     REQUEST_MILLI,
     SLO_MS,
     WINDOW_S,
+    derive,
     forget,
     policy_step,
 )
@@ -38,7 +39,6 @@ GPU_S_RESERVED, GPU_S_BORROWED, LATE, COLD_STARTS, FLIPS, FIGURES = range(6)
 """Columns of the figures: GPU-seconds, requests above the SLO, instances launched, changes of direction."""
 
 _ROUNDING = 1e-9  # as in `solvers.replay`: a latency of exactly the SLO meets it
-_LAZY = (40.0, 20.0, 30.0)  # of a sample problem: seconds, and how many of them add or remove an instance
 _BEYOND_MEASURE = 1e12  # as in `dilu_core.coscaling.policy`
 
 
@@ -210,30 +210,15 @@ def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any
     random = np.random.default_rng(seed)
     traces = [40.0 * random.uniform(0.5, 1.5, each) + 30.0 * np.sin(np.arange(each) / 29.0) ** 2 for each in seconds]
     params = np.empty((sets, PARAMETERS))
-    params[:] = (
-        9.7,
-        300.0,
-        600.0,
-        803.0,
-        101.0,
-        1.0,
-        40.0,
-        0.0,
-        1.2,
-        0.5,
-        2.0,
-        9.3,
-        60.0,
-        0.8,
-        7.0,
-        *_LAZY,
-        300.0,
-        600.0,
-        10.0,
+    params[:, CAPACITY_RPS : COLD_STEPS + 1] = (
+        *(9.7, 300.0, 600.0, 803.0, 101.0, 1.0, 40.0),  # the function and its bounds
+        *(0.0, 1.2, 0.5, 2.0, 9.3, 60.0, 0.8, 7.0),  # the rule "co-scaling"
+        *(40.0, 20.0, 30.0, 300.0, 600.0, 10.0),  # the rule "lazy", and the delays
     )
     params[:, IS_LAZY] = np.arange(sets) % 4 == 0
     params[:, LEAN] = np.linspace(1.0, 1.6, sets)
     params[:, WINDOW_S] = 20.0 + 7.0 * (np.arange(sets) % 9)
+    derive(params)
     ends = np.cumsum([0, *seconds])
     return (
         params,
