@@ -109,27 +109,28 @@ def replay_one(
     slope, cold_steps = params[CAPACITY_RPS] / params[REQUEST_MILLI], int(params[COLD_STEPS])
     base_s = 0.0 if math.isnan(params[BASE_LATENCY_MS]) else params[BASE_LATENCY_MS] / 1000.0
     latest_ms = params[SLO_MS] * (1.0 + _ROUNDING)
-    ready, starting, room = initial, 0, memory.ready_at.shape[0]
+    state, samples, peaks, ready_at, launched = memory
+    ready, starting, room = initial, 0, ready_at.shape[0]
     if initial < 0:
         needed = math.ceil(min(first_look_rps / params[CAPACITY_RPS] - 1e-9, params[MAX_INSTANCES]))
         ready = int(min(max(float(needed), params[MIN_INSTANCES]), params[MAX_INSTANCES]))
     oldest, pending, last_change, flips, cold_starts, instance_steps = 0, 0, 0, 0, 0, 0
     steps, backlog, borrowed, late = arrivals.shape[0], 0.0, 0.0, 0.0
     left_before, left, asked, in_period, period, shares, most = 0.0, 0.0, 0, 0, 0, 0, limit
-    forget(memory.state)
+    forget(state)
     for step in range(steps):
-        while pending > 0 and memory.ready_at[oldest] <= step:
-            ready += memory.launched[oldest]
-            starting -= memory.launched[oldest]
+        while pending > 0 and ready_at[oldest] <= step:
+            ready += launched[oldest]
+            starting -= launched[oldest]
             oldest = oldest + 1 if oldest + 1 < room else 0
             pending -= 1
         if in_period == per_control:
             served_rps = min(told_rps[period], _rate_at(most, slope, rates) * ready)
             _, change, _ = policy_step(
                 params,
-                memory.state,
-                memory.samples,
-                memory.peaks,
+                state,
+                samples,
+                peaks,
                 step * step_s,
                 _known(told_rps[period]),
                 float(ready),
@@ -151,16 +152,16 @@ def replay_one(
                     starting += change
                     at = oldest + pending
                     at = at - room if at >= room else at
-                    memory.ready_at[at], memory.launched[at] = step + cold_steps, change
+                    ready_at[at], launched[at] = step + cold_steps, change
                     pending += 1
             while change < 0 and pending > 0:
                 at = oldest + pending - 1
                 at = at - room if at >= room else at
-                given_up = min(-change, memory.launched[at])
-                memory.launched[at] -= given_up
+                given_up = min(-change, launched[at])
+                launched[at] -= given_up
                 starting -= given_up
                 change += given_up
-                if memory.launched[at] == 0:
+                if launched[at] == 0:
                     pending -= 1
             ready += min(change, 0)
         in_period += 1
