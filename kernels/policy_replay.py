@@ -27,6 +27,7 @@ from dilu_core.kernels.policy_step import (
     REQUEST_MILLI,
     SLO_MS,
     WINDOW_S,
+    derive,
     forget,
     policy_step,
 )
@@ -38,7 +39,6 @@ GPU_S_RESERVED, GPU_S_BORROWED, LATE, COLD_STARTS, FLIPS, FIGURES = range(6)
 """Columns of the figures: GPU-seconds, requests above the SLO, instances launched, changes of direction."""
 
 _ROUNDING = 1e-9  # as in `solvers.replay`: a latency of exactly the SLO meets it
-_LAZY = (40.0, 20.0, 30.0)  # of a sample problem: seconds, and how many of them add or remove an instance
 _BEYOND_MEASURE = 1e12  # as in `dilu_core.coscaling.policy`
 
 
@@ -109,27 +109,28 @@ def replay_one(
     slope, cold_steps = params[CAPACITY_RPS] / params[REQUEST_MILLI], int(params[COLD_STEPS])
     base_s = 0.0 if math.isnan(params[BASE_LATENCY_MS]) else params[BASE_LATENCY_MS] / 1000.0
     latest_ms = params[SLO_MS] * (1.0 + _ROUNDING)
-    ready, starting, room = initial, 0, memory.ready_at.shape[0]
+    state, samples, peaks, ready_at, launched = memory
+    ready, starting, room = initial, 0, ready_at.shape[0]
     if initial < 0:
         needed = math.ceil(min(first_look_rps / params[CAPACITY_RPS] - 1e-9, params[MAX_INSTANCES]))
         ready = int(min(max(float(needed), params[MIN_INSTANCES]), params[MAX_INSTANCES]))
     oldest, pending, last_change, flips, cold_starts, instance_steps = 0, 0, 0, 0, 0, 0
     steps, backlog, borrowed, late = arrivals.shape[0], 0.0, 0.0, 0.0
     left_before, left, asked, in_period, period, shares, most = 0.0, 0.0, 0, 0, 0, 0, limit
-    forget(memory.state)
+    forget(state)
     for step in range(steps):
-        while pending > 0 and memory.ready_at[oldest] <= step:
-            ready += memory.launched[oldest]
-            starting -= memory.launched[oldest]
+        while pending > 0 and ready_at[oldest] <= step:
+            ready += launched[oldest]
+            starting -= launched[oldest]
             oldest = oldest + 1 if oldest + 1 < room else 0
             pending -= 1
         if in_period == per_control:
             served_rps = min(told_rps[period], _rate_at(most, slope, rates) * ready)
             _, change, _ = policy_step(
                 params,
-                memory.state,
-                memory.samples,
-                memory.peaks,
+                state,
+                samples,
+                peaks,
                 step * step_s,
                 _known(told_rps[period]),
                 float(ready),
@@ -151,16 +152,16 @@ def replay_one(
                     starting += change
                     at = oldest + pending
                     at = at - room if at >= room else at
-                    memory.ready_at[at], memory.launched[at] = step + cold_steps, change
+                    ready_at[at], launched[at] = step + cold_steps, change
                     pending += 1
             while change < 0 and pending > 0:
                 at = oldest + pending - 1
                 at = at - room if at >= room else at
-                given_up = min(-change, memory.launched[at])
-                memory.launched[at] -= given_up
+                given_up = min(-change, launched[at])
+                launched[at] -= given_up
                 starting -= given_up
                 change += given_up
-                if memory.launched[at] == 0:
+                if launched[at] == 0:
                     pending -= 1
             ready += min(change, 0)
         in_period += 1
@@ -202,7 +203,7 @@ def replay_one(
     figures[FLIPS] = flips
 
 
-def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> tuple[Any, ...]:
+def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any:
     """The arguments of `replay_pairs` but for the pairs and the figures: noisy loads in steps of 1 s, both rules.
 
     No figure of it is round, so that nothing hangs on the last bit: what a self-test needs.
@@ -210,30 +211,15 @@ def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> tup
     random = np.random.default_rng(seed)
     traces = [40.0 * random.uniform(0.5, 1.5, each) + 30.0 * np.sin(np.arange(each) / 29.0) ** 2 for each in seconds]
     params = np.empty((sets, PARAMETERS))
-    params[:] = (
-        9.7,
-        300.0,
-        600.0,
-        803.0,
-        101.0,
-        1.0,
-        40.0,
-        0.0,
-        1.2,
-        0.5,
-        2.0,
-        9.3,
-        60.0,
-        0.8,
-        7.0,
-        *_LAZY,
-        300.0,
-        600.0,
-        10.0,
+    params[:, CAPACITY_RPS : COLD_STEPS + 1] = (
+        *(9.7, 300.0, 600.0, 803.0, 101.0, 1.0, 40.0),  # the function and its bounds
+        *(0.0, 1.2, 0.5, 2.0, 9.3, 60.0, 0.8, 7.0),  # the rule "co-scaling"
+        *(40.0, 20.0, 30.0, 300.0, 600.0, 10.0),  # the rule "lazy", and the delays
     )
     params[:, IS_LAZY] = np.arange(sets) % 4 == 0
     params[:, LEAN] = np.linspace(1.0, 1.6, sets)
     params[:, WINDOW_S] = 20.0 + 7.0 * (np.arange(sets) % 9)
+    derive(params)
     ends = np.cumsum([0, *seconds])
     return (
         params,

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 CAPACITY_RPS, REQUEST_MILLI, LIMIT_MILLI, SLO_MS, BASE_LATENCY_MS, MIN_INSTANCES, MAX_INSTANCES = range(7)
 IS_LAZY, LEAN, SPARE_TRUST, SHORT_S, CLEAR_S, WINDOW_S, SCALE_IN_LOAD, COOLDOWN_S = range(7, 15)
 LAZY_SAMPLES, LAZY_OUT, LAZY_IN, ZERO_DELAY_S, STALE_AFTER_S, COLD_STEPS = range(15, 21)
-PARAMETERS = 21
+BURST, USUAL_MS, STRETCH_S, KEPT_PEAKS, PARAMETERS = range(21, 26)  # the first four by `derive`
 
 # Entries of `state`: `HorizontalState` by name; a ring's count, and where its oldest sample or running peak stands.
 TIME_S, PARTIAL_S, PARTIAL_REQUESTS, SAMPLES, OLDEST, PEAKS, RUNNING, FILLED_S, HELD = range(9)
@@ -52,11 +52,12 @@ def _ceil(instances: float) -> int:
     return math.ceil(min(instances - _NOISE * max(1.0, instances), _BEYOND_COUNTING))
 
 
-@inlined
-def _usual_in_flight(params: Floats, arrivals_rps: float, ready: float) -> float:
-    slo_ms, base_ms = params[SLO_MS], params[BASE_LATENCY_MS]
-    latency_ms = base_ms if math.isnan(slo_ms) or base_ms > slo_ms else slo_ms
-    return arrivals_rps * latency_ms / 1000.0 + ready
+def derive(rows: Floats) -> None:
+    """Fill the columns of `rows` (sets, PARAMETERS) that follow from the others, once instead of at every step."""
+    rows[:, BURST] = rows[:, LIMIT_MILLI] / rows[:, REQUEST_MILLI]
+    rows[:, USUAL_MS] = np.fmax(rows[:, SLO_MS], rows[:, BASE_LATENCY_MS])  # NaN only where neither is known
+    rows[:, STRETCH_S] = np.ceil(rows[:, WINDOW_S] / STRETCHES)
+    rows[:, KEPT_PEAKS] = np.ceil(rows[:, WINDOW_S] / rows[:, STRETCH_S]) + 1.0
 
 
 @inlined
@@ -64,41 +65,44 @@ def _trusted_lean(params: Floats, spare_milli: float, delivered: float) -> float
     lean = params[LEAN]
     if not math.isnan(spare_milli):
         lean = 1.0 + params[SPARE_TRUST] * spare_milli / params[REQUEST_MILLI]
-    lean = min(lean, params[LIMIT_MILLI] / params[REQUEST_MILLI])
-    return lean if math.isnan(delivered) else min(lean, delivered)
+    lean = min(lean, params[BURST])
+    return float(lean if math.isnan(delivered) else min(lean, delivered))
 
 
 @inlined
 def _seen_delivery(
-    params: Floats, state: Floats, elapsed_s: float, arrivals: float, ready: float, in_flight: float
+    params: Floats, state: Floats, elapsed_s: float, arrivals: float, ready: float, in_flight: float, usual: float
 ) -> float:
     before, queue = state[DELIVERED], state[IN_FLIGHT]
-    usual = _usual_in_flight(params, arrivals, ready)
     if not (ready > 0.0 and ready == state[READY] and queue > usual and in_flight > usual):
-        return before
+        return float(before)
     growth = (in_flight - queue) / elapsed_s
     if abs(growth) <= _STANDING * arrivals:
-        return before
+        return float(before)
     rate = arrivals - growth
-    seen = min(
-        max(rate / (ready * params[CAPACITY_RPS]), _LEAST_DELIVERED), params[LIMIT_MILLI] / params[REQUEST_MILLI]
-    )
-    return seen if math.isnan(before) else before + (seen - before) * min(1.0, elapsed_s / params[SHORT_S])
+    seen = min(max(rate / (ready * params[CAPACITY_RPS]), _LEAST_DELIVERED), params[BURST])
+    return float(seen if math.isnan(before) else before + (seen - before) * min(1.0, elapsed_s / params[SHORT_S]))
 
 
 @inlined
 def _shown_load(
-    params: Floats, state: Floats, elapsed_s: float, arrivals: float, ready: float, in_flight: float, delivered: float
+    params: Floats,
+    state: Floats,
+    elapsed_s: float,
+    arrivals: float,
+    ready: float,
+    in_flight: float,
+    usual: float,
+    delivered: float,
 ) -> float:
     before, queue = state[SHOWN], state[IN_FLIGHT]
-    unmeasured = math.isnan(queue) or math.isnan(in_flight) or math.isnan(_usual_in_flight(params, arrivals, ready))
-    if unmeasured or ready == 0.0 or ready != state[READY]:
-        return before
+    if math.isnan(queue) or math.isnan(in_flight) or math.isnan(usual) or ready == 0.0 or ready != state[READY]:
+        return float(before)
     if not math.isnan(delivered) and delivered != state[DELIVERED]:
-        return delivered
-    queued_rps = max(0.0, in_flight - queue) / elapsed_s
-    carried = min((arrivals - queued_rps) / (ready * params[CAPACITY_RPS]), params[LIMIT_MILLI] / params[REQUEST_MILLI])
-    return max(1.0 if math.isnan(before) else before, carried)
+        return float(delivered)
+    queued_rps = (in_flight - queue) / elapsed_s if in_flight > queue else 0.0
+    carried = min((arrivals - queued_rps) / (ready * params[CAPACITY_RPS]), params[BURST])
+    return float(max(1.0 if math.isnan(before) else before, carried))
 
 
 @inlined
@@ -126,12 +130,9 @@ def _hold_peak(
     if backlog > 0.0:
         ceiling = _ceil(need / (0.5 + 0.5 * params[SCALE_IN_LOAD]))
         need = max(need, min(need + backlog / per_instance, float(ceiling)))
-    stretch_s = math.ceil(params[WINDOW_S] / STRETCHES)
-    if state[PEAKS] == 0.0 or state[FILLED_S] >= stretch_s:
-        most = math.ceil(params[WINDOW_S] / stretch_s) + 1
-        running = int(state[RUNNING]) + 1
-        state[RUNNING] = running if running < most else 0
-        state[PEAKS] = min(state[PEAKS] + 1.0, float(most))
+    if state[PEAKS] == 0.0 or state[FILLED_S] >= params[STRETCH_S]:
+        state[RUNNING] = state[RUNNING] + 1.0 if state[RUNNING] + 1.0 < params[KEPT_PEAKS] else 0.0
+        state[PEAKS] = min(state[PEAKS] + 1.0, params[KEPT_PEAKS])
         state[FILLED_S] = 0.0
         peaks[int(state[RUNNING])] = need
         held = need
@@ -157,8 +158,11 @@ def _remember(
     starting: float,
     in_flight: float,
     spare_milli: float,
-) -> None:
-    """One more stretch of `elapsed_s` known seconds, cut into whole seconds; ready and starting NaN: no fleet known."""
+) -> float:
+    """One more stretch of `elapsed_s` known seconds, cut into whole seconds; `ready` NaN: no fleet known.
+
+    Returns the load over capacity that an instance is now trusted with.
+    """
     lazy = params[IS_LAZY] > 0.0
     partial_s = state[PARTIAL_S] + elapsed_s
     partial_requests = state[PARTIAL_REQUESTS] + arrivals * elapsed_s
@@ -171,14 +175,16 @@ def _remember(
     if not (math.isnan(spare_milli) or math.isnan(state[SPARE_MILLI])):
         spare_milli = state[SPARE_MILLI] + (spare_milli - state[SPARE_MILLI]) * min(1.0, elapsed_s / params[SHORT_S])
     delivered, shown, backlog = state[DELIVERED], state[SHOWN], 0.0
+    usual = arrivals * params[USUAL_MS] / 1000.0 + ready
     if not math.isnan(ready):
-        delivered = _seen_delivery(params, state, elapsed_s, arrivals, ready, in_flight)
-        shown = _shown_load(params, state, elapsed_s, arrivals, ready, in_flight, delivered)
-        excess = in_flight - _usual_in_flight(params, arrivals, ready)
+        delivered = _seen_delivery(params, state, elapsed_s, arrivals, ready, in_flight, usual)
+        shown = _shown_load(params, state, elapsed_s, arrivals, ready, in_flight, usual, delivered)
+        excess = in_flight - usual
         if starting == 0.0 and excess > 0.0:
             backlog = excess / params[CLEAR_S]
     kept = int(params[LAZY_SAMPLES]) if lazy else int(params[SHORT_S])
-    per_instance = params[CAPACITY_RPS] * _trusted_lean(params, spare_milli, delivered)
+    lean = _trusted_lean(params, spare_milli, delivered)
+    per_instance = params[CAPACITY_RPS] * lean
     for k in range(min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))):
         _enter_sample(state, samples, kept, arrivals if k > 0 else first_rps)
         if not lazy:
@@ -190,6 +196,7 @@ def _remember(
     state[SPARE_MILLI], state[DELIVERED], state[SHOWN] = spare_milli, delivered, shown
     state[IN_FLIGHT] = math.nan if math.isnan(ready) else in_flight
     state[READY] = ready
+    return lean
 
 
 @inlined
@@ -210,12 +217,13 @@ def _lazy_rule(params: Floats, state: Floats, samples: Floats, ready: int, start
 
 
 @inlined
-def _co_scaling_rule(params: Floats, state: Floats, planned: int, starting: int, p95_ms: float) -> tuple[int, int]:
+def _co_scaling_rule(
+    params: Floats, state: Floats, lean: float, planned: int, starting: int, p95_ms: float
+) -> tuple[int, int]:
     held = state[HELD]
     out = _ceil(held)
     if out > planned:
         return out, _LOAD
-    lean = _trusted_lean(params, state[SPARE_MILLI], state[DELIVERED])
     proven = lean if math.isnan(state[SHOWN]) else min(lean, state[SHOWN])
     survivors = max(1, _ceil(held * (lean / proven) / params[SCALE_IN_LOAD]))
     if survivors >= planned:
@@ -231,6 +239,7 @@ def _propose(
     params: Floats,
     state: Floats,
     samples: Floats,
+    lean: float,
     arrivals: float,
     ready: int,
     starting: int,
@@ -244,7 +253,7 @@ def _propose(
     if params[IS_LAZY] > 0.0:
         target, reason = _lazy_rule(params, state, samples, ready, starting)
     else:
-        target, reason = _co_scaling_rule(params, state, planned, starting, p95_ms)
+        target, reason = _co_scaling_rule(params, state, lean, planned, starting, p95_ms)
     if planned == 0:
         return max(1, target), _FROM_ZERO
     if ready == 1 and planned == 1 and params[MIN_INSTANCES] == 0.0 and not anything:
@@ -300,7 +309,7 @@ def policy_step(
         state[TIME_S], state[IN_FLIGHT] = time_s, math.nan
         state[SINCE_CHANGE_S] += elapsed_s
         return planned, 0, _NO_DATA
-    _remember(
+    lean = _remember(
         params,
         state,
         samples,
@@ -315,7 +324,9 @@ def policy_step(
     )
     if not fleet_known:
         return -1, 0, _NO_DATA
-    proposed, reason = _propose(params, state, samples, arrivals_rps, int(ready), int(starting), in_flight, p95_ms)
+    proposed, reason = _propose(
+        params, state, samples, lean, arrivals_rps, int(ready), int(starting), in_flight, p95_ms
+    )
     target = min(max(proposed, int(params[MIN_INSTANCES])), int(params[MAX_INSTANCES]))
     change = target - planned
     if change > 0 and proposed <= planned:

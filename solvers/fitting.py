@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ def _minimise(tasks: Sequence[_Task], backend: str) -> tuple[FitResults, RunReco
     first = np.zeros(len(tasks) + 1, dtype=np.int64)
     first[1:] = np.cumsum([len(task.samples) for task in tasks])
     found = empty_results(len(tasks))
-    arguments = (
+    arguments: Any = (
         np.log(np.concatenate([task.samples.batch for task in tasks])),
         np.log(np.concatenate([task.samples.sm_milli for task in tasks]) / 1000.0),
         np.concatenate([_log_latency(task) for task in tasks]),

@@ -125,6 +125,7 @@ def parameter_rows(params_list: Sequence[HorizontalParams], step_s: float) -> Fl
     rows[:, list(_FIELDS.values())] = values.reshape(len(params_list), len(_FIELDS))
     rows[:, step.IS_LAZY] = [params.rule == "lazy" for params in params_list]
     rows[:, step.COLD_STEPS] = np.ceil(np.minimum(rows[:, step.COLD_STEPS] / step_s, LARGEST) - 1e-9)
+    step.derive(rows)
     return rows
 
 

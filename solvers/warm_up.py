@@ -23,6 +23,7 @@ from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
 from dilu_core.solvers.placement.ranking import rank_gpus
+from dilu_core.solvers.policy_replay import replay_many
 from dilu_core.solvers.quota_search import search_quota
 from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
@@ -65,4 +66,5 @@ def warm_up() -> SolveStats:
     dive(column_bound(Cluster.homogeneous(10, 4, gpu), problem.oversubscription, mixed, deadline=soon), deadline=soon)
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
+    replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")
     return SolveStats(time.perf_counter() - started, "cpu")

@@ -10,7 +10,7 @@ import numpy as np
 from case import Case
 
 from dilu_core.kernels.backend import RunRecord
-from dilu_core.kernels.cpu.roofline_fit import FitResults, empty_results, fit_rooflines
+from dilu_core.kernels.cpu.roofline_fit import empty_results, fit_rooflines
 from dilu_core.kernels.roofline_objective import BANDWIDTH, PARAMETERS
 
 SAMPLES, THREADS = 12, os.cpu_count() or 1
@@ -48,7 +48,7 @@ class _Fits:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.arguments: tuple[Any, ...] = ()
+        self.arguments: Any = ()
         self.here, self.there = empty_results(count), empty_results(count)
 
     def prepare(self) -> None:
@@ -102,6 +102,7 @@ class _Fits:
 
     def _part(self, start: int, stop: int) -> None:
         log_batch, log_share, log_latency, first, family, centers, precisions, *shared = self.arguments
+        results: Any = self.here
         rows = slice(first[start], first[stop])
         fit_rooflines(
             log_batch[rows],
@@ -112,7 +113,7 @@ class _Fits:
             centers[start:stop],
             precisions[start:stop],
             *shared,
-            *FitResults(*(column[start:stop] for column in self.here)),
+            *(column[start:stop] for column in results),
         )
 
     def operations(self) -> float:

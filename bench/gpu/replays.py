@@ -44,7 +44,7 @@ class _Replays:
 
     def __init__(self, sets: int) -> None:
         self.sets = sets
-        self.problem: tuple[Any, ...] = ()
+        self.problem: Any = ()
         self.here, self.there = (np.empty((sets * TRACES, FIGURES)) for _ in range(2))
 
     def prepare(self) -> None:
@@ -74,9 +74,10 @@ class _Replays:
 
     def cpu(self) -> None:
         """The same, a thread per core."""
+        on_cpu: Any = replay_pairs
         edges = np.linspace(0, self.here.shape[0], 4 * THREADS + 1).astype(int).tolist()
         with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(lambda a, b: replay_pairs(a, b, *self.problem, self.here), edges[:-1], edges[1:]))
+            list(threads.map(lambda a, b: on_cpu(a, b, *self.problem, self.here), edges[:-1], edges[1:]))
 
     def operations(self) -> float:
         """One decision per step."""

@@ -57,7 +57,7 @@ def replay_pairs(
             arrived[low + t : high + t + 1],
             told_rps[first_period[t] : first_period[t + 1]],
             spare_milli[low:high],
-            first_look_rps[t],
+            float(first_look_rps[t]),
             rates,
             step_s,
             per_control,

@@ -7,7 +7,7 @@ exponentials round otherwise there, so that objectives agree to rounding and par
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import float64
@@ -144,7 +144,7 @@ def _prepared(kernel: Any, arguments: Sequence[Any], start: int, stop: int) -> t
     return lambda: launch(kernel, stop - start, BLOCK, columns), found
 
 
-def sample_problem(count: int, each: int, *, seed: int = 0) -> tuple[Any, ...]:
+def sample_problem(count: int, each: int, *, seed: int = 0) -> Any:
     """The arguments of `fit_rooflines` but for the results: `count` functions, two families, `each` noisy samples."""
     random = np.random.default_rng(seed)
     batch, share = random.choice([1.0, 2.0, 8.0, 32.0], (count, each)), random.integers(1, 11, (count, each)) / 10.0
@@ -160,9 +160,9 @@ def sample_problem(count: int, each: int, *, seed: int = 0) -> tuple[Any, ...]:
 @self_test("fits")
 def _agrees_with_the_cpu() -> None:
     """Sixteen functions with nine samples each: the same objectives to 1e-6, and the same estimated noise to 1e-3."""
-    arguments = sample_problem(16, 9)
+    arguments, on_cpu = sample_problem(16, 9), cast(Any, fit_rooflines)
     here, there = empty_results(16), empty_results(16)
-    fit_rooflines(*arguments, *here)
+    on_cpu(*arguments, *here)
     fit_rooflines_on_gpu(*arguments, *there)
     np.testing.assert_allclose(there.costs, here.costs, rtol=1e-6)
     np.testing.assert_allclose(there.noises, here.noises, rtol=1e-3)

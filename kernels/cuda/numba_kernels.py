@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dilu_core.kernels.backend import BackendUnavailableError
 
 try:
-    from numba import cuda
+    from numba import cuda as _cuda
 except ImportError as error:
     raise BackendUnavailableError(
         f"numba-cuda cannot be imported ({error}); pip install 'dilu_core[cuda13]'."
     ) from error
 
+
+cuda: Any = _cuda
+"""`numba.cuda`, whose names type checkers do not know."""
 
 _kernels: dict[tuple[int, Callable[..., None]], Any] = {}
 _compiling = threading.Lock()
@@ -38,4 +42,6 @@ def numba_kernel(function: Callable[..., None], signature: str) -> tuple[Any, fl
 
 def launch(kernel: Any, threads: int, block: int, arguments: Sequence[object]) -> None:
     """Starts at least `threads` threads of `kernel` in blocks of `block`, on the default stream, without waiting."""
-    kernel[(threads + block - 1) // block, block](*arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Grid size")  # a small problem leaves the GPU idle; the caller knows
+        kernel[(threads + block - 1) // block, block](*arguments)

@@ -7,7 +7,7 @@ parameter sets of one trace, so they read the same arrivals; their scratch lies 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import float64
@@ -76,7 +76,7 @@ def replay_kernel(
         arrived[low + t : high + t + 1],
         told_rps[first_period[t] : first_period[t + 1]],
         spare_milli[low:high],
-        first_look_rps[t],
+        float(first_look_rps[t]),
         rates,
         step_s,
         per_control,
@@ -142,8 +142,8 @@ def _prepared(
 @self_test("replays")
 def _agrees_with_the_cpu() -> None:
     """Two noisy traces under sixteen sets of both rules: equal counts, GPU-seconds and lateness to 1e-9."""
-    problem = sample_problem(sets=16, seconds=(300, 200))
+    problem, on_cpu = sample_problem(sets=16, seconds=(300, 200)), cast(Any, replay_pairs)
     here, there = np.empty((32, FIGURES)), np.empty((32, FIGURES))
-    replay_pairs(0, 32, *problem, here)
+    on_cpu(0, 32, *problem, here)
     replay_pairs_on_gpu(*problem, there)
     np.testing.assert_allclose(there, here, rtol=1e-9)

@@ -142,7 +142,7 @@ def test_bad_arguments_are_named() -> None:
     for message, call in {
         "traces": lambda: replay_many([], params),
         "params_list": lambda: replay_many(trace, []),
-        r"params_list\[0\]": lambda: replay_many(trace, [3]),
+        r"params_list\[0\]": lambda: replay_many(trace, [3]),  # type: ignore[list-item]
         "spare_milli": lambda: replay_many(trace, params, spare_milli=[1.0, 2.0]),
         r"spare_milli\[0\]\[1\]": lambda: replay_many(trace, params, spare_milli=[[1.0, math.nan]]),
         "rate_rps": lambda: replay_many(trace, [params, other], rate_rps=[0.0] * 601),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from typing import Any
+from typing import Any, cast
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 os.environ["NUMBA_DISABLE_JIT"] = "1"
@@ -59,9 +59,9 @@ fits.require_device = replays.require_device = lambda: Device("simulator", (9, 0
 
 def simulated_fits(count: int) -> None:
     """Every function's thread fits what the CPU kernel fits, to the last bit: the same Python runs."""
-    arguments = fits.sample_problem(count, 4)
+    arguments, on_cpu = fits.sample_problem(count, 4), cast(Any, fit_rooflines)
     here, there = empty_results(count), empty_results(count)
-    fit_rooflines(*arguments, *here)
+    on_cpu(*arguments, *here)
     SmallMemory.free = 2100  # of which two functions with four samples take 0.8
     record = fits.fit_rooflines_on_gpu(*arguments, *there)
     for name, mine, theirs in zip(here._fields, here, there, strict=True):
@@ -71,9 +71,9 @@ def simulated_fits(count: int) -> None:
 
 def simulated_replays(sets: int) -> None:
     """Every pair's thread replays what the CPU kernel replays, to the last bit."""
-    problem = sample_problem(sets, (40, 25))
+    problem, on_cpu = sample_problem(sets, (40, 25)), cast(Any, replay_pairs)
     here, there = np.empty((2 * sets, FIGURES)), np.empty((2 * sets, FIGURES))
-    replay_pairs(0, 2 * sets, *problem, here)
+    on_cpu(0, 2 * sets, *problem, here)
     SmallMemory.free = 5000  # of which six pairs take 0.8
     record = replays.replay_pairs_on_gpu(*problem, there)
     np.testing.assert_array_equal(there, here)
