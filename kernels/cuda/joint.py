@@ -51,12 +51,12 @@ def search_many(
     best = np.full(functions.shape[0], -1, dtype=np.int32)
     choices = np.full((functions.shape[0], MOST_FUNCTIONS), -1, dtype=np.int8)
     steps, stopped = np.zeros(functions.shape[0], dtype=np.uint32), ~on_device
-    kernel = module("joint")
+    compiled = module("joint")
 
     def run(start: int, stop: int) -> None:
         chosen = fits[start:stop]
         arguments, answers = device_arguments(columns, chosen, step_limit)
-        launch(kernel.function("joint_search"), columns, chosen, arguments)
+        launch(kernel(), columns, chosen, arguments)
         best[chosen], choices[chosen], steps[chosen] = (answers[i].get() for i in range(3))
         stopped[chosen] = answers[3].get()
 
@@ -65,7 +65,7 @@ def search_many(
     choice, values = unpacked(columns, best, choices)
     nodes = steps.astype(np.int64)
     _finish_on_cpu(np.flatnonzero(stopped), functions, options, value, weight, capacity, choice, values, nodes)
-    return choice, values, nodes, RunRecord("cuda", require_device().name, chunks, kernel.compile_s)
+    return choice, values, nodes, RunRecord("cuda", require_device().name, chunks, compiled.compile_s)
 
 
 def device_arguments(columns: JointColumns, chosen: NDArray[np.int64], step_limit: int) -> tuple[list[Any], list[Any]]:
@@ -84,6 +84,12 @@ def device_arguments(columns: JointColumns, chosen: NDArray[np.int64], step_limi
     inputs = [columns.functions[chosen], columns.options[chosen], columns.starts[chosen] - low]
     inputs += [columns.gains[low:high], columns.loads[low:high], columns.capacities[chosen]]
     return [*map(cupy.asarray, inputs), np.uint32(step_limit), *answers], answers
+
+
+def kernel() -> Callable[..., None]:
+    """The compiled kernel."""
+    function: Callable[..., None] = module("joint").function("joint_search")
+    return function
 
 
 def launch(kernel: Callable[..., None], columns: JointColumns, chosen: NDArray[np.int64], arguments: list[Any]) -> None:
