@@ -75,7 +75,7 @@ def _distance(case: Case, kernel: Times, limits: Limits, say: Callable[[str], No
     if least and peak:
         say(f"  limit: {readable(least)} for {operations:.3g} {case.operation} operations and {moved:.3g} bytes")
         say(
-            f"  the kernel takes {kernel.median_s / least:.1f} times that, at {found['operations_of_peak']:.1%} of peak "
+            f"  the kernel: {kernel.median_s / least:.1f} times that, at {found['operations_of_peak']:.1%} of peak "
             f"arithmetic, {found['bytes_of_peak']:.1%} of peak memory traffic"
         )
     return found

@@ -78,18 +78,18 @@ struct Site { int line, id; };  // a statement: its line, and a number of its ow
 inline bool same(Site a, Site b) { return a.id == b.id; }
 
 struct Thread {
-    ucontext_t start;
-    jmp_buf paused;
-    bool started;
     State state;
-    Operation operation;
+    bool started;                   // its fibre exists: it waits in suspend()
     Site site;
     unsigned mask, source;          // of a collective: its mask, the lane that a shuffle reads
     uint64_t value, result;         // of a collective or barrier: put in, taken out
     char* stack;
+    jmp_buf paused;
 };
+struct Warp { unsigned waiting, exited; };  // its lanes at a collective, and those that are done
 
-static Thread* threads;
+static Thread threads[MAX_THREADS];
+static Warp warps[MAX_THREADS / 32];
 static unsigned count, current, interruptions;
 static jmp_buf scheduler;
 static int schedule;
@@ -128,20 +128,34 @@ __attribute__((noinline)) static void suspend() {
     if (_setjmp(threads[current].paused) == 0) _longjmp(scheduler, 1);
 }
 
+static void fibre() {  // runs its thread of one block after another
+    for (;;) {
+        body(arguments);
+        threads[current].state = EXITED;
+        warps[current / 32].exited |= 1u << current % 32;
+        suspend();
+    }
+}
+
+__attribute__((noinline)) static void start(Thread& thread) {
+    static ucontext_t context;
+    if (!thread.stack) thread.stack = static_cast<char*>(malloc(STACK));
+    getcontext(&context);
+    context.uc_stack.ss_sp = thread.stack;
+    context.uc_stack.ss_size = STACK;
+    context.uc_link = nullptr;
+    makecontext(&context, fibre, 0);
+    thread.started = true;
+    setcontext(&context);
+}
+
 __attribute__((noinline)) static void resume(unsigned index) {
     current = index;
     unsigned plane = blockDim.x * blockDim.y;
     threadIdx = {index % blockDim.x, index % plane / blockDim.x, index / plane};
     if (_setjmp(scheduler) != 0) return;
     if (threads[index].started) _longjmp(threads[index].paused, 1);
-    threads[index].started = true;
-    setcontext(&threads[index].start);
-}
-
-static void fibre() {
-    body(arguments);
-    threads[current].state = EXITED;
-    _longjmp(scheduler, 1);
+    start(threads[index]);
 }
 
 static void interrupt() {  // at atomics and fences: often at random, seldom otherwise (so that a spinning loop ends)
@@ -149,6 +163,7 @@ static void interrupt() {  // at atomics and fences: often at random, seldom oth
 }
 
 inline unsigned lane_id() { return current % 32; }
+inline unsigned existing(unsigned base) { return count - base >= 32 ? ~0u : (1u << (count - base)) - 1; }
 
 static uint64_t barrier(Site site, uint64_t value) {
     Thread& me = threads[current];
@@ -201,25 +216,26 @@ template <class T> T decoded(uint64_t bits) {
 
 static uint64_t (*combine)(uint64_t, uint64_t);  // of a reduction; every lane of it sets the same
 
-static void complete(Thread* warp, unsigned mask, Operation operation) {
+static void complete(Thread* lanes, unsigned mask, Operation operation) {
     uint64_t joint = 0;
     bool first = true;
     for (unsigned rest = mask; rest; rest &= rest - 1) {
         unsigned k = __builtin_ctz(rest);
-        if (operation == BALLOT) joint |= uint64_t(warp[k].value != 0) << k;
-        if (operation >= ADD) joint = first ? warp[k].value : combine(joint, warp[k].value);
+        if (operation == BALLOT) joint |= uint64_t(lanes[k].value != 0) << k;
+        if (operation >= ADD) joint = first ? lanes[k].value : combine(joint, lanes[k].value);
         first = false;
     }
     for (unsigned rest = mask; rest; rest &= rest - 1) {
-        Thread& lane = warp[__builtin_ctz(rest)];
-        lane.result = operation == SHUFFLE ? warp[lane.source].value : joint;
+        Thread& lane = lanes[__builtin_ctz(rest)];
+        lane.result = operation == SHUFFLE ? lanes[lane.source].value : joint;
         if (operation == MATCH) {
             lane.result = 0;
             for (unsigned k = 0; k < 32; k++)
-                if ((mask >> k & 1) && warp[k].value == lane.value) lane.result |= 1u << k;
+                if ((mask >> k & 1) && lanes[k].value == lane.value) lane.result |= 1u << k;
         }
         lane.state = READY;
     }
+    warps[current / 32].waiting &= ~mask;
 }
 
 static uint64_t collective(Site site, Operation operation, unsigned mask, uint64_t value, unsigned source,
@@ -230,23 +246,24 @@ static uint64_t collective(Site site, Operation operation, unsigned mask, uint64
         fail("line %d: lane %u calls a warp collective whose mask %08x does not name it", site.line, lane_id(), mask);
     if (operation == SHUFFLE && !(mask >> source & 1))
         fail("line %d: lane %u shuffles from inactive lane %u (mask %08x)", site.line, lane_id(), source, mask);
+    Warp& warp = warps[current / 32];
+    if (unsigned gone = mask & (warp.exited | ~existing(base)))
+        fail("line %d: the mask %08x of a warp collective names lane %d, which %s", site.line, mask, __builtin_ctz(gone),
+             gone & warp.exited ? "has exited" : "the block does not have");
     me.state = AT_COLLECTIVE;
-    me.operation = operation;
     me.site = site;
     me.mask = mask;
     me.value = value;
     me.source = source;
-    bool all_here = true;
-    for (unsigned rest = mask; rest; rest &= rest - 1) {
-        unsigned k = base + __builtin_ctz(rest);
-        if (k >= count || threads[k].state == EXITED)
-            fail("line %d: the mask %08x of a warp collective names lane %u, which %s", site.line, mask, k % 32,
-                 k >= count ? "the block does not have" : "has exited");
-        if (threads[k].state != AT_COLLECTIVE || threads[k].mask != mask)
+    warp.waiting |= 1u << lane_id();
+    bool all_here = (warp.waiting & mask) == mask;
+    for (unsigned rest = all_here ? mask : 0; rest; rest &= rest - 1) {
+        const Thread& lane = threads[base + __builtin_ctz(rest)];
+        if (lane.mask != mask)
             all_here = false;
-        else if (!same(threads[k].site, site))
-            fail("divergent warp collective: lanes %u and %u of mask %08x wait on lines %d and %d", lane_id(), k % 32,
-                 mask, site.line, threads[k].site.line);
+        else if (!same(lane.site, site))
+            fail("divergent warp collective: lanes %u and %u of mask %08x wait on lines %d and %d", lane_id(),
+                 unsigned(__builtin_ctz(rest)), mask, site.line, lane.site.line);
     }
     if (all_here) {
         combine = how;
@@ -254,7 +271,7 @@ static uint64_t collective(Site site, Operation operation, unsigned mask, uint64
     } else {
         suspend();
     }
-    return threads[current].result;
+    return me.result;
 }
 
 template <class T> T shuffle(Site site, unsigned mask, T value, unsigned source) {
@@ -311,16 +328,8 @@ static void run_block(unsigned shared_bytes) {
     static unsigned order[MAX_THREADS];
     if (__start_cuda_shared) memset(__start_cuda_shared, POISON, __stop_cuda_shared - __start_cuda_shared);
     memset(dynamic_memory, POISON, shared_bytes + GUARD);
-    for (unsigned t = 0; t < count; t++) {
-        Thread& thread = threads[t];
-        getcontext(&thread.start);
-        thread.start.uc_stack.ss_sp = thread.stack;
-        thread.start.uc_stack.ss_size = STACK;
-        thread.start.uc_link = nullptr;
-        makecontext(&thread.start, fibre, 0);
-        thread.started = false;
-        thread.state = READY;
-    }
+    for (unsigned t = 0; t < count; t++) threads[t].state = READY;
+    for (Warp& warp : warps) warp = {0, 0};
     for (unsigned live = count; live && !failed;) {
         bool ready = false;
         order_of(order, count);
@@ -355,9 +364,6 @@ inline bool launch(dim3 grid, dim3 block, unsigned shared_bytes, int schedule_, 
                  MAX_SHARED);
         return false;
     }
-    if (!threads) threads = static_cast<Thread*>(calloc(MAX_THREADS, sizeof(Thread)));
-    for (unsigned t = 0; t < count; t++)
-        if (!threads[t].stack) threads[t].stack = static_cast<char*>(malloc(STACK));
     unsigned blocks = grid.x * grid.y * grid.z;
     unsigned* order = static_cast<unsigned*>(malloc(blocks * sizeof(unsigned)));
     order_of(order, blocks);
@@ -366,6 +372,7 @@ inline bool launch(dim3 grid, dim3 block, unsigned shared_bytes, int schedule_, 
         run_block(shared_bytes);
     }
     free(order);
+    for (unsigned t = 0; t < count && failed; t++) threads[t].started = false;  // stuck in the middle of the kernel
     return !failed;
 }
 

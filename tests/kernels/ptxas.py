@@ -66,8 +66,11 @@ def from_cuda(source: Path, architecture: str, options: tuple[str, ...]) -> list
 def from_numba(function: Callable[..., None], signature: str, architecture: str) -> list[Resources]:
     """The resources of a numba-cuda kernel, given as the plain Python function and its signature."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: its kernels cannot be compiled")
+    from numba.core import config
     from numba.core.sigutils import normalize_signature
 
+    if config.DISABLE_JIT:
+        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     linker = _library("nvJitLink", "nvidia-nvjitlink")
     capability = (int(architecture[3:]) // 10, int(architecture[3:]) % 10)
     types, _ = normalize_signature(signature)
