@@ -73,6 +73,10 @@ def case(small: bool) -> Case:
     def run_cpu() -> None:
         cpu.search_many(*state["batch"])
 
+    def pruned() -> float | None:
+        leaves = problems * float(OPTIONS) ** FUNCTIONS
+        return 1.0 - state["steps"] * OPTIONS / leaves if "steps" in state else None
+
     return Case(
         name="joint",
         unit="problems",
@@ -87,5 +91,5 @@ def case(small: bool) -> Case:
         operations=lambda: 64.0 * 24.0 * state["steps"],
         bytes_moved=lambda: problems * (FUNCTIONS * OPTIONS * 12.0 + 48.0),
         operation="int32",
-        pruned=lambda: 1.0 - state["steps"] * OPTIONS / (problems * float(OPTIONS) ** FUNCTIONS),
+        pruned=pruned,
     )

@@ -122,7 +122,7 @@ def test_a_gpu_gives_the_answers_of_the_cpu() -> None:
     asked = [scaled(each, generator.integers(1, 5000, 3)) for seed in range(5) for each in _problems(seed)]
     for functions, options in ((3, 80), (17, 8), (16, 64)) * 20:
         weight = generator.integers(1, 90, (functions, options, 3))
-        asked.append(Asked(1000 * weight.sum(2) + generator.integers(0, 1000, (functions, options)), weight, np.full(3, 2100)))
+        asked.append(Asked(1000 * weight.sum(2) + generator.integers(0, 1000, (functions, options)), weight, np.full(3, 70 * functions)))
     limit = 300_000
     quick = cpu.search_many(*Batch.of(asked), node_limit=limit)[2] <= limit
     batch = Batch.of([each for each, ends in zip(asked, quick, strict=True) if ends])
