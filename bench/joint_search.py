@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
 
-    print(f"{numba.get_num_threads()} threads, numba {numba.__version__}; per problem, min / median of {options.repeats}")
+    print(
+        f"{numba.get_num_threads()} threads, numba {numba.__version__}; per problem, min / median of {options.repeats}"
+    )
     for functions, configurations in ((4, 64), (6, 64), (8, 64), (10, 64)):
         problems = batch(options.problems, functions, configurations)
         _, _, nodes = search_many(*problems)
@@ -78,7 +80,10 @@ def _each(problems: Columns) -> list[Columns]:
     functions, options, value, weight, capacity = problems
     size = int(functions[0] * options[0])
     cuts = [slice(p * size, (p + 1) * size) for p in range(len(functions))]
-    return [(functions[p : p + 1], options[p : p + 1], value[cut], weight[cut], capacity[p : p + 1]) for p, cut in enumerate(cuts)]
+    return [
+        (functions[p : p + 1], options[p : p + 1], value[cut], weight[cut], capacity[p : p + 1])
+        for p, cut in enumerate(cuts)
+    ]
 
 
 def _tables(one: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -108,7 +113,11 @@ def _enumerate(value: NDArray[np.int64], weight: NDArray[np.int64], capacity: ND
         if level == functions - 1:
             best = max(best, total[level] + value[level, k])
             continue
-        room[level + 1, 0], room[level + 1, 1], room[level + 1, 2] = room[level, 0] - r, room[level, 1] - s, room[level, 2] - t
+        room[level + 1, 0], room[level + 1, 1], room[level + 1, 2] = (
+            room[level, 0] - r,
+            room[level, 1] - s,
+            room[level, 2] - t,
+        )
         total[level + 1] = total[level] + value[level, k]
         level += 1
     return best

@@ -58,7 +58,9 @@ def case(small: bool) -> Case:
         np.testing.assert_array_equal(values, expected_values)
         np.testing.assert_array_equal(choice, expected_choice)
         state["steps"], state["nodes"] = int(steps.sum()), int(nodes.sum())
-        per_problem = f"nodes per problem: GPU mean {steps.mean():.0f}, most {steps.max()}; CPU {nodes.mean():.0f}, {nodes.max()}"
+        per_problem = (
+            f"nodes per problem: GPU mean {steps.mean():.0f}, most {steps.max()}; CPU {nodes.mean():.0f}, {nodes.max()}"
+        )
         return f"{problems} choices and values are the CPU's, bit for bit; {per_problem}"
 
     def run_cuda() -> RunRecord:

@@ -49,7 +49,7 @@ def search_one(
     if not drop_unreachable(room, count, option, gain, load, least):
         return 0, 0
 
-    base = np.int64(0)
+    base = 0
     for i in range(functions):
         lowest = gain[i, : count[i]].min()
         gain[i, : count[i]] -= lowest
@@ -91,7 +91,7 @@ def search_one(
         node_limit,
     )
     if best < 0:
-        return np.int64(0), nodes
+        return 0, nodes
     if not first and nodes <= node_limit:
         nodes += first_choice(
             count, option, gain, load, loss, room, bound - unit * best, best, choice, node_limit - nodes

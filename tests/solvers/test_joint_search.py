@@ -127,7 +127,11 @@ def _hard(functions: int = 14, options: int = 30) -> JointProblem:
     """Weights that follow the values closely, and half of the capacity that all would take: a long proof."""
     generator = np.random.default_rng(3)
     weight = generator.integers(100, 1000, (functions, options, 3))
-    return JointProblem(weight.sum(2) + generator.integers(0, 30, (functions, options)), weight, weight.mean((1, 2)).sum() * np.array([0.9, 0.95, 1]) // 1)
+    return JointProblem(
+        weight.sum(2) + generator.integers(0, 30, (functions, options)),
+        weight,
+        weight.mean((1, 2)).sum() * np.array([0.9, 0.95, 1]) // 1,
+    )
 
 
 def test_a_limited_search_says_so() -> None:

@@ -60,7 +60,9 @@ def _executed(
     return choice, values, stopped
 
 
-def _answers(batch: Batch, choice: NDArray[np.int64], values: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int] | None]:
+def _answers(
+    batch: Batch, choice: NDArray[np.int64], values: NDArray[np.int64]
+) -> list[tuple[tuple[int, ...], int] | None]:
     ends = np.cumsum(batch.functions)
     parts = [tuple(choice[end - n : end].tolist()) for n, end in zip(batch.functions, ends, strict=True)]
     return [None if part[0] < 0 else (part, int(value)) for part, value in zip(parts, values, strict=True)]
@@ -69,7 +71,9 @@ def _answers(batch: Batch, choice: NDArray[np.int64], values: NDArray[np.int64])
 def _problems(seed: int) -> list[Asked]:
     """n = 1..16, K = 1..64; capacities and weights stay those of small numbers, which dynamic programming can answer."""
     generator = np.random.default_rng(seed)
-    return [random_problem(generator, 16, 64) for _ in range(30)] + [random_problem(generator, 6, 12) for _ in range(300)]
+    return [random_problem(generator, 16, 64) for _ in range(30)] + [
+        random_problem(generator, 6, 12) for _ in range(300)
+    ]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -111,7 +115,10 @@ def test_a_step_limit_leaves_the_problem_to_the_cpu() -> None:
 
 def test_wide_gains_are_marked() -> None:
     """Problems whose gains do not fit 32 bits are not the kernel's."""
-    asked = [Asked(np.array([[0, spread]]), np.zeros((1, 2, 3), dtype=np.int64), np.ones(3, dtype=np.int64)) for spread in (5, 1 << 31)]
+    asked = [
+        Asked(np.array([[0, spread]]), np.zeros((1, 2, 3), dtype=np.int64), np.ones(3, dtype=np.int64))
+        for spread in (5, 1 << 31)
+    ]
     assert joint_columns(*Batch.of(asked)).narrow.tolist() == [True, False]
 
 
@@ -122,7 +129,13 @@ def test_a_gpu_gives_the_answers_of_the_cpu() -> None:
     asked = [scaled(each, generator.integers(1, 5000, 3)) for seed in range(5) for each in _problems(seed)]
     for functions, options in ((3, 80), (17, 8), (16, 64)) * 20:
         weight = generator.integers(1, 90, (functions, options, 3))
-        asked.append(Asked(1000 * weight.sum(2) + generator.integers(0, 1000, (functions, options)), weight, np.full(3, 70 * functions)))
+        asked.append(
+            Asked(
+                1000 * weight.sum(2) + generator.integers(0, 1000, (functions, options)),
+                weight,
+                np.full(3, 70 * functions),
+            )
+        )
     limit = 300_000
     quick = cpu.search_many(*Batch.of(asked), node_limit=limit)[2] <= limit
     batch = Batch.of([each for each, ends in zip(asked, quick, strict=True) if ends])
