@@ -105,7 +105,7 @@ def _forbidden(importer: str, imported: str) -> str | None:
         return "scipy belongs to solvers"
     if top == "numba" and not _is(importer, "dilu_core.kernels"):
         return "numba belongs to kernels"
-    if (top == "cupy" or _is(imported, "numba.cuda")) and not _is(importer, "dilu_core.kernels.cuda"):
+    if (top in ("cupy", "cupyx") or _is(imported, "numba.cuda")) and not _is(importer, "dilu_core.kernels.cuda"):
         return "CUDA belongs to kernels/cuda"
     if top in ("ray", "dask", "matplotlib", "tqdm") and not _is_face(importer):
         return "optional packages belong to the face"
@@ -158,7 +158,7 @@ def test_cuda_is_loaded_on_use() -> None:
     """CuPy is imported inside functions only; nothing outside kernels/cuda imports that package before it is used."""
     assert "cupy" in {name for name, _ in _imports(MODULES["dilu_core.kernels.cuda.modules"])}
     eager = {name: list(_loaded_on_import(path)) for name, path in MODULES.items()}
-    assert [name for name, loaded in eager.items() if any(_is(each, "cupy") for each in loaded)] == []
+    assert [name for name, loaded in eager.items() if any(_is(each, "cupy", "cupyx") for each in loaded)] == []
     outside = {name: loaded for name, loaded in eager.items() if not _is(name, "dilu_core.kernels.cuda")}
     assert [
         name

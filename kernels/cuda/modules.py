@@ -16,7 +16,11 @@ from dilu_core.kernels.cuda.device import require_device
 FOLDER = Path(__file__).resolve().parent
 
 OPTIONS = ("--std=c++17", "-lineinfo", "--fmad=false", f"-I{FOLDER}")
-"""No fused multiply-add: a kernel rounds as its CPU path does, so that both choose the same answer."""
+"""No fused multiply-add: a kernel rounds as its CPU path does, so that both choose the same answer.
+
+CuPy adds `-ftz=true`: single-precision numbers below 1e-38 are 0 on the GPU only. What must agree to the bit is an
+integer or a double.
+"""
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,13 @@ def from_numba(function: Callable[..., None], signature: str, architecture: str)
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: its kernels cannot be compiled")
     from numba.core import config
     from numba.core.sigutils import normalize_signature
+    from numba.cuda.compiler import compile as compiled_for
 
-    if config.DISABLE_JIT:
+    if getattr(config, "DISABLE_JIT", 0):
         pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
     linker = _library("nvJitLink", "nvidia-nvjitlink")
     capability = (int(architecture[3:]) // 10, int(architecture[3:]) % 10)
     types, _ = normalize_signature(signature)
-    from numba.cuda.compiler import compile as compiled_for
-
     ptx, _ = compiled_for(function, types, cc=capability, device=False, output="ptx", abi="numba", fastmath=False)
     handle = ctypes.c_void_p()
     flags = [f"-arch={architecture}".encode(), b"-verbose", b"-Xptxas=-v"]
