@@ -3,8 +3,8 @@
     PYTHONPATH=. python bench/joint_search.py [--problems 256] [--cpsat 40] [--repeats 5]
 
 Problems of (n, K) = n functions with K configurations each, as in `bench/gpu/joint.py`. Peers at (4, 64): CP-SAT of
-OR-Tools with one Boolean per configuration, one worker; and an enumeration, compiled too, that leaves a branch only where
-it does not fit. Every answer is compared. Times of the search include its preparation; those of CP-SAT do not include
+OR-Tools with one Boolean per configuration, one worker; and a compiled enumeration that leaves a branch only where it
+does not fit. Every answer is compared. Times of the search include its preparation; those of CP-SAT do not include
 building its model.
 """
 
@@ -45,7 +45,8 @@ def main() -> None:
         _, _, nodes = search_many(*problems)
         least, median = _times(lambda problems=problems: search_many(*problems), options.repeats)
         print(
-            f"({functions:2}, {configurations}): {1e6 * least / options.problems:7.1f} / {1e6 * median / options.problems:7.1f} us, "
+            f"({functions:2}, {configurations}): "
+            f"{1e6 * least / options.problems:7.1f} / {1e6 * median / options.problems:7.1f} us, "
             f"{options.problems / median:8.0f} problems/s; nodes mean {nodes.mean():.0f}, most {nodes.max()}"
         )
     few = batch(options.cpsat, 4, 64)

@@ -59,9 +59,9 @@ def by_capacity(asked: Asked) -> tuple[tuple[int, ...], int] | None:
     for i in range(functions):
         for k in range(options):
             after = tuple(c - int(w) for c, w in zip(left, asked.weight[i, k], strict=True))
-            if min(after) >= 0 and tables[i + 1][after] > impossible:
-                if asked.value[i, k] + tables[i + 1][after] == tables[i][left]:
-                    break
+            possible = min(after) >= 0 and tables[i + 1][after] > impossible
+            if possible and asked.value[i, k] + tables[i + 1][after] == tables[i][left]:
+                break
         choice.append(k)
         left = after
     return tuple(choice), total

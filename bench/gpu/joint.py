@@ -1,4 +1,4 @@
-"""The joint search: 4,096 problems of 10 functions with 64 configurations each, as EVIDENCE sections 4 and 6 measure."""
+"""The joint search: 4,096 problems of 10 functions with 64 configurations each."""
 
 from __future__ import annotations
 

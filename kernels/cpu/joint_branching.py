@@ -160,7 +160,7 @@ def first_choice(
     choice: NDArray[np.int64],
     node_limit: int,
 ) -> int:
-    """Set `choice` (n,) to the first, in lexicographic order, whose gain is the greatest, `best`; returns nodes visited.
+    """Set `choice` (n,) to the first, in lexicographic order, of the greatest gain, `best`; returns the nodes visited.
 
     Rows are functions here, and their options stand in original order. `slack` is what `best` leaves. More than
     `node_limit` nodes, and `choice` is left as it is.

@@ -82,7 +82,7 @@ def joint_columns(
     *,
     empty: Any = np.empty,
 ) -> JointColumns:
-    """The columns of problems in the layout of `joint_search.search_many`; `empty` allocates them (pinned, for a GPU)."""
+    """The columns of problems laid out as for `joint_search.search_many`; `empty` allocates (pinned, for a GPU)."""
     problems = functions.shape[0]
     starts = np.zeros(problems, dtype=np.int64)
     np.cumsum((functions * options)[:-1], out=starts[1:])

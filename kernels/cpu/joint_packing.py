@@ -9,7 +9,6 @@ doi 10.1145/360933.360994).
 from __future__ import annotations
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined

@@ -27,7 +27,7 @@ BYTES_PER_PLACE = 17
 
 THREADS = 128
 STEP_LIMIT = 1 << 21
-"""Nodes a warp expands before its problem goes to the CPU: about a second, so that no problem holds the GPU for long."""
+"""Nodes a warp expands before its problem goes to the CPU: about a second, so that none holds the GPU for long."""
 
 
 def search_many(

@@ -69,7 +69,7 @@ def _answers(
 
 
 def _problems(seed: int) -> list[Asked]:
-    """n = 1..16, K = 1..64; capacities and weights stay those of small numbers, which dynamic programming can answer."""
+    """n = 1..16, K = 1..64; weights and capacities small enough for dynamic programming."""
     generator = np.random.default_rng(seed)
     return [random_problem(generator, 16, 64) for _ in range(30)] + [
         random_problem(generator, 6, 12) for _ in range(300)
