@@ -55,7 +55,7 @@ def by_capacity(asked: Asked) -> tuple[tuple[int, ...], int] | None:
     total = int(tables[0][left])
     if total == impossible:
         return None
-    choice = []
+    choice, k, after = [], 0, left
     for i in range(functions):
         for k in range(options):
             after = tuple(c - int(w) for c, w in zip(left, asked.weight[i, k], strict=True))

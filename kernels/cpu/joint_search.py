@@ -69,7 +69,7 @@ def search_one(
     for level in range(functions):
         i = function[level]
         first_option[i] = option[i, 0]
-        least[level] = lightest(load[i], count[i])
+        least[level] = lightest(load[i], int(count[i]))
         for k in range(count[i]):
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]

@@ -124,15 +124,19 @@ def _finish_on_cpu(
     values: NDArray[np.int64],
     nodes: NDArray[np.int64],
 ) -> None:
-    """Solve the problems `left` on the CPU, in place."""
+    """Solve the problems `left` (ascending) on the CPU, in place."""
     if not len(left):
         return
-    options_end, choice_end = np.cumsum(functions * options), np.cumsum(functions)
-    rows = np.concatenate([np.arange(options_end[p] - functions[p] * options[p], options_end[p]) for p in left])
-    places = np.concatenate([np.arange(choice_end[p] - functions[p], choice_end[p]) for p in left])
+    rows = _places(functions * options, left)
+    places = _places(functions, left)
     choice[places], values[left], nodes[left] = cpu.search_many(
         functions[left], options[left], value[rows], weight[rows], capacity[left]
     )
+
+
+def _places(sizes: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the items of the `chosen` parts lie in a column of parts of these sizes."""
+    return np.flatnonzero(np.repeat(np.isin(np.arange(len(sizes)), chosen), sizes))
 
 
 @self_test("joint")
