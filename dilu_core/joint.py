@@ -53,10 +53,15 @@ class JointProblem:
     def __post_init__(self) -> None:
         value = _integers("value", self.value, "(n, K)", -LARGEST_VALUE, LARGEST_VALUE)
         if value.ndim != 2 or value.shape[1] == 0 or not 1 <= value.shape[0] <= MOST_FUNCTIONS:
-            check.fail("value", f"has shape {value.shape}; expected (n, K), n of 1..{MOST_FUNCTIONS} and K of at least 1.")
+            check.fail(
+                "value", f"has shape {value.shape}; expected (n, K), n of 1..{MOST_FUNCTIONS} and K of at least 1."
+            )
         weight = _integers("weight", self.weight, "(n, K, 3)", 0, check.LARGEST)
         if weight.shape != (*value.shape, _DIMENSIONS):
-            check.fail("weight", f"has shape {weight.shape}; expected {(*value.shape, _DIMENSIONS)}, as value is {value.shape}.")
+            check.fail(
+                "weight",
+                f"has shape {weight.shape}; expected {(*value.shape, _DIMENSIONS)}, as value is {value.shape}.",
+            )
         capacity = _integers("capacity", self.capacity, "(3,)", 0, LARGEST_CAPACITY)
         if capacity.shape != (_DIMENSIONS,):
             check.fail("capacity", f"has shape {capacity.shape}; expected (3,): request, limit and memory.")
@@ -112,7 +117,9 @@ class JointProblem:
         for i, factor in enumerate(factors.tolist()):
             check.finite(f"importance[{i}]", factor, at_least=0)
             if not found[i].pareto:
-                check.fail(f"searches[{i}]", "has an empty Pareto front; leave the function out, or search with pareto=True.")
+                check.fail(
+                    f"searches[{i}]", "has an empty Pareto front; leave the function out, or search with pareto=True."
+                )
 
         capacity = np.array([caps.request_milli, caps.limit_milli, gpu.memory_mib])
         options = max(len(search.pareto) for search in found)

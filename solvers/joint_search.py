@@ -86,7 +86,9 @@ def _search(problems: Sequence[JointProblem], node_limit: int | None, backend: s
     choice.flags.writeable = False
     ends = np.cumsum(functions)
     answers = zip(ends.tolist(), functions.tolist(), best.tolist(), nodes.tolist(), strict=True)
-    return [_result(choice[end - n : end], total, visited, limit, record, seconds) for end, n, total, visited in answers]
+    return [
+        _result(choice[end - n : end], total, visited, limit, record, seconds) for end, n, total, visited in answers
+    ]
 
 
 def _result(

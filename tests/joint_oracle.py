@@ -55,13 +55,13 @@ def by_capacity(asked: Asked) -> tuple[tuple[int, ...], int] | None:
     total = int(tables[0][left])
     if total == impossible:
         return None
-    choice = []
+    choice, k, after = [], 0, left
     for i in range(functions):
         for k in range(options):
             after = tuple(c - int(w) for c, w in zip(left, asked.weight[i, k], strict=True))
-            if min(after) >= 0 and tables[i + 1][after] > impossible:
-                if asked.value[i, k] + tables[i + 1][after] == tables[i][left]:
-                    break
+            possible = min(after) >= 0 and tables[i + 1][after] > impossible
+            if possible and asked.value[i, k] + tables[i + 1][after] == tables[i][left]:
+                break
         choice.append(k)
         left = after
     return tuple(choice), total
@@ -70,7 +70,8 @@ def by_capacity(asked: Asked) -> tuple[tuple[int, ...], int] | None:
 def random_problem(generator: np.random.Generator, most_functions: int, most_options: int) -> Asked:
     """Any size up to the given; small weights and capacities, so that `by_capacity` can answer.
 
-    By turns: values with many ties or with none, negative ones too; weights that grow with the value, are all zero, or
+    By turns: values with many ties (of up to 6 functions: beyond, proving the first of them takes long) or with few,
+    negative ones too; weights that grow with the value, are all zero, or
     zero in some dimension; capacities from nothing to all that could be taken.
     """
     functions, options = int(generator.integers(1, most_functions + 1)), int(generator.integers(1, most_options + 1))
@@ -81,6 +82,8 @@ def random_problem(generator: np.random.Generator, most_functions: int, most_opt
     if generator.random() < 0.4:
         weight = np.minimum(weight, np.sort(weight.sum(2), axis=1)[:, :, None])
         value = np.sort(value, axis=1) + weight.sum(2)
+    if functions > 6 and greatest < 1_000_000 and value.any():
+        value = 1000 * value + generator.integers(0, 1000, value.shape)
     if generator.random() < 0.3:
         weight[:, :, int(generator.integers(3))] = 0
     if generator.random() < 0.3:

@@ -70,7 +70,7 @@ OTHER = _search(QuotaConfig(2, 300, 600, 10.0, 200.0, 666.7))
 
 
 def test_a_problem_from_quota_searches() -> None:
-    """Values are thousandths of a request per second, weights what each configuration books, the rest cannot be chosen."""
+    """Values are thousandths of a request per second, weights what is booked; what is filled up cannot be chosen."""
     gpu, memories = GpuType("a", 8000), (MemoryModel(1000, 100), MemoryModel(500))
     problem = JointProblem.on_gpu([ONE, OTHER], memories, gpu, importance=[1.0, 0.5])
     assert problem.capacity.tolist() == [1000, 1500, 8000]

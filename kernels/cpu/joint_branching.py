@@ -33,7 +33,7 @@ def sort_levels(
     functions = count.shape[0]
     runner_up = np.empty(functions, dtype=np.int64)
     for i in range(functions):
-        first, second = np.int64(1) << 62, np.int64(1) << 62
+        first, second = 1 << 62, 1 << 62
         for k in range(count[i]):
             if loss[i, k] < first:
                 first, second = loss[i, k], first
@@ -58,9 +58,7 @@ def sort_levels(
 
 
 @compiled
-def precedes(
-    current: NDArray[np.int64], function: int, option: int, other: NDArray[np.int64]
-) -> bool:
+def precedes(current: NDArray[np.int64], function: int, option: int, other: NDArray[np.int64]) -> bool:
     """Whether `current` (n,), with `option` at `function`, precedes `other` (n,)."""
     for i in range(current.shape[0]):
         each = option if i == function else current[i]
@@ -103,7 +101,7 @@ def branch(
     room[0] = capacity
     for level in range(1, last + 1):
         room[0] -= least[level]
-    level, nodes, ties = 0, np.int64(1), 0
+    level, nodes, ties = 0, 1, 0
     while level >= 0:
         i = function[level]
         if level == last:
@@ -162,7 +160,7 @@ def first_choice(
     choice: NDArray[np.int64],
     node_limit: int,
 ) -> int:
-    """Set `choice` (n,) to the first, in lexicographic order, whose gain is the greatest, `best`; returns nodes visited.
+    """Set `choice` (n,) to the first, in lexicographic order, of the greatest gain, `best`; returns the nodes visited.
 
     Rows are functions here, and their options stand in original order. `slack` is what `best` leaves. More than
     `node_limit` nodes, and `choice` is left as it is.
@@ -177,7 +175,7 @@ def first_choice(
     for i in range(last + 1):
         least[i] = lightest(load[i], count[i])
         room[0] -= least[i] if i else 0
-    i, nodes = 0, np.int64(0)
+    i, nodes = 0, 0
     while i >= 0:
         k = position[i]
         if k == count[i]:

@@ -53,11 +53,11 @@ def _pack(
     for p in numba.prange(functions.shape[0]):
         c0, c1, c2 = capacity[p, 0], capacity[p, 1], capacity[p, 2]
         capacities[p] = packed(c0, c1, c2)
-        base[p], greatest = 0, np.int64(0)
+        base[p], greatest = 0, 0
         for i in range(functions[p]):
             start = starts[p] + i * options[p]
             stop = start + options[p]
-            lowest, highest, alive = np.int64(0), np.int64(0), False
+            lowest, highest, alive = 0, 0, False
             for at in range(start, stop):
                 if weight[at, 0] <= c0 and weight[at, 1] <= c1 and weight[at, 2] <= c2:
                     loads[at] = packed(weight[at, 0], weight[at, 1], weight[at, 2])
@@ -82,7 +82,7 @@ def joint_columns(
     *,
     empty: Any = np.empty,
 ) -> JointColumns:
-    """The columns of problems in the layout of `joint_search.search_many`; `empty` allocates them (pinned, for a GPU)."""
+    """The columns of problems laid out as for `joint_search.search_many`; `empty` allocates (pinned, for a GPU)."""
     problems = functions.shape[0]
     starts = np.zeros(problems, dtype=np.int64)
     np.cumsum((functions * options)[:-1], out=starts[1:])

@@ -45,7 +45,7 @@ def tighten(
     price = np.zeros(3, dtype=np.float32)
     pick = np.zeros(n, dtype=np.int64)
     prices[:] = _ZERO
-    least, known, best = np.float32(np.inf), _ZERO, np.int64(-1)
+    least, known, best = np.float32(np.inf), _ZERO, -1
     length, failed = _ONE, 0
     for _ in range(STEPS):
         p0, p1, p2 = price[0], price[1], price[2]
@@ -94,11 +94,11 @@ def tighten(
 @compiled
 def gain_within(pick: NDArray[np.int64], gain: NDArray[np.int64], weight: NDArray[np.int64], room: int) -> int:
     """The gain of the choice `pick` (n,) if it fits in the packed `room`, else -1."""
-    total = np.int64(0)
+    total = 0
     for i in range(pick.shape[0]):
         each = weight[i, pick[i]]
         if not fits(room, each):
-            return np.int64(-1)
+            return -1
         room -= each
         total += gain[i, pick[i]]
     return total
@@ -116,12 +116,12 @@ def improve(
 
     Returns the gain reached.
     """
-    total, room = np.int64(0), np.int64(capacity)
+    total, room = 0, capacity
     for i in range(choice.shape[0]):
         total += gain[i, choice[i]]
         room -= weight[i, choice[i]]
     while True:
-        rise, function, option = np.int64(0), -1, -1
+        rise, function, option = 0, -1, -1
         for i in range(choice.shape[0]):
             within, present = room + weight[i, choice[i]], gain[i, choice[i]]
             for k in range(count[i]):

@@ -9,7 +9,6 @@ doi 10.1145/360933.360994).
 from __future__ import annotations
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined
@@ -29,7 +28,7 @@ _GUARDS = (1 << 20) | (1 << 41) | (1 << 62)
 @inlined
 def packed(request: int, limit: int, memory: int) -> int:
     """The three numbers, each 0..LARGEST_CAPACITY, in one int64."""
-    return np.int64(request) | (np.int64(limit) << 21) | (np.int64(memory) << 42)
+    return request | (limit << 21) | (memory << 42)
 
 
 @inlined

@@ -69,7 +69,7 @@ def drop_unreachable(
     for i in range(functions):
         least[i] = lightest(load[i], count[i])
     while True:
-        room = np.int64(capacity)
+        room = capacity
         for i in range(functions):
             if not fits(room, least[i]):
                 return False
@@ -112,9 +112,9 @@ def price(
     for d in range(3):
         if capacity[d] > 0:
             share[d] = np.float32(1.0 / capacity[d])
-    greatest = np.int64(0)
+    greatest = 0
     for i in range(functions):
-        top = np.int64(0)
+        top = 0
         for k in range(count[i]):
             each = load[i, k]
             real_gain[i, k] = np.float32(gain[i, k])
@@ -130,7 +130,7 @@ def price(
 
     # Prices are at most four times all that can be gained, so sums of losses stay below 13 n * greatest * unit.
     scale = _HEADROOM_BITS - int(np.ceil(np.log2(13.0 * functions * (greatest + 1))))
-    unit = np.int64(1) << min(20, max(0, scale))
+    unit = 1 << min(20, max(0, scale))
     integer_price = np.zeros(3, dtype=np.int64)
     for d in range(3):
         if capacity[d] > 0:
@@ -138,7 +138,7 @@ def price(
             integer_price[d] = np.int64(whole * unit / capacity[d])
     bound = integer_price[0] * capacity[0] + integer_price[1] * capacity[1] + integer_price[2] * capacity[2]
     for i in range(functions):
-        top = np.int64(-1) << 62
+        top = -1 << 62
         for k in range(count[i]):
             each = load[i, k]
             paid = integer_price[0] * (each & FIELD)

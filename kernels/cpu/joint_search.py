@@ -49,7 +49,7 @@ def search_one(
     if not drop_unreachable(room, count, option, gain, load, least):
         return 0, 0
 
-    base = np.int64(0)
+    base = 0
     for i in range(functions):
         lowest = gain[i, : count[i]].min()
         gain[i, : count[i]] -= lowest
@@ -69,7 +69,7 @@ def search_one(
     for level in range(functions):
         i = function[level]
         first_option[i] = option[i, 0]
-        least[level] = lightest(load[i], count[i])
+        least[level] = lightest(load[i], int(count[i]))
         for k in range(count[i]):
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
@@ -91,7 +91,7 @@ def search_one(
         node_limit,
     )
     if best < 0:
-        return np.int64(0), nodes
+        return 0, nodes
     if not first and nodes <= node_limit:
         nodes += first_choice(
             count, option, gain, load, loss, room, bound - unit * best, best, choice, node_limit - nodes
@@ -99,7 +99,10 @@ def search_one(
     return base + best, nodes
 
 
-def _search(
+@compiled
+def _search_at(
+    p: int,
+    starts: NDArray[np.int64],
     functions: NDArray[np.int64],
     options: NDArray[np.int64],
     value: NDArray[np.int64],
@@ -110,26 +113,50 @@ def _search(
     best: NDArray[np.int64],
     nodes: NDArray[np.int64],
 ) -> None:
-    count = functions.shape[0]
-    first_value = np.zeros(count + 1, dtype=np.int64)
-    first_choice = np.zeros(count + 1, dtype=np.int64)
-    for p in range(count):
-        first_value[p + 1] = first_value[p] + functions[p] * options[p]
-        first_choice[p + 1] = first_choice[p] + functions[p]
-    for p in numba.prange(count):
-        n, k = functions[p], options[p]
-        start, stop = first_value[p], first_value[p + 1]
-        best[p], nodes[p] = search_one(
-            value[start:stop].reshape((n, k)),
-            weight[start:stop].reshape((n, k, 3)),
-            capacity[p],
-            node_limit,
-            choice[first_choice[p] : first_choice[p + 1]],
-        )
+    """Search problem p, whose tables start at `starts[0, p]` and whose choice starts at `starts[1, p]`."""
+    n, k = functions[p], options[p]
+    tables, row = starts[0, p], starts[1, p]
+    best[p], nodes[p] = search_one(
+        value[tables : tables + n * k].reshape((n, k)),
+        weight[tables : tables + n * k].reshape((n, k, 3)),
+        capacity[p],
+        node_limit,
+        choice[row : row + n],
+    )
 
 
-_search_serial = compiled(_search)
-_search_parallel = compiled_parallel(_search)
+@compiled
+def _search_serial(
+    starts: NDArray[np.int64],
+    functions: NDArray[np.int64],
+    options: NDArray[np.int64],
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    node_limit: int,
+    choice: NDArray[np.int64],
+    best: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+) -> None:
+    for p in range(functions.shape[0]):
+        _search_at(p, starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+
+
+@compiled_parallel
+def _search_parallel(
+    starts: NDArray[np.int64],
+    functions: NDArray[np.int64],
+    options: NDArray[np.int64],
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    node_limit: int,
+    choice: NDArray[np.int64],
+    best: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+) -> None:
+    for p in numba.prange(functions.shape[0]):
+        _search_at(p, starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
 
 
 def search_many(
@@ -149,6 +176,10 @@ def search_many(
     problems = functions.shape[0]
     choice = np.empty(int(functions.sum()), dtype=np.int64)
     best, nodes = np.empty(problems, dtype=np.int64), np.empty(problems, dtype=np.int64)
+    starts = np.zeros((2, problems), dtype=np.int64)
+    np.cumsum((functions * options)[:-1], out=starts[0, 1:])
+    np.cumsum(functions[:-1], out=starts[1, 1:])
     run = _search_parallel if problems >= PARALLEL_PROBLEMS else _search_serial
-    run(functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+    with numba.parallel_chunksize(1):  # a few problems take most of the time: each core draws the next one
+        run(starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
     return choice, best, nodes

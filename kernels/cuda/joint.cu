@@ -223,7 +223,7 @@ __device__ unsigned search(const Rows& rows, const Problem& problem, Incumbent& 
 // `loads` (packed weights; DROPPED where an option does not fit alone) start at starts[p]. Out: best[p] the greatest gain
 // or -1, choices[p] (MOST_FUNCTIONS per problem; -1: none), steps[p] nodes expanded, stopped[p] 1 if a limit was
 // reached and the answer is not proven. Dynamic shared memory: 17 bytes per place, 64 places per function.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 joint_search(const int* __restrict__ functions, const int* __restrict__ options, const long long* __restrict__ starts,
              const int* __restrict__ gains, const u64* __restrict__ loads, const u64* __restrict__ capacities,
              unsigned step_limit, int* __restrict__ best, signed char* __restrict__ choices, unsigned* __restrict__ steps,

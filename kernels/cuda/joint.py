@@ -27,7 +27,7 @@ BYTES_PER_PLACE = 17
 
 THREADS = 128
 STEP_LIMIT = 1 << 21
-"""Nodes a warp expands before its problem goes to the CPU: about a second, so that no problem holds the GPU for long."""
+"""Nodes a warp expands before its problem goes to the CPU: about a second, so that none holds the GPU for long."""
 
 
 def search_many(
@@ -51,12 +51,12 @@ def search_many(
     best = np.full(functions.shape[0], -1, dtype=np.int32)
     choices = np.full((functions.shape[0], MOST_FUNCTIONS), -1, dtype=np.int8)
     steps, stopped = np.zeros(functions.shape[0], dtype=np.uint32), ~on_device
-    kernel = module("joint")
+    compiled = module("joint")
 
     def run(start: int, stop: int) -> None:
         chosen = fits[start:stop]
         arguments, answers = device_arguments(columns, chosen, step_limit)
-        launch(kernel.function("joint_search"), columns, chosen, arguments)
+        launch(kernel(), columns, chosen, arguments)
         best[chosen], choices[chosen], steps[chosen] = (answers[i].get() for i in range(3))
         stopped[chosen] = answers[3].get()
 
@@ -65,7 +65,7 @@ def search_many(
     choice, values = unpacked(columns, best, choices)
     nodes = steps.astype(np.int64)
     _finish_on_cpu(np.flatnonzero(stopped), functions, options, value, weight, capacity, choice, values, nodes)
-    return choice, values, nodes, RunRecord("cuda", require_device().name, chunks, kernel.compile_s)
+    return choice, values, nodes, RunRecord("cuda", require_device().name, chunks, compiled.compile_s)
 
 
 def device_arguments(columns: JointColumns, chosen: NDArray[np.int64], step_limit: int) -> tuple[list[Any], list[Any]]:
@@ -84,6 +84,12 @@ def device_arguments(columns: JointColumns, chosen: NDArray[np.int64], step_limi
     inputs = [columns.functions[chosen], columns.options[chosen], columns.starts[chosen] - low]
     inputs += [columns.gains[low:high], columns.loads[low:high], columns.capacities[chosen]]
     return [*map(cupy.asarray, inputs), np.uint32(step_limit), *answers], answers
+
+
+def kernel() -> Callable[..., None]:
+    """The compiled kernel."""
+    function: Callable[..., None] = module("joint").function("joint_search")
+    return function
 
 
 def launch(kernel: Callable[..., None], columns: JointColumns, chosen: NDArray[np.int64], arguments: list[Any]) -> None:
@@ -118,15 +124,19 @@ def _finish_on_cpu(
     values: NDArray[np.int64],
     nodes: NDArray[np.int64],
 ) -> None:
-    """Solve the problems `left` on the CPU, in place."""
+    """Solve the problems `left` (ascending) on the CPU, in place."""
     if not len(left):
         return
-    options_end, choice_end = np.cumsum(functions * options), np.cumsum(functions)
-    rows = np.concatenate([np.arange(options_end[p] - functions[p] * options[p], options_end[p]) for p in left])
-    places = np.concatenate([np.arange(choice_end[p] - functions[p], choice_end[p]) for p in left])
+    rows = _places(functions * options, left)
+    places = _places(functions, left)
     choice[places], values[left], nodes[left] = cpu.search_many(
         functions[left], options[left], value[rows], weight[rows], capacity[left]
     )
+
+
+def _places(sizes: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the items of the `chosen` parts lie in a column of parts of these sizes."""
+    return np.flatnonzero(np.repeat(np.isin(np.arange(len(sizes)), chosen), sizes))
 
 
 @self_test("joint")

