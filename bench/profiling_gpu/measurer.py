@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from profiling_gpu.models import Function, Prepared, Step
+from profiling_gpu.models import Function
 from profiling_gpu.plan import Cell, share_milli, timing_s
 from profiling_gpu.shares import Lane, graph_of
+from profiling_gpu.steps import Prepared, Step
 from profiling_gpu.table import STICKY, Table
 from profiling_gpu.timing import CpuClock, CudaClock, Timing, measure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,14 +67,3 @@ def quick_cells(batches: Mapping[str, Sequence[int]], sms: Sequence[int]) -> lis
 def timing_s(left_s: float, cells_left: int) -> float:
     """Seconds of repeated runs the next cell may take, so that all `cells_left` fit into `left_s`."""
     return min(_GREATEST_CELL_S, max(_LEAST_CELL_S, _SPENT_TIMING * left_s / max(cells_left, 1)))
-
-
-def grouped(cells: Iterable[Cell]) -> list[tuple[str, int, list[int]]]:
-    """Neighbouring cells of one function and batch, as (function, batch, SM counts in order)."""
-    found: list[tuple[str, int, list[int]]] = []
-    for cell in cells:
-        if found and found[-1][:2] == (cell.function, cell.batch):
-            found[-1][2].append(cell.sms)
-        else:
-            found.append((cell.function, cell.batch, [cell.sms]))
-    return found
