@@ -37,7 +37,7 @@ ROUNDS = 6
 BUDGET = 512
 """Nodes that a warp expands before it gives open ones away: about 0.2 ms."""
 
-ITEMS_PER_PROBLEM, LEAST_ITEMS = 64, 1 << 16
+ITEMS_PER_PROBLEM, LEAST_ITEMS = 128, 1 << 16
 """Room of the queue between two rounds. A warp that finds it full goes on alone."""
 
 STEP_LIMIT = 1 << 22

@@ -145,7 +145,7 @@ __device__ __forceinline__ void finish(Walk& walk, const Rows& rows, u64 room, i
 
 // The nodes waiting on the levels from..to of this warp.
 struct Waiting {
-    unsigned low, high;  // options of the node of level `lane` that are yet to be followed
+    u64 open;  // places of the options of the node of level `lane` that are yet to be followed
     u64 room;
     int lost, gained;
 };
@@ -154,8 +154,8 @@ struct Waiting {
 __device__ __forceinline__ void share(const Walk& walk, const Rows& rows, Waiting& waiting, int problem, int from, int to, Queue queue) {
     const int lane = lane_id();
     for (int level = from; level <= to; level++) {
-        const unsigned low = __shfl_sync(ALL_LANES, waiting.low, level), high = __shfl_sync(ALL_LANES, waiting.high, level);
-        const int count = __popc(low) + __popc(high);
+        u64 rest = __shfl_sync(ALL_LANES, waiting.open, level);
+        const int count = __popcll(rest);
         if (count == 0) continue;
         unsigned start = 0;
         if (lane == 0) start = atomicAdd(queue.count, count);
@@ -163,7 +163,6 @@ __device__ __forceinline__ void share(const Walk& walk, const Rows& rows, Waitin
         const bool full = start + count > queue.capacity;
         const u64 room = __shfl_sync(ALL_LANES, waiting.room, level);
         const int lost = __shfl_sync(ALL_LANES, waiting.lost, level), gained = __shfl_sync(ALL_LANES, waiting.gained, level);
-        u64 rest = u64(high) << LANES | low;
         for (unsigned at = start; rest && at < queue.capacity; rest &= rest - 1, at++) {
             const int k = __ffsll(rest) - 1, place = level * MOST_OPTIONS + k;
             Item& item = queue.items[at];
@@ -176,7 +175,7 @@ __device__ __forceinline__ void share(const Walk& walk, const Rows& rows, Waitin
                 item.gained = gained + rows.gain[place];
             }
         }
-        if (!full && lane == level) waiting.low = waiting.high = 0;
+        if (!full && lane == level) waiting.open = 0;
         if (full) return;
     }
 }
@@ -193,77 +192,84 @@ __device__ bool report(Incumbent& incumbent, unsigned steps, unsigned ties, unsi
     return __shfl_sync(ALL_LANES, stop, 0);
 }
 
+// The options of a node of `level` that may lead to a better answer, and of equal ones to the first: bit k is place k.
+__device__ __forceinline__ u64 open_options(Walk& walk, const Rows& rows, int level, u64 room, int lost) {
+    const int row = level * MOST_OPTIONS, count = walk.tree->count[level], sure = walk.slack - walk.tree->unit;
+    unsigned opened[2] = {0, 0};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (half * LANES >= count) break;
+        const int k = half * LANES + lane_id(), after = lost + rows.loss[row + k];
+        bool open = k < count && after <= walk.slack && fits(room, rows.load[row + k]);
+        if (__any_sync(ALL_LANES, open && after > sure)) {
+            if (walk.held_best != walk.best) hold_incumbent(walk);
+            const int current = choice_above(walk, rows, level);
+            const bool first = precedes(walk, current, walk.tree->function[level], open ? rows.option[row + k] : 0);
+            if (after > sure && walk.held_best == walk.best && !first) open = false;
+        }
+        opened[half] = __ballot_sync(ALL_LANES, open);
+    }
+    return u64(opened[1]) << LANES | opened[0];
+}
+
+// Searches below a node of the last level but one.
+__device__ __forceinline__ void search_pairs(Walk& walk, const Rows& rows, u64 room, int lost, int gained) {
+    const int level = walk.tree->last - 1, row = level * MOST_OPTIONS;
+    const u64 beside = room + walk.tree->least[level + 1];
+    for (u64 rest = open_options(walk, rows, level, room, lost); rest; rest &= rest - 1) {
+        const int k = __ffsll(rest) - 1;
+        if (lane_id() == level) walk.position = k;
+        finish(walk, rows, beside - rows.load[row + k], gained + rows.gain[row + k]);
+    }
+}
+
 // Searches the tree below an item whose rows and tree are in shared memory.
 __device__ void descend(Walk& walk, const Rows& rows, const Item& item, Queue queue, unsigned budget, unsigned step_limit) {
-    const int lane = lane_id(), last = walk.tree->last, unit = walk.tree->unit, split = item.level;
-    Waiting waiting{0, 0, 0, 0, 0};
-    u64 room = item.room;
+    const int lane = lane_id(), last = walk.tree->last, split = item.level;
+    Waiting waiting{0, 0, 0, 0};
+    u64 room = item.room, open = 0;
     int lost = item.lost, gained = item.gained, level = split, shared = SHARED_FIRST;
-    unsigned low = 0, high = 0, ties = 0, steps = 0;
+    unsigned ties = 0, steps = 0;
     int newest = walk.best;
     bool fresh = true;
-    if (last == 0) {
-        finish(walk, rows, room, gained);
-        report(*walk.incumbent, 1, 0, step_limit);
-        return;
-    }
-    for (;;) {
+    if (last == 0) finish(walk, rows, room, gained);
+    while (last > 0) {
         const int row = level * MOST_OPTIONS;
         if (fresh) {
             fresh = false;
             const int best = __shfl_sync(ALL_LANES, newest, 0);
             newest = read_now(&walk.incumbent->best);  // for the next node, so that nothing waits for it
             if (best > walk.best) take_best(walk, best);
-            ties += lost > walk.slack - unit;
+            ties += lost > walk.slack - walk.tree->unit;
             if (++steps >= budget || ties > TIE_LIMIT) {
                 if (report(*walk.incumbent, steps, ties, step_limit)) return;
                 steps = ties = 0;
                 share(walk, rows, waiting, item.problem, split, min(level - 1, last - shared), queue);
                 shared = SHARED_NEXT;
             }
-            const int count = walk.tree->count[level];
-            for (int half = 0; half < 2; half++) {
-                const int k = half * LANES + lane;
-                bool open = k < count && lost + rows.loss[row + k] <= walk.slack && fits(room, rows.load[row + k]);
-                const bool may_tie = open && lost + rows.loss[row + k] > walk.slack - unit;
-                if (__any_sync(ALL_LANES, may_tie)) {
-                    if (walk.held_best != walk.best) hold_incumbent(walk);
-                    const int current = choice_above(walk, rows, level);
-                    const bool first = precedes(walk, current, walk.tree->function[level], open ? rows.option[row + k] : 0);
-                    if (may_tie && walk.held_best == walk.best && !first) open = false;
-                }
-                const unsigned opened = __ballot_sync(ALL_LANES, open);
-                if (half == 0) low = opened;
-                else high = opened;
-                if (count <= LANES) break;
-            }
-            if (count <= LANES) high = 0;
-            if (level == last - 1) {
-                const u64 beside = room + walk.tree->least[last];
-                for (u64 rest = u64(high) << LANES | low; rest; rest &= rest - 1) {
-                    const int k = __ffsll(rest) - 1;
-                    if (lane == level) walk.position = k;
-                    finish(walk, rows, beside - rows.load[row + k], gained + rows.gain[row + k]);
-                }
-                low = high = 0;
-            }
+            if (level == last - 1) search_pairs(walk, rows, room, lost, gained);
+            else open = open_options(walk, rows, level, room, lost);
         }
-        const int k = low ? __ffs(low) - 1 : LANES - 1 + __ffs(high);
-        if (!(low | high) || lost + rows.loss[row + k] > walk.slack) {  // by ascending loss: nothing after k either
+        const int k = __ffsll(open) - 1;
+        if (open == 0 || lost + rows.loss[row + k] > walk.slack) {  // by ascending loss: nothing after k either
             if (level == split) break;
             level--;
-            low = __shfl_sync(ALL_LANES, waiting.low, level), high = __shfl_sync(ALL_LANES, waiting.high, level);
-            room = __shfl_sync(ALL_LANES, waiting.room, level);
+            open = __shfl_sync(ALL_LANES, waiting.open, level), room = __shfl_sync(ALL_LANES, waiting.room, level);
             lost = __shfl_sync(ALL_LANES, waiting.lost, level), gained = __shfl_sync(ALL_LANES, waiting.gained, level);
             continue;
         }
-        if (k < LANES) low &= low - 1;
-        else high &= high - 1;
-        if (lane == level) waiting = {low, high, room, lost, gained}, walk.position = k;
+        open &= open - 1;
+        if (lane == level) walk.position = k;
+        const u64 room_below = room - rows.load[row + k] + walk.tree->least[level + 1];
+        const int lost_below = lost + rows.loss[row + k], gained_below = gained + rows.gain[row + k];
+        if (level == last - 2) {
+            steps++;
+            search_pairs(walk, rows, room_below, lost_below, gained_below);
+            continue;
+        }
+        if (lane == level) waiting = {open, room, lost, gained};
         level++;
-        room = room - rows.load[row + k] + walk.tree->least[level];
-        lost += rows.loss[row + k];
-        gained += rows.gain[row + k];
+        room = room_below, lost = lost_below, gained = gained_below;
         fresh = true;
     }
     report(*walk.incumbent, steps, ties, step_limit);
