@@ -11,6 +11,9 @@
 
 static_assert(sizeof(Tree) == 408 && sizeof(Incumbent) == 84 && sizeof(Item) == 40, "joint.py allocates these sizes");
 
+// Most items that a warp draws at once. Neighbours in the queue are mostly of one problem, whose rows are then read once.
+constexpr unsigned MOST_TOGETHER = 8;
+
 // The places of `functions` functions at `at`: 17 bytes each.
 __device__ __forceinline__ Rows rows_at(u64* at, int functions) {
     Rows rows;
@@ -101,17 +104,21 @@ extern "C" __global__ void __launch_bounds__(32, 20)
 joint_round(const Tree* __restrict__ trees, const u64* __restrict__ prepared, int words, Incumbent* incumbents,
             const Item* __restrict__ items, unsigned capacity, Item* __restrict__ next, unsigned next_capacity,
             unsigned* pushed, unsigned* drawn, int round, unsigned budget, unsigned step_limit) {
-    extern __shared__ u64 places[];
+    extern __shared__ __align__(16) u64 places[];
     __shared__ Tree tree;
     const int lane = threadIdx.x;
     const unsigned count = min(pushed[round], capacity);
+    const unsigned together = min(MOST_TOGETHER, max(1u, count / (8 * gridDim.x)));
+    unsigned at = 0, end = 0;
     int staged = -1;
-    for (;;) {
-        unsigned drawn_now = 0;
-        if (lane == 0) drawn_now = atomicAdd(&drawn[round], 1u);
-        drawn_now = __shfl_sync(ALL_LANES, drawn_now, 0);
-        if (drawn_now >= count) return;
-        const Item& item = items[drawn_now];
+    for (;; at++) {
+        if (at == end) {
+            if (lane == 0) at = atomicAdd(&drawn[round], together);
+            at = __shfl_sync(ALL_LANES, at, 0);
+            if (at >= count) return;
+            end = min(at + together, count);
+        }
+        const Item& item = items[at];
         const int p = item.problem;
         if (p < 0) continue;
         if (read_by_all(&incumbents[p].stopped)) continue;
@@ -126,9 +133,12 @@ joint_round(const Tree* __restrict__ trees, const u64* __restrict__ prepared, in
         __syncwarp();
         if (staged != p) {
             const u64* tree_words = reinterpret_cast<const u64*>(&trees[p]);
-            for (int at = lane; at < int(sizeof(Tree) / 8); at += LANES) reinterpret_cast<u64*>(&tree)[at] = tree_words[at];
-            const u64* from = prepared + static_cast<long long>(p) * words;
-            for (int at = lane; at < n * (17 * MOST_OPTIONS / 8); at += LANES) places[at] = from[at];
+            for (int word = lane; word < int(sizeof(Tree) / 8); word += LANES)
+                reinterpret_cast<u64*>(&tree)[word] = tree_words[word];
+            const ulonglong2* from = reinterpret_cast<const ulonglong2*>(prepared + static_cast<long long>(p) * words);
+#pragma unroll 8
+            for (int pair = lane; pair < n * (17 * MOST_OPTIONS / 16); pair += LANES)
+                reinterpret_cast<ulonglong2*>(places)[pair] = from[pair];
             staged = p;
         }
         __syncwarp();
@@ -137,10 +147,10 @@ joint_round(const Tree* __restrict__ trees, const u64* __restrict__ prepared, in
         walk.held_choice = 0;
         walk.position = lane < MOST_FUNCTIONS ? item.position[lane] : 0;
         for (int half = 0; half < 2; half++) {
-            const int k = half * LANES + lane, at = tree.last * MOST_OPTIONS + k;
+            const int k = half * LANES + lane, place = tree.last * MOST_OPTIONS + k;
             const bool present = k < tree.count[tree.last];
-            walk.last_load[half] = present ? rows.load[at] : DROPPED;
-            walk.last_gain[half] = present ? rows.gain[at] : -1;
+            walk.last_load[half] = present ? rows.load[place] : DROPPED;
+            walk.last_gain[half] = present ? rows.gain[place] : -1;
         }
         descend(walk, rows, item, {next, &pushed[round + 1], next_capacity}, budget, step_limit);
     }

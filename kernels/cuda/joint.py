@@ -34,8 +34,8 @@ TREE_BYTES, INCUMBENT_BYTES, ITEM_BYTES = 408, 84, 40
 ROUNDS = 6
 """Rounds of search: each spreads what is open over the whole GPU; the last gives nothing away."""
 
-BUDGET = 512
-"""Nodes that a warp expands before it gives open ones away: about 0.2 ms."""
+BUDGET = 256
+"""Nodes that a warp expands before it gives open ones away: tens of microseconds."""
 
 ITEMS_PER_PROBLEM, LEAST_ITEMS = 128, 1 << 16
 """Room of the queue between two rounds. A warp that finds it full goes on alone."""

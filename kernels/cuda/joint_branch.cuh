@@ -16,7 +16,7 @@
 constexpr unsigned TIE_LIMIT = 1000;
 
 // Levels above the last whose nodes are worth an item: the first time that a warp shares, and after.
-constexpr int SHARED_FIRST = 4, SHARED_NEXT = 3;
+constexpr int SHARED_FIRST = 5, SHARED_NEXT = 4;
 
 // Items of the next round.
 struct Queue {
