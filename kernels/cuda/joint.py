@@ -94,7 +94,9 @@ class DeviceWork:
         inputs = [columns.functions[chosen], columns.options[chosen], columns.starts[chosen] - low]
         inputs += [columns.gains[low:high], columns.loads[low:high], columns.capacities[chosen]]
         self._buffers = Buffers(int(columns.functions[chosen].max()), len(chosen), cupy.empty)
-        self._inputs = [cupy.asarray(each) for each in inputs]
+        self._inputs = [cupy.empty(each.shape, each.dtype) for each in inputs]
+        for column, each in zip(self._inputs, inputs, strict=True):
+            column.set(each)
         self._step_limit = step_limit
         compiled = module("joint")
         self._prepare, self._round = compiled.function("joint_prepare"), compiled.function("joint_round")

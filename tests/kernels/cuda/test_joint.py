@@ -59,13 +59,9 @@ def _executed(
     search = build(source_path("joint"), "joint_round")
     for number in range(cuda.ROUNDS):
         search((3,), (32,), buffers.of_round(number, budget, step_limit), **how)
-    best, choices, steps, stopped = cuda.answers(buffers.incumbents)
-    STEPS.append(steps)
+    best, choices, _, stopped = cuda.answers(buffers.incumbents)
     choice, values = cuda.unpacked(columns, best, choices)
     return choice, values, stopped
-
-
-STEPS = []
 
 
 def _answers(
