@@ -91,7 +91,11 @@ class DeviceWork:
         sizes = columns.functions.astype(np.int64) * columns.options
         low = int(columns.starts[chosen[0]])
         high = int(columns.starts[chosen[-1]] + sizes[chosen[-1]])
-        inputs = [columns.functions[chosen], columns.options[chosen], columns.starts[chosen] - low]
+        inputs: list[NDArray[Any]] = [
+            columns.functions[chosen],
+            columns.options[chosen],
+            columns.starts[chosen] - low,
+        ]
         inputs += [columns.gains[low:high], columns.loads[low:high], columns.capacities[chosen]]
         self._buffers = Buffers(int(columns.functions[chosen].max()), len(chosen), cupy.empty)
         self._inputs = [cupy.empty(each.shape, each.dtype) for each in inputs]

@@ -92,14 +92,19 @@ def test_the_kernel_gives_the_answer_of_dynamic_programming(schedule: int) -> No
     assert [answers[p] for p in np.flatnonzero(stopped == 0)] == [expected[p] for p in np.flatnonzero(stopped == 0)]
 
 
-@pytest.mark.parametrize("threads", [32, 64, 256])
-def test_any_number_of_warps_gives_the_same_answer(threads: int) -> None:
-    """Warps share the tree; how many there are changes only who finds the answer."""
+@pytest.mark.parametrize(
+    ("threads", "budget", "items"),
+    [(32, 1, 1 << 14), (64, 30, 1 << 14), (256, 1 << 20, 1 << 14), (128, 5, 40), (128, 5, 1)],
+)
+def test_however_the_work_is_shared_the_answer_is_the_same(threads: int, budget: int, items: int) -> None:
+    """Any number of warps prepares; open nodes are given away at once, never, or as far as a short queue takes them."""
     generator = np.random.default_rng(threads)
-    weight = generator.integers(1, 400, (12, 6, 20, 3))
-    value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (12, 6, 20))).astype(np.int64)
+    weight = generator.integers(1, 400, (12, 7, 20, 3))
+    value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (12, 7, 20))).astype(np.int64)
     batch = Batch.of([Asked(v, w, np.array([1000, 1100, 1200])) for v, w in zip(value, weight, strict=True)])
-    choice, values, stopped = _executed(joint_columns(*batch), schedule=2, threads=threads, seed=threads)
+    choice, values, stopped = _executed(
+        joint_columns(*batch), schedule=2, threads=threads, budget=budget, items=items, seed=threads
+    )
     expected_choice, expected_values, _ = cpu.search_many(*batch)
     assert not stopped.any()
     np.testing.assert_array_equal(values, expected_values)
