@@ -1,8 +1,8 @@
 """The CP-SAT model of placing some instances on some nodes: variables and rules, as `dilu_core.verification` has them.
 
     an instance whole on one GPU    one literal per (GPU, configuration, partition) it may take
-    a gang                          one literal per (node, configuration); it takes as many slots of a size there
-    a split instance                one literal per (node, configuration); parts of at least 1 MiB that sum to its memory
+    a gang                          one literal per (node, configuration); it takes as many slots per size there
+    a split instance                one literal per (node, configuration); parts of 1 MiB or more that sum to its memory
 
 What cannot be better than something else is left out: configurations dominated by one of lower number, partitions that
 contain another that would do. GPUs that are empty and run nothing now are alike within a node, and such nodes of one
