@@ -165,7 +165,7 @@ def main() -> None:
         few = draw_arrivals(pods, gpus=cluster.gpus, load=1.0, seed=0)[:50]
         replay(cluster, few, rules[rule](0, few))  # compiles
     print(
-        f"{seeds} seeds; allocated [%] when arrivals reach 95 / 100 / 110 % of {cluster.gpus} GPUs; us per pod, least and median"
+        f"{seeds} seeds; allocated [%] when arrivals reach 95 / 100 / 110 % of {cluster.gpus} GPUs; least and median us"
     )
     for rule, make in rules.items():
         found, micros = [], []
