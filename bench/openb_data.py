@@ -1,4 +1,4 @@
-"""The openb cluster and pods (Alibaba's, as published with FGD, ATC 2023), and the arrivals drawn from them.
+"""The openb cluster and pods (Alibaba's GPU cluster, as published with FGD, ATC 2023), and arrivals drawn from them.
 
 1,213 nodes with 6,212 GPUs of eight models, 8,152 pods. The published protocol shuffles the pods, adds more drawn at
 random until they ask for `load` times the GPUs there are, shuffles again, and places one after another; nothing leaves.

@@ -59,10 +59,13 @@ if TYPE_CHECKING:
     from dilu_core.solvers.llm_fitting import fit_llm
     from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
-    from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
+    from dilu_core.solvers.placement.decisions import HostReservation
+    from dilu_core.solvers.placement.migration_plan import Admission, MigrationPlan, Move
+    from dilu_core.solvers.placement.move_cost import MoveCost
     from dilu_core.solvers.placement.objective import Objective
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
+    from dilu_core.solvers.placement.what_if import WhatIf
     from dilu_core.solvers.planner import plan
     from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
@@ -83,6 +86,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GPU_PEAKS",
+    "Admission",
     "ArrivalTrace",
     "BackendUnavailableError",
     "Calibration",
@@ -105,6 +109,7 @@ __all__ = [
     "Grants",
     "HorizontalParams",
     "HorizontalState",
+    "HostReservation",
     "Instance",
     "InterferenceFit",
     "InterferenceModel",
@@ -127,6 +132,7 @@ __all__ = [
     "MixEstimator",
     "MonotoneSurface",
     "Move",
+    "MoveCost",
     "Node",
     "Objective",
     "Observation",
@@ -170,6 +176,7 @@ __all__ = [
     "VerticalState",
     "Violation",
     "ViolationCode",
+    "WhatIf",
     "Workload",
     "alternative_configurations",
     "calibrate",
@@ -339,6 +346,13 @@ _NAMES_OF = {
     "dilu_core.solvers.llm_fitting": ("fit_llm",),
     "dilu_core.solvers.llm_quota": ("search_llm_quota",),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
+    "dilu_core.solvers.placement.decisions": ("HostReservation",),
+    "dilu_core.solvers.placement.migration_plan": (
+        "Admission",
+        "MigrationPlan",
+        "Move",
+    ),
+    "dilu_core.solvers.placement.move_cost": ("MoveCost",),
     "dilu_core.solvers.placement.objective": ("Objective",),
     "dilu_core.solvers.placement.online": (
         "ClusterState",
@@ -348,10 +362,7 @@ _NAMES_OF = {
         "PlacementResult",
         "place",
     ),
-    "dilu_core.solvers.placement.migration_plan": (
-        "MigrationPlan",
-        "Move",
-    ),
+    "dilu_core.solvers.placement.what_if": ("WhatIf",),
     "dilu_core.solvers.planner": ("plan",),
     "dilu_core.solvers.prior_learning": ("learn_prior",),
     "dilu_core.solvers.quota_search": (

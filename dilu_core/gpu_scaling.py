@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.latency_fit import LatencyFit
@@ -89,6 +90,59 @@ GPU_PEAKS: Mapping[str, GpuPeaks] = {
 """Peaks by name, from NVIDIA's data sheets and architecture white papers (dense, without sparsity)."""
 
 
+@dataclass(frozen=True)
+class GpuScale:
+    """How the times of a roofline change from the GPU type it was measured on to another, for `sweep_quota`.
+
+    Parameters
+    ----------
+    name
+        Of the other GPU type. Any text.
+    launch, host, fixed, compute, bandwidth
+        What each time of the roofline is multiplied by; 1 on the same type.
+    scale_spread
+        Standard deviation of the log of a function's speed as a whole on the other type, on top of what the module says
+        of each parameter; `None`: the factors are taken as exact, so that the bound widens by nothing.
+
+    Raises `InvalidArgumentError` naming what is not positive.
+    """
+
+    name: str
+    launch: float = 1.0
+    host: float = 1.0
+    fixed: float = 1.0
+    compute: float = 1.0
+    bandwidth: float = 1.0
+    scale_spread: float | None = None
+
+    def __post_init__(self) -> None:
+        check.text("name", self.name)
+        for each in ("launch", "host", "fixed", "compute", "bandwidth"):
+            object.__setattr__(self, each, check.finite(each, getattr(self, each), above=0))
+        if self.scale_spread is not None:
+            spread = check.finite("scale_spread", self.scale_spread, above=0, at_most=_GREATEST_SPREAD)
+            object.__setattr__(self, "scale_spread", spread)
+
+    @property
+    def factors(self) -> NDArray[np.float64]:
+        """(6,) factors of (L, h, m, w, d, p); the sharpness p stays."""
+        return np.array([self.launch, self.host, self.fixed, self.compute, self.bandwidth, 1.0])
+
+    @property
+    def left_open(self) -> NDArray[np.float64]:
+        """(6, 6) covariance that the scaling adds to the log parameters."""
+        return np.zeros((6, 6)) if self.scale_spread is None else _left_open(self.scale_spread)
+
+
+def gpu_scale(
+    source: GpuPeaks | str, target: GpuPeaks | str, *, scale_spread: float | None = _SPREAD_AS_A_WHOLE
+) -> GpuScale:
+    """The scaling from `source` to `target` by their peaks, as the module states; its doubt as in `transfer_prior`."""
+    old, new = _peaks("source", source), _peaks("target", target)
+    launch, host, fixed, compute, bandwidth = np.exp(_log_factors(old, new)[:5]).tolist()
+    return GpuScale(new.name, launch, host, fixed, compute, bandwidth, scale_spread)
+
+
 def transfer_prior(
     fit: LatencyFit, source: GpuPeaks | str, target: GpuPeaks | str, *, scale_spread: float = _SPREAD_AS_A_WHOLE
 ) -> LatencyPrior:
@@ -111,17 +165,13 @@ def transfer_prior(
         check.fail("fit", f"is {fit!r:.80}; expected a LatencyFit.")
     old, new = _peaks("source", source), _peaks("target", target)
     whole = check.finite("scale_spread", scale_spread, above=0, at_most=_GREATEST_SPREAD)
-    compute = math.log(old.tflops) - math.log(new.tflops)
-    bandwidth = math.log(old.bandwidth_gb_s) - math.log(new.bandwidth_gb_s)
-    one_sm = compute - (math.log(old.sms) - math.log(new.sms))
-    shift = np.array([0.5 * one_sm, 0.0, 0.5 * (compute + bandwidth), compute, bandwidth, 0.0])
+    shift = _log_factors(old, new)
     around = prior_around(fit.roofline, 1.0).family(fit.family)
-    left_open = np.diag(_SPREADS**2) + whole**2 * np.outer(TIMES, TIMES)
-    own = streaming = FamilyPrior(around.center + shift, fit.covariance + left_open)
+    own = streaming = FamilyPrior(around.center + shift, fit.covariance + _left_open(whole))
     if fit.family == "compute":  # says nothing of the bandwidth term, which is not to say that there is none
         general = GENERAL_PRIOR.family("bandwidth").covariance
         center, spread = own.center.copy(), own.covariance.copy()
-        center[BANDWIDTH] = GENERAL_PRIOR.center_for("bandwidth", fit.samples)[BANDWIDTH] + bandwidth
+        center[BANDWIDTH] = GENERAL_PRIOR.center_for("bandwidth", fit.samples)[BANDWIDTH] + shift[BANDWIDTH]
         spread[BANDWIDTH, BANDWIDTH] += general[BANDWIDTH, BANDWIDTH]
         streaming = FamilyPrior(center, spread)
     return LatencyPrior(
@@ -132,6 +182,19 @@ def transfer_prior(
         gpu_type=new.name,
         provenance=f"{fit.samples.function or 'a function'} on {old.name}, scaled to {new.name} by peaks",
     )
+
+
+def _log_factors(old: GpuPeaks, new: GpuPeaks) -> NDArray[np.float64]:
+    """(6,) what the logs of (L, h, m, w, d, p) gain from one GPU type to the other."""
+    compute = math.log(old.tflops) - math.log(new.tflops)
+    bandwidth = math.log(old.bandwidth_gb_s) - math.log(new.bandwidth_gb_s)
+    one_sm = compute - (math.log(old.sms) - math.log(new.sms))
+    return np.array([0.5 * one_sm, 0.0, 0.5 * (compute + bandwidth), compute, bandwidth, 0.0])
+
+
+def _left_open(whole: float) -> NDArray[np.float64]:
+    """(6, 6) covariance of the log parameters that peaks leave open, the function's speed as a whole by `whole`."""
+    return np.asarray(np.diag(_SPREADS**2) + whole**2 * np.outer(TIMES, TIMES))
 
 
 def _peaks(argument: str, value: object) -> GpuPeaks:

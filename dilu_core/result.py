@@ -68,8 +68,15 @@ class Termination:
 
 @dataclass(frozen=True)
 class SolveStats:
-    """`seconds` of wall time, the `backend` that ran, and named `counts` of work (evaluations, columns, moves...)."""
+    """`seconds` of wall time, the `backend` that ran, and named `counts` of work (evaluations, columns, moves...).
+
+    On a GPU also the name of the `device`, the `chunks` that the work was cut into to fit its memory, and the
+    `compile_s` seconds that went into compiling the kernel (part of `seconds`; 0 where it was compiled before).
+    """
 
     seconds: float
     backend: str = "cpu"
     counts: Mapping[str, int] = field(default_factory=dict)
+    device: str = ""
+    chunks: int = 1
+    compile_s: float = 0.0

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 FULL_GPU_MILLI = 1000
 """One whole GPU in milli-GPU."""
 
@@ -22,6 +25,13 @@ def _settle(value: float) -> float:
 def demand_units(value: float) -> int:
     """`value` as the integer demand that covers it (ceiling, after float noise is removed)."""
     return math.ceil(_settle(value))
+
+
+def demands_units(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """`demand_units` of every element; each must be finite and below 2^53."""
+    nearest = np.rint(values)
+    settled = np.abs(values - nearest) <= _NOISE * np.maximum(1.0, np.abs(values))
+    return np.where(settled, nearest, np.ceil(values)).astype(np.int64)
 
 
 def capacity_units(value: float) -> int:

@@ -14,13 +14,16 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.calibration import CORNER, NOISE, NOISE_BELIEF, Calibration
-from dilu_core.kernels.cpu.roofline_fit import GREATEST_RATIO, LEAST_RATIO, fit_rooflines
+from dilu_core.kernels.backend import RunRecord
+from dilu_core.kernels.cpu.roofline_fit import FitResults, empty_results, fit_rooflines
+from dilu_core.kernels.roofline_descent import GREATEST_RATIO, LEAST_RATIO
 from dilu_core.latency_fit import LatencyFit, TrainingFit
 from dilu_core.latency_prior import (
     BANDWIDTH,
@@ -34,9 +37,9 @@ from dilu_core.latency_prior import (
 )
 from dilu_core.latency_residual import SharedDeviation
 from dilu_core.performance import RooflineModel
-from dilu_core.result import Limit, SolveStats, Termination, TerminationReason
+from dilu_core.result import Limit, Termination, TerminationReason
 from dilu_core.samples import ProfileSamples
-from dilu_core.solvers.backends import resolved
+from dilu_core.solvers.backends import resolved, stats_of
 from dilu_core.solvers.memory_fit import fit_memory
 
 __all__ = ["fit_latency", "fit_latency_many", "fit_memory", "fit_training"]
@@ -105,10 +108,12 @@ def fit_latency_many(
     """`fit_latency` of every element, compiled and spread over the cores; the answers do not depend on the company.
 
     With `executor` (any `concurrent.futures.Executor`: a process pool, Dask's) chunks of the list run there, one core
-    each; without, threads of this process share the work. Raises `InvalidArgumentError` as `fit_latency` does, and for
-    an unknown `backend`; `BackendUnavailableError` for one that cannot run here.
+    each; without, threads of this process share the work. On a GPU the list is one piece of work, with no use for
+    `executor`, and parameters differ from the CPU's by what rounding decides. Raises `InvalidArgumentError` as
+    `fit_latency` does, and for an unknown `backend`; `BackendUnavailableError` for one that cannot run here.
     """
-    ran_on = resolved(backend)
+    every = check.instances_of("samples_list", samples_list, ProfileSamples)
+    ran_on = resolved(backend, "fits", sum(len(samples) for samples in every))
     if executor is not None and not callable(getattr(executor, "submit", None)):
         check.fail("executor", f"is {executor!r:.80}; expected a concurrent.futures.Executor.")
     chosen = check.choice("family", family, ("auto", *FAMILIES))
@@ -116,8 +121,9 @@ def fit_latency_many(
     options = _Options(chosen, believed, check.flag("residual", residual), calibration, ran_on)
     if calibration is not None and not isinstance(calibration, Calibration):
         check.fail("calibration", f"is {calibration!r:.80}; expected a Calibration or None.")
-    every = check.instances_of("samples_list", samples_list, ProfileSamples)
     chunks = [every[i : i + _CHUNK] for i in range(0, len(every), _CHUNK)]
+    if ran_on == "cuda" and every:
+        return _fit_chunk(every, options)
     if executor is not None:
         futures = [executor.submit(_fit_chunk, chunk, options) for chunk in chunks]
         return [fit for future in futures for fit in future.result()]
@@ -200,7 +206,7 @@ def _fit_chunk(samples_list: Sequence[ProfileSamples], options: _Options) -> lis
             center = options.prior.center_for(family, samples)
             tasks.append(_Task(samples, family, deviation, center, precisions[family]))
             owners.append(position)
-    found = _minimise(tasks)
+    found, record = _minimise(tasks, options.backend)
     best: dict[int, int] = {}
     evidence = _evidence(tasks, found, options.prior)
     for index, owner in enumerate(owners):
@@ -217,37 +223,18 @@ def _fit_chunk(samples_list: Sequence[ProfileSamples], options: _Options) -> lis
             with_residual=options.residual,
             calibration=options.calibration,
             termination=_termination(bool(found.converged[i])),
-            stats=SolveStats(seconds, options.backend, {"iterations": int(found.iterations[i]), "starts": len(STARTS)}),
+            stats=stats_of(record, seconds, {"iterations": int(found.iterations[i]), "starts": len(STARTS)}),
         )
         for i in best.values()
     ]
 
 
-@dataclass(frozen=True)
-class _Minima:
-    """What the kernel found, one row per task."""
-
-    logs: NDArray[np.float64]
-    curvatures: NDArray[np.float64]
-    costs: NDArray[np.float64]
-    noises: NDArray[np.float64]
-    iterations: NDArray[np.int64]
-    converged: NDArray[np.int64]
-
-
-def _minimise(tasks: Sequence[_Task]) -> _Minima:
-    count = len(tasks)
-    first = np.zeros(count + 1, dtype=np.int64)
+def _minimise(tasks: Sequence[_Task], backend: str) -> tuple[FitResults, RunRecord]:
+    """What the kernel found, one row per task, and what it ran on."""
+    first = np.zeros(len(tasks) + 1, dtype=np.int64)
     first[1:] = np.cumsum([len(task.samples) for task in tasks])
-    found = _Minima(
-        np.empty((count, PARAMETERS)),
-        np.empty((count, PARAMETERS, PARAMETERS)),
-        np.empty(count),
-        np.empty(count),
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-    )
-    fit_rooflines(
+    found = empty_results(len(tasks))
+    arguments: Any = (
         np.log(np.concatenate([task.samples.batch for task in tasks])),
         np.log(np.concatenate([task.samples.sm_milli for task in tasks]) / 1000.0),
         np.concatenate([_log_latency(task) for task in tasks]),
@@ -261,14 +248,14 @@ def _minimise(tasks: Sequence[_Task]) -> _Minima:
         NOISE_BELIEF,
         _MAX_ITERATIONS,
         _TOLERANCE,
-        found.logs,
-        found.curvatures,
-        found.costs,
-        found.noises,
-        found.iterations,
-        found.converged,
+        *found,
     )
-    return found
+    if backend == "cuda":
+        from dilu_core.kernels.cuda.fits import fit_rooflines_on_gpu
+
+        return found, fit_rooflines_on_gpu(*arguments)
+    fit_rooflines(*arguments)
+    return found, RunRecord()
 
 
 def _log_latency(task: _Task) -> NDArray[np.float64]:
@@ -279,7 +266,7 @@ def _log_latency(task: _Task) -> NDArray[np.float64]:
     return np.asarray(logs - task.deviation.at(task.samples.batch, task.samples.sm_milli))
 
 
-def _evidence(tasks: Sequence[_Task], found: _Minima, prior: LatencyPrior) -> NDArray[np.float64]:
+def _evidence(tasks: Sequence[_Task], found: FitResults, prior: LatencyPrior) -> NDArray[np.float64]:
     """Laplace's approximation of the log probability of the samples under each task's family, up to a constant.
 
     log e = -C / rho^2 - n log rho + 1/2 log |P| - 1/2 log |H / rho^2|, with the objective C and the curvature H at the

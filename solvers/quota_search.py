@@ -124,7 +124,7 @@ def search_quota_many(
 
     queries = []
     for position, model in enumerate(models):
-        _check_model(f"fits[{position}]" if len(models) > 1 else "fit", model, quantile)
+        check_model(f"fits[{position}]" if len(models) > 1 else "fit", model, quantile)
         cells = () if blocked is None else _cells(blocked[position])
         queries.append(Query(model, fraction * float(slos[position]), grid or _default_grid(model), cells))
     by_grid: dict[QuotaGrid, list[int]] = {}
@@ -205,7 +205,7 @@ def _roofline_rows(
     return model.parameters, np.zeros((6, 6)), (0.0, 0.0, LEVERAGE_CAP, SPREAD_FLOOR)
 
 
-def _check_model(argument: str, model: object, quantile: float | None) -> None:
+def check_model(argument: str, model: object, quantile: float | None) -> None:
     if not callable(getattr(model, "latency_ms", None)):
         check.fail(argument, f"is {model!r:.80}; expected a LatencyFit or an object with latency_ms(batch, sm_milli).")
     if quantile is not None and not callable(getattr(model, "upper_ms", None)):

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from dilu_core._checks import fail, finite, float_column, integer
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.traces import ArrivalTrace
+from dilu_core.units import FULL_GPU_MILLI
 
 _MOST_STEPS = 50_000_000  # what memory of a few GiB holds; a longer replay belongs in slices
 _FIRST_LOOK_S = 10.0  # the initial instances fit the mean load of this long a beginning
@@ -53,26 +54,38 @@ def most_share(
 ) -> NDArray[np.int64]:
     """The greatest share each instance may use, per step."""
     room = params.limit_milli - params.request_milli
+    return params.request_milli + np.minimum(spare_steps("spare_milli", spare_milli, trace, steps, step_s), room)
+
+
+def spare_steps(
+    argument: str, spare_milli: float | ArrayLike | None, trace: ArrivalTrace, steps: int, step_s: float
+) -> NDArray[np.int64]:
+    """What neighbours leave to an instance beyond its request, in whole milli-GPU per step; `None` is a whole GPU."""
     if spare_milli is None:
-        return np.full(steps, params.limit_milli, dtype=np.int64)
-    spare = float_column("spare_milli", [spare_milli] if np.ndim(spare_milli) == 0 else spare_milli)
+        return np.full(steps, FULL_GPU_MILLI, dtype=np.int64)
+    spare = float_column(argument, [spare_milli] if np.ndim(spare_milli) == 0 else spare_milli)
     bad = ~np.isfinite(spare) | (spare < 0.0)
     if bad.any():
         i = int(np.argmax(bad))
-        fail(f"spare_milli[{i}]", f"is {spare[i]}; expected a finite share of at least 0.")
+        fail(f"{argument}[{i}]", f"is {spare[i]}; expected a finite share of at least 0.")
     if spare.size not in (1, trace.rates_rps.size):
-        fail("spare_milli", f"has {spare.size} values; expected one, or one per period ({trace.rates_rps.size}).")
-    whole = params.request_milli + np.minimum(np.floor(spare), room).astype(np.int64)
+        fail(argument, f"has {spare.size} values; expected one, or one per period ({trace.rates_rps.size}).")
+    whole = np.minimum(np.floor(spare), FULL_GPU_MILLI).astype(np.int64)
     if whole.size == 1:
         return np.full(steps, whole[0], dtype=np.int64)
     period = np.floor((np.arange(steps) + 0.5) * step_s / trace.period_s).astype(np.int64)
     return np.ascontiguousarray(whole[np.minimum(period, whole.size - 1)])
 
 
+def first_look_rps(trace: ArrivalTrace) -> float:
+    """The mean load of the first seconds, which the initial instances are to carry."""
+    periods = max(1, round(min(_FIRST_LOOK_S / trace.period_s, trace.rates_rps.size)))
+    return float(trace.rates_rps[:periods].mean())
+
+
 def initial_count(initial_instances: int | None, trace: ArrivalTrace, params: HorizontalParams) -> int:
     """The instances ready at the start."""
     if initial_instances is not None:
         return integer("initial_instances", initial_instances, at_least=0)
-    periods = max(1, round(min(_FIRST_LOOK_S / trace.period_s, trace.rates_rps.size)))
-    needed = math.ceil(float(trace.rates_rps[:periods].mean()) / params.capacity_rps - 1e-9)
+    needed = math.ceil(first_look_rps(trace) / params.capacity_rps - 1e-9)
     return min(max(needed, params.min_instances), params.max_instances)

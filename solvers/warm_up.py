@@ -9,16 +9,23 @@ import numpy as np
 from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.fragmentation import fragmentation
+from dilu_core.latency_surface import MonotoneSurface
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
-from dilu_core.solvers.placement.construct import construct
+from dilu_core.solvers.placement.column_generation import column_bound
+from dilu_core.solvers.placement.construct import construct, first_fit, ledger_of
+from dilu_core.solvers.placement.diving import dive
 from dilu_core.solvers.placement.local_search import squeeze
 from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
+from dilu_core.solvers.placement.ranking import rank_gpus
+from dilu_core.solvers.policy_replay import replay_many
 from dilu_core.solvers.quota_search import search_quota
+from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
 from dilu_core.traces import ArrivalTrace
 
@@ -29,7 +36,10 @@ def warm_up() -> SolveStats:
     Takes seconds the first time after an installation, and next to nothing later. Returns the time it took.
     """
     started = time.perf_counter()
-    search_quota(fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]]))), slo_ms=100.0)
+    fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])))
+    search_quota(fit, slo_ms=100.0)
+    surface = MonotoneSurface([1, 2], [500, 1000], [[10, 9], [12, 10]])
+    sweep_quota([fit, surface], slo_ms=100.0, quantiles=None, backend="cpu").fronts()
     gpu = GpuType("warm-up", 1000)
     instances = (
         Instance("one", "inference", 300, 600, 100),
@@ -42,9 +52,19 @@ def warm_up() -> SolveStats:
     for instance in instances:
         state.place(instance)
     state.remove("one")
+    state.what_if([instances[0]])
+    state.place(Instance("apart", "inference", 300, 600, 100, function="f", anti_affinity=("f",)))
+    rank_gpus(state, instances[:1], backend="cpu")
     apart = (Instance("a", "inference", 600, 600, 1), Instance("b", "inference", 600, 600, 1))
-    built = construct(PlacementProblem(cluster, apart), apart, Objective(), stay={}, current={}, deadline=0.0)
-    squeeze(built.ledger, target=1, deadline=time.perf_counter() + 1.0, seed=0)
+    problem = PlacementProblem(cluster, apart)
+    built = construct(problem, apart, Objective(), stay={}, current={}, deadline=0.0)
+    first_fit(ledger_of(problem, {}), apart)
+    soon = time.perf_counter() + 1.0
+    squeeze(built.ledger, target=1, deadline=soon, seed=0)
+    fragmentation(problem, built.ledger.placement())
+    mixed = [Instance(f"{k}", "inference", 170 + 37 * k % 400, 600, 30 + 11 * k % 300) for k in range(40)]
+    dive(column_bound(Cluster.homogeneous(10, 4, gpu), problem.oversubscription, mixed, deadline=soon), deadline=soon)
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
+    replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")
     return SolveStats(time.perf_counter() - started, "cpu")

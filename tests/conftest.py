@@ -14,6 +14,25 @@ settings.register_profile(
 settings.load_profile("dilu")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_gpu: runs on a GPU; skipped with what was found where there is none")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test marked `needs_gpu` where there is none, with what was found."""
+    if item.get_closest_marker("needs_gpu") is not None:
+        from dilu_core.kernels.cuda.device import probe
+
+        if probe().device is None:
+            pytest.skip(f"no GPU: {probe().found}")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.needs_gpu)])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each back end by name: one test body for all of them; "cuda" skips with a reason where there is no GPU."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of measured data, from DILU_DATA or ../shared/data beside the checkout; skips where neither is."""

@@ -60,7 +60,8 @@ def _imports(path: Path) -> Iterator[tuple[str, bool]]:
             assert node.level == 0, f"{path}: relative import; absolute submodule imports only"
             for alias in node.names:
                 submodule = f"{node.module}.{alias.name}"
-                yield (submodule if submodule in MODULES else str(node.module)), id(node) in guarded
+                whole = submodule in MODULES or submodule == "numba.cuda"
+                yield (submodule if whole else str(node.module)), id(node) in guarded
 
 
 def _is(module: str, *packages: str) -> bool:
@@ -82,6 +83,10 @@ def _forbidden(importer: str, imported: str) -> str | None:
             return "formulas import only math"
         if top in ("scipy", "ortools"):
             return "kernels import the standard library, numpy and numba"
+        if _is(imported, "dilu_core.kernels.cuda") and not _is(
+            importer, "dilu_core.kernels.cuda", "dilu_core.kernels.backend"
+        ):
+            return "CPU kernels know no CUDA kernels; the choice is the back end's"
     if importer in GROUND and ours and imported not in GROUND | {"dilu_core.kernels.backend"}:
         return "errors, units, result and checks stand on the ground"
     if not _is_face(importer):
@@ -100,7 +105,7 @@ def _forbidden(importer: str, imported: str) -> str | None:
         return "scipy belongs to solvers"
     if top == "numba" and not _is(importer, "dilu_core.kernels"):
         return "numba belongs to kernels"
-    if (top == "cupy" or _is(imported, "numba.cuda")) and not _is(importer, "dilu_core.kernels.cuda"):
+    if (top in ("cupy", "cupyx") or _is(imported, "numba.cuda")) and not _is(importer, "dilu_core.kernels.cuda"):
         return "CUDA belongs to kernels/cuda"
     if top in ("ray", "dask", "matplotlib", "tqdm") and not _is_face(importer):
         return "optional packages belong to the face"
@@ -126,8 +131,40 @@ def test_the_arrow_check_can_fail() -> None:
     assert _forbidden("dilu_core.cluster", "numba")
     assert _forbidden("dilu_core.solvers.fitting", "ortools.sat")
     assert _forbidden("dilu_core.plans", "matplotlib")
+    assert _forbidden("dilu_core.solvers.fitting", "cupy")
+    assert _forbidden("dilu_core.kernels.cpu.packing", "numba.cuda")
+    assert not _forbidden("dilu_core.kernels.cuda.fits", "numba.cuda")
     assert _forbidden("dilu_core.solvers.planner", "dilu_core.plotting")
     assert not _forbidden("dilu_core.solvers.planner", "dilu_core.quota")
+
+
+def _loaded_on_import(path: Path) -> Iterator[str]:
+    """Modules that importing the file imports: its imports outside functions and type-checker guards."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) not in inside and isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif id(node) not in inside and isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_cuda_is_loaded_on_use() -> None:
+    """CuPy is imported inside functions only; nothing outside kernels/cuda imports that package before it is used."""
+    assert "cupy" in {name for name, _ in _imports(MODULES["dilu_core.kernels.cuda.modules"])}
+    eager = {name: list(_loaded_on_import(path)) for name, path in MODULES.items()}
+    assert [name for name, loaded in eager.items() if any(_is(each, "cupy", "cupyx") for each in loaded)] == []
+    outside = {name: loaded for name, loaded in eager.items() if not _is(name, "dilu_core.kernels.cuda")}
+    assert [
+        name
+        for name, loaded in outside.items()
+        if any(_is(each, "dilu_core.kernels.cuda", "numba.cuda") for each in loaded)
+    ] == []
 
 
 def test_importing_is_cheap() -> None:

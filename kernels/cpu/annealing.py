@@ -11,8 +11,8 @@ Sizes that are prices of a packing's dual make full bins alike, which is what le
 bound. Columns of the arrays:
 
     demand  (n_items, 3) int64    what an item takes of three resources; free (n_bins, 3) is what is left of them
-    ties    (n_items, 3) int64    bit sets: what an item is, what it may not share a bin with, the kinds of bins it may use
-    bars    (n_bins, 3) int64     bit sets: what items outside the search are there, what they refuse, the bin's own kind
+    ties    (n_items, 3) int64    bit sets: what an item is, what it refuses, the kinds of bins it may use
+    bars    (n_bins, 3) int64     bit sets: what others are there, what they refuse, the bin's kind
     members, count                (n_bins, width) and (n_bins,): the items of a bin
     fill    (n_bins,) float64     their sum of w
 """
@@ -120,14 +120,14 @@ def _bring_in(
     item = homeless[at]
     request, limit, memory = free[b, 0] - demand[item, 0], free[b, 1] - demand[item, 1], free[b, 2] - demand[item, 2]
     held = count[b]
-    if request >= 0 and limit >= 0 and memory >= 0 and held < members.shape[1]:
-        if not has_ties or may_join(ties, members, count, bars, b, item, -1, -1):
-            members[b, held] = item
-            count[b] += 1
-            free[b, 0], free[b, 1], free[b, 2] = request, limit, memory
-            fill[b] += size[item]
-            homeless[at] = homeless[homeless_count - 1]
-            return homeless_count - 1
+    has_room = request >= 0 and limit >= 0 and memory >= 0 and held < members.shape[1]
+    if has_room and (not has_ties or may_join(ties, members, count, bars, b, item, -1, -1)):
+        members[b, held] = item
+        count[b] += 1
+        free[b, 0], free[b, 1], free[b, 2] = request, limit, memory
+        fill[b] += size[item]
+        homeless[at] = homeless[homeless_count - 1]
+        return homeless_count - 1
     if held == 0:
         return homeless_count
     i = int(draw(random) * held)

@@ -1,7 +1,7 @@
 """Items that dominate one another: at least as demanding in every resource, and no freer in where they may go.
 
 In any packing a dominating item can be replaced by the one it dominates, so prices of items need never fall along the
-order. That carries prices from a sample to other items, and it stabilises column generation.
+order, which stabilises column generation.
 """
 
 from __future__ import annotations
@@ -13,29 +13,6 @@ from dilu_core.kernels.cpu.compiled import compiled
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-
-@compiled
-def lifted(demand: Ints, group: Ints, sample: Ints, sample_group: Ints, value: Ints, freer: Bools) -> Ints:
-    """(n,) the greatest value of a sample item that each item dominates; 0 where it dominates none.
-
-    Arguments:
-        demand, group: (n, 3) and (n,) the items; `group` says where an item may go.
-        sample, sample_group, value: (m, 3), (m,) and (m,) the sample by decreasing value: the first hit is it.
-        freer: (n_groups, n_groups) whether the first group may go wherever the second may.
-    """
-    found = np.zeros(demand.shape[0], np.int64)
-    for i in range(demand.shape[0]):
-        for j in range(value.size):
-            if (
-                sample[j, 0] <= demand[i, 0]
-                and sample[j, 1] <= demand[i, 1]
-                and sample[j, 2] <= demand[i, 2]
-                and freer[sample_group[j], group[i]]
-            ):
-                found[i] = value[j]
-                break
-    return found
 
 
 @compiled

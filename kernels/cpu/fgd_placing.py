@@ -2,9 +2,9 @@
 
 Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent", USENIX ATC
 2023: an instance goes where the expected unusable share F_n (`kernels.cpu.fragmentation`) of the node grows least. The
-published simulator rounds that score to a hundred steps of a sigmoid, and the first node wins among equals. So here, with
-even steps: 40 milli, as wide as the simulator's at the origin. It matters: with the exact score 1.4 % less of the openb
-cluster is filled, as small gains then scatter instances over nodes that others will need whole.
+published simulator rounds that score to a hundred steps of a sigmoid, and the first node wins among equals. So here,
+with even steps: 40 milli, as wide as the simulator's at the origin. It matters: with the exact score 1.4 % less of the
+openb cluster is filled, as small gains then scatter instances over nodes that others will need whole.
 
     score = ceil((F_n after - F_n now + 1000 penalty) / STEP) - LIKED preference
 
@@ -93,7 +93,9 @@ def least_gradient(
     if best >= 0 and demand[3] == 1:
         chosen[0] = best_row
     elif best >= 0 and demand[3] > 1:
-        gang_rows(free, node_start[best], node_start[best + 1], preference, penalty, special, demand, gang_memory, chosen)
+        gang_rows(
+            free, node_start[best], node_start[best + 1], preference, penalty, special, demand, gang_memory, chosen
+        )
     return best
 
 
@@ -157,7 +159,7 @@ def node_score(
 
 @compiled
 def _score(growth: float, penalty: float, liked: int) -> float:
-    return np.ceil((growth + PER_PENALTY * penalty) / STEP - _ROUNDING) - LIKED * liked
+    return float(np.ceil((growth + PER_PENALTY * penalty) / STEP - _ROUNDING)) - LIKED * liked
 
 
 @compiled
@@ -214,7 +216,7 @@ def score_gradient(
     gang_memory: Ints,
     scores: Floats,
 ) -> None:
-    """Write into `scores` (n_gpus,) that of every GPU with room for the demand; the GPUs of a gang carry their node's."""
+    """Write into `scores` (n_gpus,) that of every GPU with room for the demand; a gang's GPUs carry their node's."""
     largest = 1
     for n in range(node_start.size - 1):
         largest = max(largest, node_start[n + 1] - node_start[n])
@@ -226,8 +228,8 @@ def score_gradient(
         start, stop = node_start[n], node_start[n + 1]
         if demand[3] > 1:
             score, _ = node_score(
-                free, node_start, n, host_free, preference, penalty, special, shapes, weight, demand, gang_memory, after,
-                chosen,
+                free, node_start, n, host_free, preference, penalty, special, shapes, weight, demand, gang_memory,
+                after, chosen,
             )  # fmt: skip
             for k in range(demand[3] if score < np.inf else 0):
                 scores[chosen[k]] = score

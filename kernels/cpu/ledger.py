@@ -3,7 +3,7 @@
 The columns are described in `kernels.cpu.packing`. Those of functions and hosts are:
 
     has, refuses  (n_gpus, n_words) uint64  a bit per function: an instance of it is here; an instance here refuses it
-    masks         (3, n_words) uint64       the same bits of one instance: its own function, those it refuses, its friends
+    masks         (3, n_words) uint64       the same bits of one instance: its function, those it refuses, its friends
     host_free     (n_nodes, 2) int64        CPU [milli] and memory [MiB] left on the node
 """
 

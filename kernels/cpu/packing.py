@@ -133,11 +133,10 @@ def best_active(
 @compiled
 def rest(free: Ints, weight: Floats, g: int, request: int, limit: int, memory: int) -> float:
     """The priced rest of GPU `g` with the instance on it."""
-    return (
-        (free[g, 0] - request) * weight[g, 0]
-        + (free[g, 1] - limit) * weight[g, 1]
-        + (free[g, 2] - memory) * weight[g, 2]
-    )
+    priced: float = (free[g, 0] - request) * weight[g, 0]
+    priced += (free[g, 1] - limit) * weight[g, 1]
+    priced += (free[g, 2] - memory) * weight[g, 2]
+    return priced
 
 
 @compiled
@@ -146,7 +145,7 @@ def stepped(score: float) -> float:
 
     It also makes sums with whole multiples of `STEPS` exact, by which `kernels.cpu.what_if` ranks scores of all kinds.
     """
-    return np.floor(score * STEPS + 0.5)
+    return float(np.floor(score * STEPS + 0.5))
 
 
 @compiled

@@ -4,8 +4,8 @@ The columns of `kernels.cpu.packing`, and for partitions
 
     used           (n_gpus,) int64    the slices taken, as bits
     profile_start  (n_types + 1,)     first profile of each GPU type, and one past the last
-    profiles       (n_profiles, 5)    share [milli], memory [MiB], slices, legal first slices as bits, slices of the GPU;
-                                      those of a type in increasing order of size
+    profiles       (n_profiles, 5)    share [milli], memory [MiB], slices, legal first slices as bits, slices of the
+                                      GPU; those of a type in increasing order of size
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def best_slice(
     """The GPU with a partition for the instance: (row or -1, its preference, its score, profile, first slice).
 
     Among active GPUs the most liked, then least score: the share of slices left, and twice what a larger profile than
-    the least sufficient wastes, in steps. With `opening` among empty GPUs: least memory, then the node with the fewest empty; the
-    score is then 0.
+    the least sufficient wastes, in steps. With `opening` among empty GPUs: least memory, then the node with the fewest
+    empty; the score is then 0.
     """
     best, best_liked, best_score, best_profile, best_first = -1, -1, np.inf, -1, -1
     best_memory = 0
@@ -100,9 +100,9 @@ def have_slices(
                 slices[g] = 2
                 for p in range(first, stop):
                     enough = profiles[p, SHARE] >= request and profiles[p, MEMORY] >= memory
-                    if enough and free[g, 1] >= min(limit, profiles[p, SHARE]):
-                        if first_slice(used[g], profiles, p, stop) >= 0:
-                            slices[g] = 1
+                    enough = enough and free[g, 1] >= min(limit, profiles[p, SHARE])
+                    if enough and first_slice(used[g], profiles, p, stop) >= 0:
+                        slices[g] = 1
 
 
 @compiled

@@ -1,7 +1,7 @@
 """Scores of many instances on every GPU: the same rules as placing one, written out for all GPUs at once.
 
-A score is a number to rank by, less is better; the best GPU for an instance of one GPU is the one it would be placed on.
-In steps of `packing.STEPS`, exactly:
+A score is a number to rank by, less is better; the best GPU for an instance of one GPU is where it would be placed. In
+steps of `packing.STEPS`, exactly:
 
     256 (4 (1024 step + configuration) - preference) + value
 

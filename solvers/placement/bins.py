@@ -2,8 +2,8 @@
 
 Movable are instances on one whole GPU that nothing but anti-affinity and GPU types ties down: no gangs, no splits, no
 affinity, no demands on the host, no partitions. All others stay; they count as used room, and their functions and
-refusals bar the bin. Anti-affinity is kept in bit sets, so it is limited to 62 functions that are refused; instances that
-have to do with further ones stay as well.
+refusals bar the bin. Anti-affinity is kept in bit sets, so it is limited to 62 functions that are refused; instances
+that have to do with further ones stay as well.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Bins:
     def fill(self) -> Floats:
         """(n_bins,) size of what may move in each bin."""
         inside = np.arange(self.members.shape[1]) < self.count[:, None]
-        return np.where(inside, self.size[self.members], 0.0).sum(axis=1)
+        fill: Floats = np.where(inside, self.size[self.members], 0.0).sum(axis=1)
+        return fill
 
     def close(self, how_many: int) -> int:
         """Empty the least filled bins that hold nothing but items, which become homeless; returns how many."""

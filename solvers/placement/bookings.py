@@ -322,7 +322,8 @@ class Bookings:
         found = self._barred.get(key)
         if found is None:
             of_type = [
-                (gpu_types is not None and kind.name not in gpu_types) or not (whole if kind.mig is None else partitioned)
+                (gpu_types is not None and kind.name not in gpu_types)
+                or not (whole if kind.mig is None else partitioned)
                 for kind in self.cluster.gpu_types
             ]
             found = self._barred[key] = np.array(of_type, np.bool_)[self.node_type]

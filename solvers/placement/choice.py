@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dilu_core.cluster import Configuration, Instance
 from dilu_core.kernels.cpu.ledger import BESIDE_FRIEND, BESIDE_GANG, NEUTRAL
 from dilu_core.mig import MigSlice
 from dilu_core.solvers.placement.unchecked import unchecked
@@ -39,6 +40,11 @@ class Choice:
     def reason(self) -> str:
         """The choice in words."""
         return reason_of(self.rule, len(self.gpus), self.opened, self.liked, self.configuration)
+
+
+def demands_of(instance: Instance) -> tuple[Instance | Configuration, ...]:
+    """Its own configuration, which the instance has the fields of, and the alternatives."""
+    return (instance, *instance.alternatives)
 
 
 chosen = unchecked(Choice)

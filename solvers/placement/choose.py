@@ -19,7 +19,6 @@ slices left over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +44,7 @@ from dilu_core.kernels.cpu.packing_nodes import best_gang
 from dilu_core.kernels.cpu.slicing import best_slice
 from dilu_core.mig import MigSlice
 from dilu_core.solvers.placement.bookings import Booking, Bookings, booked
-from dilu_core.solvers.placement.choice import Choice, Rule, chosen
+from dilu_core.solvers.placement.choice import Choice, Rule, chosen, demands_of
 
 if TYPE_CHECKING:
     from dilu_core.solvers.placement.gradient import Gradient
@@ -85,10 +84,10 @@ class Chooser:
         self.preference = np.zeros(gpus, np.int64)
         self.penalty = np.zeros(gpus)
         self._beside_slices = np.zeros(gpus, np.int64)  # preference on partitioned GPUs
-        self._largest_node = int(np.diff(b.node_start).max(initial=0))
-        self._chosen = np.zeros(self._largest_node + 1, np.int64)
-        self._part = np.zeros(self._largest_node + 1, np.int64)
-        self.gang_memory_column = np.zeros(self._largest_node + 1, np.int64)
+        self.largest_node = int(np.diff(b.node_start).max(initial=0))
+        self._chosen = np.zeros(self.largest_node + 1, np.int64)
+        self._part = np.zeros(self.largest_node + 1, np.int64)
+        self.gang_memory_column = np.zeros(self.largest_node + 1, np.int64)
         self._whole = TRY_ACTIVE | TRY_OPENING
         self._splits = self._whole | TRY_SPLIT_OPENING | (0 if split_last else TRY_SPLIT)
         self._always_special = b.partitions.any_there
@@ -110,7 +109,7 @@ class Chooser:
             return self._among_slices(instance)
         if not instance.alternatives:
             return self._one(instance, 0, SPECIAL if special else 0, self._steps(instance))
-        every = [(number, each, self._steps(instance, each)) for number, each in enumerate(_configurations(instance))]
+        every = [(number, each, self._steps(instance, each)) for number, each in enumerate(demands_of(instance))]
         for step in (TRY_ACTIVE, TRY_SPLIT, TRY_OPENING, TRY_SPLIT_OPENING):
             for number, each, steps in every:
                 if steps & step:
@@ -143,16 +142,12 @@ class Chooser:
         """
         b = self.bookings
         function = instance.function
-        special = instance.anti_affinity or instance.affinity or self.spreading is not None
+        special = bool(instance.anti_affinity or instance.affinity) or self.spreading is not None
         if function and not special:
             special = function in b.refused_on or (bool(b.gangs_on) and function in b.function_on)
         if not special and not by_row_only:
-            special = (
-                instance.gpu_types is not None
-                or instance.cpu_milli
-                or instance.host_memory_mib
-                or self._always_special
-            )
+            host = bool(instance.cpu_milli or instance.host_memory_mib)
+            special = host or instance.gpu_types is not None or self._always_special
         if not special:
             return False
         prefer(
@@ -200,16 +195,16 @@ class Chooser:
     def _gang(self, instance: Instance, special: bool) -> Choice | None:
         """The gang's place that opens the fewest GPUs, in the first configuration that does."""
         b, size = self.bookings, instance.gpus
-        if size > self._largest_node:
+        if size > self.largest_node:
             return None
         if b.partitions.any_there:
             self._bar_partitioned(instance)
         best: Choice | None = None
-        for number, each in enumerate(_configurations(instance)):
+        for number, each in enumerate(demands_of(instance)):
             memory = self.gang_memory(each, size)
             node, opened = best_gang(
-                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state, b.totals,
-                each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
+                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state,
+                b.totals, each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
             )  # fmt: skip
             if node >= 0 and (best is None or opened < best.opened):
                 rows = tuple(self._chosen[:size].tolist())
@@ -234,7 +229,7 @@ class Chooser:
         self._beside_slices[:] = self.preference
         self._bar_partitioned(instance)
         self._beside_slices[b.nodes_barred(instance.gpu_types, whole=False)[b.node_of]] = -1
-        every = [(number, each, self._steps(instance, each)) for number, each in enumerate(_configurations(instance))]
+        every = [(number, each, self._steps(instance, each)) for number, each in enumerate(demands_of(instance))]
         for step in (TRY_ACTIVE, TRY_SPLIT, TRY_OPENING, TRY_SPLIT_OPENING):
             for number, each, steps in every:
                 if not steps & step:
@@ -256,10 +251,8 @@ class Chooser:
             parts.profile_start, parts.profiles, *wanted, opening,
         )  # fmt: skip
         if opening:
-            whole = best_empty(
-                b.free, b.held, self.preference, True, b.node_start, b.node_state, b.totals, *wanted
-            )
-            keys = self._opening_key(row), self._opening_key(whole)
+            whole = best_empty(b.free, b.held, self.preference, True, b.node_start, b.node_state, b.totals, *wanted)
+            keys: tuple[tuple[float, float, int], ...] = (self._opening_key(row), self._opening_key(whole))
             rule, liked, whole_liked = Rule.OPENED, NEUTRAL, NEUTRAL
         else:
             whole, whole_liked, whole_score = best_active(
@@ -281,8 +274,3 @@ class Chooser:
         node = int(b.node_of[row])
         empties = int(b.node_start[node + 1] - b.node_start[node] - b.node_state[node, ACTIVE])
         return int(b.capacity[row, 2]), empties, row
-
-
-def _configurations(instance: Instance) -> Iterable[Instance | Configuration]:
-    """Its own configuration, which the instance has the fields of, and the alternatives."""
-    return (instance, *instance.alternatives)

@@ -1,4 +1,4 @@
-"""The best placement of some instances on a few nodes, exactly: small problems whole, large ones by neighbourhoods.
+"""The best placement of some instances on a few nodes, exactly: small problems whole, large ones part by part.
 
 Given a ledger from which the instances in question are crossed out, CP-SAT chooses slots on the given nodes that leave
 the fewest instances out and then cost least by the caller's `Objective`. Every rule of `dilu_core.verification` is a
@@ -183,8 +183,7 @@ def _add_hint(model: Model, hint: Mapping[str, Booking]) -> None:
             if not booking.is_split:
                 taken = {Way(row, mib, c) for row, (_, mib) in slots.items()}
                 if booking.mig:
-                    row = next(iter(slots))
-                    taken = {model.way_within(name, Way(row, booking.memory_mib[0], c, booking.mig[0]))}
+                    taken = {model.way_within(name, Way(next(iter(slots)), booking.memory_mib[0], c, booking.mig[0]))}
             used.update(slots)
         split = booking is not None and booking.is_split
         for way, literal in whole.items():

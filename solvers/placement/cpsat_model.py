@@ -1,7 +1,7 @@
 """The CP-SAT model of placing some instances on some nodes: variables and rules, as `dilu_core.verification` has them.
 
     an instance whole on one GPU    one literal per (GPU, configuration, partition) it may take
-    a gang                          one literal per (node, configuration); it takes as many slots per size there
+    a gang                          one literal per (node, configuration); it takes as many slots of each size there
     a split instance                one literal per (node, configuration); parts of 1 MiB or more that sum to its memory
 
 What cannot be better than something else is left out: configurations dominated by one of lower number, partitions that
@@ -206,15 +206,15 @@ class Model:
                 if way.mig is not None:
                     limit = min(limit, self.ledger.partitions.share_milli(way.row, way.mig))
                 demand = (configuration.request_milli, limit, way.memory_mib)
-                for load, want in zip(loads[way.row], demand, strict=True):
-                    load.append(want * literal)
+                for terms, want in zip(loads[way.row], demand, strict=True):
+                    terms.append(want * literal)
             for (row, c), literal in self.part[instance.name].items():
                 request = instance.configurations[c].request_milli
                 loads[row][0].append(request * literal)
                 loads[row][1].append(request * literal)
                 loads[row][2].append(self.part_mib[instance.name][row, c])
-        for row, load_of in loads.items():
-            for resource, terms in enumerate(load_of):
+        for row, load in loads.items():
+            for resource, terms in enumerate(load):
                 self.model.add(sum(terms) <= int(self.ledger.free[row, resource]) * self.used.get(row, 1))
 
     def _add_partitions(self) -> None:
@@ -236,15 +236,11 @@ class Model:
 
     def on_node(self, name: str, n: int) -> Any:
         """Whether the instance is on node `n`, as an expression."""
-        return (
-            sum(literal for (node, _), literal in self.gang[name].items() if node == n)
-            + sum(literal for (node, _), literal in self.split[name].items() if node == n)
-            + (0 if self.gang[name] else self._whole_on(name, n))
+        together = [*self.gang[name].items(), *self.split[name].items()]
+        whole = {} if self.gang[name] else self.whole[name]
+        return sum(literal for (node, _), literal in together if node == n) + sum(
+            literal for way, literal in whole.items() if way.row in self.rows_of[n]
         )
-
-    def _whole_on(self, name: str, n: int) -> Any:
-        """Whether an instance of one GPU is on node `n`, unsplit, as an expression."""
-        return sum(literal for way, literal in self.whole[name].items() if way.row in self.rows_of[n])
 
     def _add_host_capacities(self) -> None:
         """CPU and host memory per node that has limits."""

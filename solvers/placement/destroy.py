@@ -132,7 +132,7 @@ def _ranked(way: str, ledger: Bookings, current: Mapping[str, Booking], active: 
         here = ledger.by_name
         changed = [now for name, now in current.items() if name in here and is_moved(here[name], now)]
         some = [changed[k] for k in random.permutation(len(changed))[:3].tolist()]
-        there = [ledger.by_name[now.instance.name] for now in some]
+        there = [here[now.instance.name] for now in some]
         first = [int(ledger.node_of[booking.gpus[0]]) for booking in (*there, *some)]
     else:
         first = _related(ledger, random)

@@ -1,10 +1,10 @@
 """Placing by fragmentation gradient: where the share that arrivals will not be able to use grows least.
 
 The score and what is kept of it are in `dilu_core.kernels.cpu.fgd_placing`; the mix of arrivals it expects is given, or
-learnt: after 16 arrivals, at each doubling of their number, and from 1024 on at every 1024th, but then only if a tenth of
-it is not as expected, since all scores have to be worked out anew. Gangs take the tightest
-GPUs of a node. Among configurations the first that fits anywhere is taken. Partitioned GPUs and splits stay with best
-fit, for what fits no whole GPU.
+learnt: after 16 arrivals, at each doubling of their number, and from 1024 on at every 1024th, but then only if a tenth
+of it is not as expected, since all scores have to be worked out anew. Gangs take the tightest GPUs of a node. Among
+configurations the first that fits anywhere is taken. Partitioned GPUs and splits stay with best fit, for what fits no
+whole GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dilu_core.cluster import Configuration, Instance
 from dilu_core.kernels.cpu.fgd_placing import least_gradient
 from dilu_core.mix_estimator import MixEstimator
 from dilu_core.solvers.placement.bookings import Bookings
-from dilu_core.solvers.placement.choice import Choice, Rule
+from dilu_core.solvers.placement.choice import Choice, Rule, demands_of
 
 if TYPE_CHECKING:
     from dilu_core.solvers.placement.choose import Chooser
@@ -72,10 +72,10 @@ class Gradient:
     def choose(self, instance: Instance, special: bool, chooser: Chooser) -> Choice | None:
         """The place on whole GPUs that adds least; `special` says that the chooser's scratch columns are to be read."""
         b, size = self.bookings, instance.gpus
-        if size >= self._chosen.size:
+        if size > chooser.largest_node:
             return None
         barred = b.nodes_barred(instance.gpu_types, partitioned=False)
-        for number, each in enumerate((instance, *instance.alternatives)):
+        for number, each in enumerate(demands_of(instance)):
             demand = self.demand_of(instance, each, chooser)
             memory = tuple(chooser.gang_memory_column[:size].tolist())
             key = (each.request_milli, each.limit_milli, memory, size, instance.cpu_milli, instance.host_memory_mib)
@@ -112,13 +112,12 @@ class Gradient:
         number = self._number.get(key)
         if number is None:
             number = self._take_number(key)
-        return int(
-            least_gradient(
-                b.free, b.node_start, b.node_state, b.host_free, barred, chooser.preference, chooser.penalty, special,
-                self.mix.shapes, self.mix.weight, demand, chooser.gang_memory_column, self._known[number],
-                self._known_row[number], self._known_at[number], self._chosen,
-            )  # fmt: skip
-        )
+        node = least_gradient(
+            b.free, b.node_start, b.node_state, b.host_free, barred, chooser.preference, chooser.penalty, special,
+            self.mix.shapes, self.mix.weight, demand, chooser.gang_memory_column, self._known[number],
+            self._known_row[number], self._known_at[number], self._chosen,
+        )  # fmt: skip
+        return int(node)
 
     def _take_number(self, key: tuple[object, ...]) -> int:
         """A row for the scores of a demand not seen lately; the one that came first makes room."""
@@ -133,7 +132,7 @@ class Gradient:
 
 def _distance(one: TaskMix, other: TaskMix) -> float:
     """What part of the arrivals of one mix is not in the other, 0..1."""
-    weights = [
+    weights: list[dict[tuple[int, ...], float]] = [
         {tuple(shape): weight for shape, weight in zip(mix.shapes.tolist(), mix.weight.tolist(), strict=True)}
         for mix in (one, other)
     ]

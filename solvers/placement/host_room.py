@@ -12,9 +12,7 @@ from dilu_core.solvers.placement.reasons import why_no_host_ever
 _WORDS = {"host-cpu": "host CPU", "host-memory": "host memory"}
 
 
-def choose_host(
-    b: Bookings, cpu_milli: int, memory_mib: int, node: int | None, chooser: Chooser
-) -> int | None:
+def choose_host(b: Bookings, cpu_milli: int, memory_mib: int, node: int | None, chooser: Chooser) -> int | None:
     """The node to take this much from: `node` if given and it has it, else the best by gradient or least free GPUs.
 
     Least free share of GPUs means that the fewest instances could still come and miss the CPU. Ties: least CPU left,

@@ -17,7 +17,7 @@ _WORD = 64
 
 
 class FunctionBits:
-    """`has` and `refuses` are (n_gpus, n_words) uint64; words are added as more functions are on the cluster at once."""
+    """`has` and `refuses` are (n_gpus, n_words) uint64; words are added as more functions are here at once."""
 
     def __init__(self, gpus: int) -> None:
         self.has: Bits = np.zeros((gpus, 1), np.uint64)

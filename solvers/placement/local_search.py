@@ -126,7 +126,7 @@ class LocalSearch:
         steps_per_item: int = PACKED_STEPS,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """Close GPUs until `target` are left, the steps are made, the deadline has passed, or `stop()` between rounds."""
+        """Close GPUs until `target` are left, the steps are made, the deadline passes, or `stop()` between rounds."""
         n = self.best.demand.shape[0]
         budget = self.steps + steps_per_item * n
         self.was_cut = False

@@ -85,7 +85,13 @@ class ClusterState:
         self._gradient: Gradient | None = None
         if rule == "fragmentation-gradient":
             given = mix if isinstance(mix, TaskMix) else None
-            learner = None if given is not None else mix if isinstance(mix, MixEstimator) else MixEstimator(half_life_arrivals=4000.0)
+            learner = (
+                None
+                if given is not None
+                else mix
+                if isinstance(mix, MixEstimator)
+                else MixEstimator(half_life_arrivals=4000.0)
+            )
             self._gradient = Gradient(self._bookings, mix=given, estimator=learner)
         self._correlation = correlation
         spreading = None if correlation is None else Spreading(correlation)
@@ -175,8 +181,8 @@ class ClusterState:
     def reserve_host(self, name: str, *, cpu_milli: int, memory_mib: int, node: str | None = None) -> PlacementDecision:
         """Book CPU and host memory for something that uses no GPU, until `remove(name)`.
 
-        On `node`, or where it hurts the GPUs least: by fragmentation gradient if that is the rule, else on the node with
-        the least free share of GPUs, then the least CPU left. The decision names the node; it has no slots.
+        On `node`, or where it hurts the GPUs least: by fragmentation gradient if that is the rule, else on the node
+        with the least free share of GPUs, then the least CPU left. The decision names the node; it has no slots.
         Raises `InvalidArgumentError` for negative amounts, a name in use, and a node that does not exist.
         """
         self._check_name("name", check.text("name", name))
@@ -349,7 +355,7 @@ class ClusterState:
             return
         required = ("name", "node", "cpu_milli", "memory_mib")
         for where, entry in check.entries("state", document, "host_reservations"):
-            asked = check.build(where, entry, dict, required=required)
+            asked: dict[str, Any] = check.build(where, entry, dict, required=required)
             if asked["node"] is None:
                 check.fail(f"{where}.node", "is None; expected the name of a node.")
             if not self.reserve_host(**asked).placed:

@@ -56,7 +56,6 @@ class _Slot(NamedTuple):
 
 
 State = tuple[_Node, ...]
-Reached = tuple[State, int, int]
 
 
 def exhaustive_placement(
@@ -176,9 +175,11 @@ class _Walk:
         used = [sum(1 for gpu in node.gpus if gpu.request) for node in state]
         return {"gpus": sum(used), "nodes": sum(1 for count in used if count)}
 
-    def step(self, i: int, layer: Mapping[Reached, Key], most_out: int) -> dict[Reached, Key]:
+    def step(
+        self, i: int, layer: Mapping[tuple[State, int, int], Key], most_out: int
+    ) -> dict[tuple[State, int, int], Key]:
         """Every state after instance `i` has been placed or left out; a state goes with (left out, moved) so far."""
-        instance, found = self.instances[i], dict[Reached, Key]()
+        instance, found = self.instances[i], dict[tuple[State, int, int], Key]()
         runs = instance.name in self.current
 
         def reach(state: State, out: int, moved: int, cost: Key) -> None:
@@ -203,7 +204,7 @@ class _Walk:
                         "moves": moves,
                         "splits": int(is_split),
                         "split_parts": len(slots) if is_split else 0,
-                        "configurations": next(iter(slots)).configuration,
+                        "configurations": slots[0].configuration,
                         "affinities": faded,
                     }
                     reach(after, out, moved + moves, self.add(cost, terms))

@@ -40,7 +40,7 @@ class Partitions:
 
     def share_milli(self, row: int, taken: MigSlice) -> int:
         """The share that a partition gives."""
-        return self._profiles[self._type_of[row]][taken.profile].share_milli
+        return int(self._profiles[self._type_of[row]][taken.profile].share_milli)
 
     def has_room(self, row: int, wanted: MigSlice, request_milli: int, memory_mib: int) -> bool:
         """Whether the GPU offers this partition, it gives that share and memory, and its slices are free."""

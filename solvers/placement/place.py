@@ -18,11 +18,12 @@ from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.slots import Placement
 from dilu_core.solvers.backends import resolved
-from dilu_core.solvers.placement.attempt import Outcome, Report, Task, run_attempts
+from dilu_core.solvers.placement.attempt import Outcome, run_attempts
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.bounds import Bound, lower_bound
 from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.reasons import why_never, why_not_now
+from dilu_core.solvers.placement.task import Report, Task
 
 Progress = Callable[[int, int, float], None]
 """Called with the GPUs of the incumbent, the bound, and seconds since the start."""

@@ -12,7 +12,7 @@ from dilu_core.cluster import Cluster, Configuration, Instance, Node, Oversubscr
 from dilu_core.kernels.cpu.ledger import obstacles
 from dilu_core.kernels.cpu.slicing import have_slices
 from dilu_core.solvers.placement.bookings import Bookings
-from dilu_core.solvers.placement.choice import Rule
+from dilu_core.solvers.placement.choice import Rule, demands_of
 
 OBSTACLES = ("request", "limit", "memory", "anti-affinity", "host-cpu", "host-memory", "partition")
 """What may stand in the way on a GPU, in the order of `kernels.cpu.ledger.obstacles`."""
@@ -46,7 +46,7 @@ def why_never(cluster: Cluster, caps: Oversubscription, instance: Instance) -> s
     if reason is not None:
         return f"it needs {reason}"
     nodes = [n for n in nodes if _host_suffices(n, instance.cpu_milli, instance.host_memory_mib)]
-    reasons = [_why_not_alone(nodes, caps, instance, each) for each in (instance, *instance.alternatives)]
+    reasons = [_why_not_alone(nodes, caps, instance, each) for each in demands_of(instance)]
     if None in reasons:
         return None
     others = len(reasons) - 1

@@ -209,5 +209,5 @@ def _targets(draft: Draft, rows: list[int]) -> list[int]:
         for row in np.argsort(-score, kind="stable")[:_TARGETS].tolist():
             if share[row, 0] > -1.0 or ledger.held[row] == 0:
                 picked[row] = None
-    empty = np.flatnonzero(ledger.held == 0)[:4].tolist()
-    return [row for row in [*picked, *empty] if row not in set(rows)]
+    picked.update(dict.fromkeys(np.flatnonzero(ledger.held == 0)[:4].tolist()))
+    return [row for row in picked if row not in set(rows)]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from dilu_core.cluster import Cluster, Configuration, GpuType, Instance, Node, Oversubscription
 from dilu_core.mig import MigGeometry, MigProfile, MigSlice
 from dilu_core.placement import Placement, PlacementProblem, Slot, verify_placement
+from dilu_core.solvers.placement.objective import DEFAULT_ORDER
 from dilu_core.solvers.placement.value import TERMS
 
-_CAPS = Oversubscription()
 _GEOMETRY = MigGeometry(
     4,
     (
@@ -52,7 +52,7 @@ def small_problem(seed: int, *, most_instances: int = 12, most_gpus: int = 7) ->
             break
         nodes.append(Node(f"n{len(nodes)}", kind, gpus, cpu, memory))
     count = min(draw.randint(0, most_instances), draw.randint(1, most_instances))
-    caps = draw.choice((_CAPS, _CAPS, Oversubscription(1000, 1200), Oversubscription(800, 1500)))
+    caps = draw.choice([Oversubscription(*each) for each in ((), (), (1000, 1200), (800, 1500))])
     instances = [_instance(draw, f"i{k}") for k in range(count)]
     if count > 2 and draw.random() < 0.3:  # replicas, which are alike but for their names
         instances[1:3] = [replace(instances[0], name=f"i{k}") for k in (1, 2)]
@@ -61,7 +61,7 @@ def small_problem(seed: int, *, most_instances: int = 12, most_gpus: int = 7) ->
     if draw.random() < 0.5:
         problem = replace(problem, current=_running(draw, problem))
         max_migrations = draw.choice((None, 0, 1, 2, 3))
-    order: tuple[str, ...] = ("gpus", "moves", "split_parts", "configurations", "affinities")
+    order: tuple[str, ...] = DEFAULT_ORDER
     weights = None
     if draw.random() < 0.5:
         order = tuple(draw.sample(TERMS, draw.randint(1, len(TERMS))))

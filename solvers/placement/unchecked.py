@@ -1,4 +1,4 @@
-"""Frozen values made of fields that are known to be right: checking them again takes longer than placing an instance."""
+"""Frozen values made of fields that are known to be right: checking takes longer than placing an instance."""
 
 from __future__ import annotations
 

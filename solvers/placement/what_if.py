@@ -14,6 +14,7 @@ from dilu_core.errors import StateError
 from dilu_core.kernels.cpu.fgd_placing import score_gradient
 from dilu_core.kernels.cpu.ledger import CHANGES
 from dilu_core.kernels.cpu.what_if import score_gpus
+from dilu_core.solvers.placement.choice import demands_of
 from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.decisions import PlacementDecision
 
@@ -79,7 +80,7 @@ class WhatIf(Sequence[PlacementDecision]):
         if self._scores is None:
             if self._count_changes() != self._changes:
                 raise StateError("the state has changed since what_if was asked; ask again for scores.")
-            self._scores = _score(self._chooser, self._instances)
+            self._scores = score_matrix(self._chooser, self._instances)
             self._scores.flags.writeable = False
         return self._scores
 
@@ -104,7 +105,7 @@ class WhatIf(Sequence[PlacementDecision]):
         return int(self._chooser.bookings.node_state[:, CHANGES].sum())
 
 
-def _score(chooser: Chooser, instances: tuple[Instance, ...]) -> Floats:
+def score_matrix(chooser: Chooser, instances: tuple[Instance, ...]) -> Floats:
     b = chooser.bookings
     scores = np.full((len(instances), b.held.size), np.nan)
     sizes = np.unique([kind.memory_mib for kind in b.cluster.gpu_types])
@@ -132,7 +133,7 @@ def _demands(instances: tuple[Instance, ...]) -> tuple[NDArray[np.int64], NDArra
     """A row per instance and configuration, and the first row of each instance, as the kernel reads them."""
     rows, starts = [], [0]
     for i, instance in enumerate(instances):
-        for number, each in enumerate((instance, *instance.alternatives)):
+        for number, each in enumerate(demands_of(instance)):
             memory = (each.memory_mib,) if isinstance(each.memory_mib, int) else each.memory_mib
             splits = instance.splittable and memory[0] > 1
             rows.append(
@@ -150,9 +151,11 @@ def _score_by_gradient(chooser: Chooser, instances: tuple[Instance, ...], scores
     gradient, b = chooser.gradient, chooser.bookings
     assert gradient is not None
     for i, instance in enumerate(instances):
+        if instance.gpus > chooser.largest_node:
+            continue
         special = chooser.prepare(instance, by_row_only=True)
         barred = b.nodes_barred(instance.gpu_types, partitioned=False)
-        for each in (instance, *instance.alternatives):
+        for each in demands_of(instance):
             row = np.full(b.held.size, np.nan)
             demand = gradient.demand_of(instance, each, chooser)
             score_gradient(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -9,111 +10,179 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilu_core.kernels.cpu.packing import best_active, best_empty, best_gang, best_split
+from dilu_core.kernels.cpu.ledger import ACTIVE, CHANGES
+from dilu_core.kernels.cpu.packing import (
+    BOOK,
+    NOWHERE,
+    ON_ACTIVE,
+    ON_OPENED,
+    ON_SPLIT,
+    SPECIAL,
+    TRY_ACTIVE,
+    TRY_OPENING,
+    TRY_SPLIT,
+    TRY_SPLIT_OPENING,
+    best_active,
+    best_empty,
+    place_one,
+)
+from dilu_core.kernels.cpu.packing_nodes import best_gang, best_split
 
-WEIGHT = np.array([0.5, 0.3, 0.2])
+Demand = tuple[int, int, int]
 
-
-@st.composite
-def columns(draw: st.DrawFn) -> dict[str, Any]:
-    """Up to 4 nodes of 1-4 GPUs in any state; empty GPUs have all their capacity free."""
-    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    n = sum(sizes)
-    held = np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)), np.int64)
-    free = np.array(draw(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=n, max_size=n)), np.int64)
-    free[held == 0] = 6
-    return {
-        "free": free,
-        "weight": np.broadcast_to(WEIGHT, (n, 3)).copy(),
-        "held": held,
-        "preference": np.array(draw(st.lists(st.integers(-1, 2), min_size=n, max_size=n)), np.int64),
-        "node_start": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-    }
-
-
-demand = st.integers(1, 6)
+demands = st.tuples(st.integers(1, 6), st.integers(1, 8), st.integers(0, 6))
 
 
-@given(columns(), demand, demand, demand)
-def test_best_active_is_most_liked_then_least_priced_then_first(c: Any, r: int, limit: int, m: int) -> None:
-    """The chosen GPU is the least of all with room by (preference, priced rest, row), and -1 exactly where none is."""
-    fits = [
-        (-c["preference"][g], round(float((c["free"][g] - [r, limit, m]) @ WEIGHT), 9), g)
-        for g in range(c["held"].size)
-        if c["held"][g] > 0 and (c["free"][g] >= [r, limit, m]).all() and c["preference"][g] >= 0
-    ]
-    found = best_active(c["free"], c["weight"], c["held"], c["preference"], r, limit, m)
-    if not fits:
-        assert found == -1
-    else:
-        liked, priced = min(fits)[:2]
-        assert (liked, priced, found) in fits
+def active_by_hand(c: Any, demand: Demand, special: bool) -> int:
+    """The active GPU with room that is liked best, then has the least score, then comes first; -1 for none."""
+    rows = [g for g in range(c.held.size) if c.held[g] > 0 and c.has_room(g, *demand) and c.liked(g, special) >= 0]
+    return min(rows, key=lambda g: (-c.liked(g, special), round(c.score(g, demand, special), 7), g), default=-1)
 
 
-@given(columns(), demand, demand, demand)
-def test_best_empty_opens_where_least_stays_empty(c: Any, r: int, limit: int, m: int) -> None:
-    """The opened GPU is empty and allowed, on a node that has the fewest empty GPUs among those that could do."""
-    start = c["node_start"]
-    node_of = np.repeat(np.arange(start.size - 1), np.diff(start))
-    empties = [int((c["held"][a:b] == 0).sum()) for a, b in itertools.pairwise(start)]
-    fits = [g for g in range(c["held"].size) if c["held"][g] == 0 and c["preference"][g] >= 0]
-    found = best_empty(c["free"], c["held"], c["preference"], start, r, limit, m)
-    if not fits:
-        assert found == -1
-    else:
-        assert found in fits
-        assert empties[node_of[found]] == min(empties[node_of[g]] for g in fits)
+def empty_by_hand(c: Any, demand: Demand, special: bool) -> int:
+    """The empty GPU with room of least memory, then on the node with the fewest empty, then the first; -1 for none."""
+    rows = [g for g in range(c.held.size) if c.held[g] == 0 and c.has_room(g, *demand) and c.liked(g, special) >= 0]
+    return min(rows, key=lambda g: (int(c.free[g, 2]), c.empties(c.node_of[g]), g), default=-1)
 
 
-@given(columns(), demand, demand, st.lists(demand, min_size=1, max_size=4))
-def test_best_gang_finds_a_node_exactly_when_there_is_one(c: Any, r: int, limit: int, memory: list[int]) -> None:
-    """A gang is placed on distinct roomy GPUs of one node exactly where some node has them."""
+def splits_by_hand(c: Any, request: int, memory: int, special: bool, may_open: bool) -> list[tuple[int, int]]:
+    """(GPUs opened, parts) of every set of GPUs over which the memory can be divided."""
+    found = []
+    for rows in c.ranges:
+        usable = [
+            g
+            for g in rows
+            if c.liked(g, special) >= 0
+            and (c.free[g, :2] >= request).all()
+            and c.free[g, 2] > 0
+            and (may_open or c.held[g] > 0)
+        ]
+        found += [
+            (int((c.held[list(part)] == 0).sum()), k)
+            for k in range(2, len(usable) + 1)
+            for part in itertools.combinations(usable, k)
+            if c.free[list(part), 2].sum() >= memory >= k
+        ]
+    return found
+
+
+@given(st.data(), demands, st.booleans())
+def test_best_active_is_most_liked_then_least_priced_then_first(
+    columns: Any, data: st.DataObject, demand: Demand, special: bool
+) -> None:
+    """The chosen GPU is the least of all with room by (preference, score, row), and -1 exactly where none is."""
+    c = data.draw(columns)
+    stop = int(c.node_start[c.totals[1]])
+    row, liked, _ = best_active(c.free, c.weight, c.held, c.preference, c.penalty, special, stop, *demand)
+    assert row == active_by_hand(c, demand, special)
+    assert row < 0 or liked == c.liked(row, special)
+
+
+@given(st.data(), demands, st.booleans())
+def test_best_empty_opens_the_least_gpu_where_least_stays_empty(
+    columns: Any, data: st.DataObject, demand: Demand, special: bool
+) -> None:
+    """The opened GPU has the least memory that suffices, on the node with the fewest empty ones of those."""
+    c = data.draw(columns)
+    row = best_empty(c.free, c.held, c.preference, special, c.node_start, c.node_state, c.totals, *demand)
+    assert row == empty_by_hand(c, demand, special)
+
+
+@given(
+    st.data(), st.integers(1, 6), st.integers(1, 8), st.lists(st.integers(0, 6), min_size=1, max_size=4), st.booleans()
+)
+def test_best_gang_opens_fewest_then_is_most_liked_then_fits_best(
+    columns: Any, data: st.DataObject, request: int, limit: int, memory: list[int], special: bool
+) -> None:
+    """A gang sits on distinct roomy GPUs of one node, the best of all such by (opened, liked, score)."""
+    c = data.draw(columns)
     sizes = np.array(sorted(memory, reverse=True), np.int64)
-    c["preference"] = np.minimum(c["preference"], 0)
-    possible = [
-        rows
-        for a, b in itertools.pairwise(c["node_start"].tolist())
-        for rows in itertools.permutations(range(a, b), sizes.size)
-        if all(
-            c["preference"][g] == 0 and (c["free"][g] >= [r, limit, m]).all() for g, m in zip(rows, sizes, strict=True)
-        )
-    ]
-    chosen = np.empty(4, np.int64)
-    node = best_gang(c["free"], c["weight"], c["held"], c["preference"], c["node_start"], r, limit, sizes, chosen)
+    possible: dict[tuple[int, ...], tuple[int, int, float]] = {}
+    for rows in c.ranges:
+        for gang in itertools.permutations(rows, sizes.size):
+            wants = [(request, limit, int(mib)) for mib in sizes]
+            if all(c.liked(g, special) >= 0 and c.has_room(g, *want) for g, want in zip(gang, wants, strict=True)):
+                opened = int((c.held[list(gang)] == 0).sum())
+                liked = sum(c.liked(g, special) for g in gang)
+                score = sum(c.score(g, want, special) for g, want in zip(gang, wants, strict=True))
+                possible[gang] = opened, -liked, score
+    chosen = np.empty(5, np.int64)
+    node, opened = best_gang(
+        c.free, c.weight, c.held, c.preference, c.penalty, special, c.node_start, c.node_state, c.totals,
+        request, limit, sizes, sizes.size, chosen,
+    )  # fmt: skip
     if not possible:
         assert node == -1
-    else:
-        assert tuple(chosen[: sizes.size].tolist()) in possible
-        assert c["node_start"][node] <= chosen[0] < c["node_start"][node + 1]
+        return
+    gang = tuple(chosen[: sizes.size].tolist())
+    best = min(possible.values())
+    assert set(gang) <= set(c.ranges[node])
+    assert opened == possible[gang][0]
+    assert possible[gang][:2] == best[:2]
+    assert possible[gang][2] <= best[2] + 1e-5  # a node with fewer empties wins among equals
 
 
-@given(columns(), demand, st.integers(2, 24), st.booleans())
-def test_best_split_takes_the_fewest_parts(c: Any, r: int, memory: int, may_open: bool) -> None:
+@given(st.data(), st.integers(1, 6), st.integers(2, 24), st.booleans(), st.booleans())
+def test_best_split_opens_fewest_in_fewest_parts(
+    columns: Any, data: st.DataObject, request: int, memory: int, special: bool, may_open: bool
+) -> None:
     """Parts are positive, add up, fit distinct GPUs of one node, and no choice opens fewer GPUs, or as few in fewer.
 
     It may be asked although one GPU has all the memory, as where that GPU lacks the limit to take it whole.
     """
-    c["preference"] = np.minimum(c["preference"], 0)
-    options = []
-    for a, b in itertools.pairwise(c["node_start"].tolist()):
-        usable = [
-            g
-            for g in range(a, b)
-            if c["preference"][g] == 0 and (c["free"][g, :2] >= r).all() and c["free"][g, 2] > 0
-            and (may_open or c["held"][g] > 0)
-        ]  # fmt: skip
-        options += [
-            (int((c["held"][list(rows)] == 0).sum()), k)
-            for k in range(2, len(usable) + 1)
-            for rows in itertools.combinations(usable, k)
-            if c["free"][list(rows), 2].sum() >= memory >= k
-        ]
-    chosen, part = np.empty(4, np.int64), np.empty(4, np.int64)
-    count = best_split(c["free"], c["held"], c["preference"], c["node_start"], r, memory, may_open, chosen, part)
+    c = data.draw(columns)
+    options = splits_by_hand(c, request, memory, special, may_open)
+    chosen, part = np.empty(5, np.int64), np.empty(5, np.int64)
+    count = best_split(
+        c.free, c.held, c.preference, special, c.node_start, c.node_state, c.totals, request, memory, may_open,
+        chosen, part,
+    )  # fmt: skip
     assert (count > 0) == bool(options)
     if count:
         rows, parts = chosen[:count], part[:count]
+        assert len(set(rows.tolist())) == count
+        assert len(set(c.node_of[rows].tolist())) == 1
         assert parts.sum() == memory
         assert (parts > 0).all()
-        assert (parts <= c["free"][rows, 2]).all()
-        assert (int((c["held"][rows] == 0).sum()), count) == min(options)
+        assert (parts <= c.free[rows, 2]).all()
+        assert (int((c.held[rows] == 0).sum()), count) == min(options)
+
+
+@given(st.data(), demands, st.integers(1, 15), st.booleans())
+def test_place_one_takes_its_steps_in_order_and_books_what_it_finds(
+    columns: Any, data: st.DataObject, demand: Demand, steps: int, special: bool
+) -> None:
+    """Active, split, opened, split with opening: the first asked for that finds a place; booked to the unit."""
+    c = data.draw(columns)
+    request, _, memory = demand
+    if memory < 2:
+        steps &= TRY_ACTIVE | TRY_OPENING
+    active, opened = active_by_hand(c, demand, special), empty_by_hand(c, demand, special)
+    expected, row = NOWHERE, -1
+    if steps & TRY_ACTIVE and active >= 0:
+        expected, row = ON_ACTIVE, active
+    elif steps & TRY_SPLIT and splits_by_hand(c, request, memory, special, False):
+        expected = ON_SPLIT
+    elif steps & TRY_OPENING and opened >= 0:
+        expected, row = ON_OPENED, opened
+    elif steps & TRY_SPLIT_OPENING and splits_by_hand(c, request, memory, special, True):
+        expected = ON_SPLIT
+    before = copy.deepcopy(c)
+    chosen, part = np.empty(5, np.int64), np.empty(5, np.int64)
+    found, gpu, count, newly = place_one(
+        c.free, c.weight, c.held, c.preference, c.penalty, c.node_start, c.node_of, c.node_state, c.totals, chosen,
+        part, *demand, steps | BOOK | (SPECIAL if special else 0),
+    )  # fmt: skip
+    assert (found, gpu) == (expected, row)
+    rows = [] if found == NOWHERE else chosen[:count].tolist() if found == ON_SPLIT else [gpu]
+    assert newly == sum(1 for g in rows if before.held[g] == 0)
+    for i, g in enumerate(rows):
+        taken = (request, request, int(part[i])) if found == ON_SPLIT else demand
+        before.free[g] -= taken
+        before.held[g] += 1
+    assert np.array_equal(c.free, before.free)
+    assert np.array_equal(c.held, before.held)
+    active_gpus = [sum(1 for g in node if c.held[g] > 0) for node in c.ranges]
+    assert c.node_state[:, ACTIVE].tolist() == active_gpus
+    assert c.totals.tolist() == [sum(active_gpus), max((n + 1 for n, k in enumerate(active_gpus) if k), default=0)]
+    assert int((c.node_state[:, CHANGES] - before.node_state[:, CHANGES]).sum()) == len(rows)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dilu_core.calibration import Calibration
 from dilu_core.errors import BackendUnavailableError, InvalidArgumentError
+from dilu_core.kernels.cuda.device import Probe
 from dilu_core.latency_fit import LatencyFit, TrainingFit
 from dilu_core.latency_prior import FAMILIES, GENERAL_PRIOR, Family
 from dilu_core.latency_surface import MonotoneSurface
@@ -380,11 +381,12 @@ def test_bad_arguments_are_named(arguments: dict[str, object], name: str) -> Non
     assert caught.value.argument == name
 
 
-def test_back_ends_are_resolved_by_name() -> None:
+def test_back_ends_are_resolved_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown back end is named; CUDA says that it is not here."""
     with pytest.raises(InvalidArgumentError, match="backend"):
         fit_latency_many([measure(TRUE, GRID)], backend="tpu")
-    with pytest.raises(BackendUnavailableError):
+    monkeypatch.setattr("dilu_core.kernels.cuda.device.probe", lambda: Probe(None, "no driver in this test"))
+    with pytest.raises(BackendUnavailableError, match="no driver in this test"):
         fit_latency_many([measure(TRUE, GRID)], backend="cuda")
     with pytest.raises(InvalidArgumentError, match=r"samples_list\[1\]"):
         fit_latency_many([measure(TRUE, GRID), "x"])  # type: ignore[list-item]
@@ -434,3 +436,14 @@ def test_corrupt_training_models_are_refused(key: str, value: object) -> None:
         document[key] = value
     with pytest.raises(InvalidArgumentError):
         TrainingModel.from_dict(document)
+
+
+def test_every_back_end_fits_alike(backend: str) -> None:
+    """Forty functions: predictions at the samples agree to a part in a hundred thousand, whatever fitted them."""
+    every = [measure(STREAMED if seed % 2 else TRUE, GRID[seed % 7 :: 2], 0.03, seed) for seed in range(40)]
+    found = fit_latency_many(every, backend=backend)
+    assert {fit.stats.backend for fit in found} == {backend}
+    for fit, reference in zip(found, fit_latency_many(every, backend="cpu"), strict=True):
+        cells = fit.samples.batch, fit.samples.sm_milli
+        assert fit.family == reference.family
+        np.testing.assert_allclose(fit.roofline.latency_ms(*cells), reference.roofline.latency_ms(*cells), rtol=1e-5)

@@ -6,6 +6,7 @@ import pickle
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from dilu_core.placement import Placement, PlacementProblem, Slot, verify_placem
 from dilu_core.result import Limit, TerminationReason
 from dilu_core.solvers.placement import neighbourhood
 from dilu_core.solvers.placement.choose import Choice, Chooser
+from dilu_core.solvers.placement.local_search import LocalSearch
 from dilu_core.solvers.placement.online import ClusterState
 from dilu_core.solvers.placement.place import place
 
@@ -165,14 +167,18 @@ def test_nothing_to_place_and_nowhere_to_place_it(instances: tuple[Instance, ...
     assert len(result.unplaced) == len(instances)
 
 
-def test_an_interrupt_returns_the_incumbent(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("step", "hosts"), [((neighbourhood, "assign"), True), ((LocalSearch, "run"), False)])
+def test_an_interrupt_returns_the_incumbent(
+    monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], hosts: bool
+) -> None:
     """Ctrl-C during the search gives the best placement so far, and says that it was interrupted."""
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(neighbourhood, "assign", interrupted)
-    problem = PlacementProblem(Cluster.homogeneous(100, 4, A100), serving_mix(90))
+    monkeypatch.setattr(*step, interrupted)
+    hosted = tuple(replace(each, cpu_milli=1) for each in serving_mix(90))  # local search moves none of them
+    problem = PlacementProblem(Cluster.homogeneous(100, 4, A100), hosted if hosts else serving_mix(90))
     result = place(problem, gap=0.0)
     assert result.termination.limit is Limit.INTERRUPTED
     assert verify_placement(problem, result.placement, require_all=True) == ()

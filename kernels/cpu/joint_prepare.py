@@ -1,0 +1,186 @@
+"""What a joint search does before it branches: leave out what no best answer holds, price the rest, sort it.
+
+Three kinds of options are left out (weights w of an option, m of the lightest option of its function, per dimension):
+those that do not fit beside the lightest of all other functions (w - m + sum of all m > capacity); those whose loss
+exceeds the slack (below); and those dominated by another option of their function, which is no heavier in any dimension
+and of greater value, or of the same value and listed earlier.
+
+With integer prices per capacity, on a scale of `unit` to one of value, the *loss* of an option is what it lacks of the
+greatest reduced value of its function, and the bound on a choice is L - sum of its losses. A choice can match the best
+answer so far only if its losses sum up to at most slack = L - unit * gain of that answer. Everything from here on is
+integer arithmetic, so the search is exact whatever the prices are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.joint_multipliers import improve, tighten
+from dilu_core.kernels.cpu.joint_packing import FIELD, fits, lightest, packed
+
+MOST_FUNCTIONS = 64
+LARGEST_VALUE = 1 << 40
+"""Bounds of value and number of functions within which no sum on the scale of `unit` overflows 63 bits."""
+
+_HEADROOM_BITS = 61
+
+
+@compiled
+def list_options(
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    count: NDArray[np.int64],
+    option: NDArray[np.int64],
+    gain: NDArray[np.int64],
+    load: NDArray[np.int64],
+) -> bool:
+    """List the options that fit alone: number per function, index, value, packed weight. False: a function has none."""
+    functions, options = value.shape
+    for i in range(functions):
+        found = 0
+        for k in range(options):
+            if weight[i, k, 0] <= capacity[0] and weight[i, k, 1] <= capacity[1] and weight[i, k, 2] <= capacity[2]:
+                option[i, found], gain[i, found] = k, value[i, k]
+                load[i, found] = packed(weight[i, k, 0], weight[i, k, 1], weight[i, k, 2])
+                found += 1
+        count[i] = found
+        if found == 0:
+            return False
+    return True
+
+
+@compiled
+def drop_unreachable(
+    capacity: int,
+    count: NDArray[np.int64],
+    option: NDArray[np.int64],
+    gain: NDArray[np.int64],
+    load: NDArray[np.int64],
+    least: NDArray[np.int64],
+) -> bool:
+    """Leave out options that do not fit beside the lightest of the others, until all do. False: nothing fits.
+
+    `least` (n,) receives the packed least weights of each function.
+    """
+    functions = count.shape[0]
+    for i in range(functions):
+        least[i] = lightest(load[i], count[i])
+    while True:
+        room = capacity
+        for i in range(functions):
+            if not fits(room, least[i]):
+                return False
+            room -= least[i]
+        dropped = False
+        for i in range(functions):
+            within, kept = room + least[i], 0
+            for k in range(count[i]):
+                if fits(within, load[i, k]):
+                    option[i, kept], gain[i, kept], load[i, kept] = option[i, k], gain[i, k], load[i, k]
+                    kept += 1
+            if kept < count[i]:
+                dropped, count[i] = True, kept
+                if kept == 0:
+                    return False
+                least[i] = lightest(load[i], kept)
+        if not dropped:
+            return True
+
+
+@compiled
+def price(
+    capacity: NDArray[np.int64],
+    count: NDArray[np.int64],
+    gain: NDArray[np.int64],
+    load: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    incumbent: NDArray[np.int64],
+) -> tuple[int, int, int]:
+    """Losses of all options at good prices: (L, unit, gain of `incumbent`, -1 if none is known).
+
+    Gains are counted from the least of each function, so 0 <= gain. `incumbent` (n,) receives positions in the lists.
+    """
+    functions = count.shape[0]
+    room = packed(capacity[0], capacity[1], capacity[2])
+    most = count.max()
+    real_gain = np.empty((functions, most), dtype=np.float32)
+    part = np.empty((3, functions, most), dtype=np.float32)
+    share = np.zeros(3, dtype=np.float32)
+    for d in range(3):
+        if capacity[d] > 0:
+            share[d] = np.float32(1.0 / capacity[d])
+    greatest = 0
+    for i in range(functions):
+        top = 0
+        for k in range(count[i]):
+            each = load[i, k]
+            real_gain[i, k] = np.float32(gain[i, k])
+            part[0, i, k] = np.float32(each & FIELD) * share[0]
+            part[1, i, k] = np.float32((each >> 21) & FIELD) * share[1]
+            part[2, i, k] = np.float32((each >> 42) & FIELD) * share[2]
+            top = max(top, gain[i, k])
+        greatest += top
+    prices = np.empty(3, dtype=np.float32)
+    best = tighten(count, real_gain, part, load, room, gain, incumbent, prices)
+    if best >= 0:
+        best = improve(count, gain, load, room, incumbent)
+
+    # Prices are at most four times all that can be gained, so sums of losses stay below 13 n * greatest * unit.
+    scale = _HEADROOM_BITS - int(np.ceil(np.log2(13.0 * functions * (greatest + 1))))
+    unit = 1 << min(20, max(0, scale))
+    integer_price = np.zeros(3, dtype=np.int64)
+    for d in range(3):
+        if capacity[d] > 0:
+            whole = min(np.float64(prices[d]), 4.0 * (greatest + 1))
+            integer_price[d] = np.int64(whole * unit / capacity[d])
+    bound = integer_price[0] * capacity[0] + integer_price[1] * capacity[1] + integer_price[2] * capacity[2]
+    for i in range(functions):
+        top = -1 << 62
+        for k in range(count[i]):
+            each = load[i, k]
+            paid = integer_price[0] * (each & FIELD)
+            paid += integer_price[1] * ((each >> 21) & FIELD) + integer_price[2] * ((each >> 42) & FIELD)
+            loss[i, k] = unit * gain[i, k] - paid
+            top = max(top, loss[i, k])
+        for k in range(count[i]):
+            loss[i, k] = top - loss[i, k]
+        bound += top
+    return bound, unit, best
+
+
+@compiled
+def drop_losing(
+    slack: int,
+    count: NDArray[np.int64],
+    option: NDArray[np.int64],
+    gain: NDArray[np.int64],
+    load: NDArray[np.int64],
+    loss: NDArray[np.int64],
+) -> None:
+    """Leave out options whose loss exceeds the slack, and then those dominated within their function."""
+    for i in range(count.shape[0]):
+        near = 0
+        for k in range(count[i]):
+            if loss[i, k] <= slack:
+                option[i, near], gain[i, near] = option[i, k], gain[i, k]
+                load[i, near], loss[i, near] = load[i, k], loss[i, k]
+                near += 1
+        kept = 0
+        for k in range(near):
+            dominated = False
+            for earlier in range(kept):
+                if gain[i, earlier] >= gain[i, k] and fits(load[i, k], load[i, earlier]):
+                    dominated = True
+                    break
+            for later in range(k + 1, near):
+                if dominated:
+                    break
+                dominated = gain[i, later] > gain[i, k] and fits(load[i, k], load[i, later])
+            if not dominated:
+                option[i, kept], gain[i, kept] = option[i, k], gain[i, k]
+                load[i, kept], loss[i, kept] = load[i, k], loss[i, k]
+                kept += 1
+        count[i] = kept

@@ -1,0 +1,185 @@
+"""The exact joint search on a CPU: one option for each function on a GPU, greatest total value within three capacities.
+
+The multiple-choice, multidimensional knapsack problem (Kellerer, Pferschy, Pisinger, Knapsack Problems, 2004, ch. 11.7)
+in three steps: reductions and prices (`joint_prepare`, `joint_multipliers`), then branch and bound (`joint_branching`).
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from dilu_core.kernels.cpu.compiled import compiled, compiled_parallel
+from dilu_core.kernels.cpu.joint_branching import branch, first_choice, sort_levels
+from dilu_core.kernels.cpu.joint_packing import lightest, packed
+from dilu_core.kernels.cpu.joint_prepare import drop_losing, drop_unreachable, list_options, price
+
+PARALLEL_PROBLEMS = 16
+"""From this many problems on, they are spread over the cores; below, starting threads costs what they save."""
+
+UNLIMITED = (1 << 62) - 1
+
+_NONE = -1
+
+
+@compiled
+def search_one(
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    node_limit: int,
+    choice: NDArray[np.int64],
+) -> tuple[int, int]:
+    """The best choice for `value` (n, K) and `weight` (n, K, 3) within `capacity` (3,): its value, and nodes visited.
+
+    `choice` (n,) receives it; -1 everywhere where none is found. Nodes are counted from 1 at the root; 0 where the
+    reductions alone decide. A search cut short at `node_limit` returns one more than that.
+    """
+    functions, options = value.shape
+    count = np.empty(functions, dtype=np.int64)
+    option = np.empty((functions, options), dtype=np.int64)
+    gain = np.empty((functions, options), dtype=np.int64)
+    load = np.empty((functions, options), dtype=np.int64)
+    least = np.empty(functions, dtype=np.int64)
+    room = packed(capacity[0], capacity[1], capacity[2])
+    choice[:] = _NONE
+    if not list_options(value, weight, capacity, count, option, gain, load):
+        return 0, 0
+    if not drop_unreachable(room, count, option, gain, load, least):
+        return 0, 0
+
+    base = 0
+    for i in range(functions):
+        lowest = gain[i, : count[i]].min()
+        gain[i, : count[i]] -= lowest
+        base += lowest
+    loss = np.empty((functions, options), dtype=np.int64)
+    incumbent = np.empty(functions, dtype=np.int64)
+    bound, unit, best = price(capacity, count, gain, load, loss, incumbent)
+    if best >= 0:
+        for i in range(functions):
+            choice[i] = option[i, incumbent[i]]
+    slack = bound - unit * best
+    drop_losing(slack, count, option, gain, load, loss)
+
+    function, order = sort_levels(count, loss, gain)
+    levels = np.empty((4, functions, options), dtype=np.int64)
+    first_option = np.empty(functions, dtype=np.int64)
+    for level in range(functions):
+        i = function[level]
+        first_option[i] = option[i, 0]
+        least[level] = lightest(load[i], int(count[i]))
+        for k in range(count[i]):
+            chosen = order[level, k]
+            levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
+            levels[2, level, k], levels[3, level, k] = load[i, chosen], loss[i, chosen]
+    best, nodes, first = branch(
+        function,
+        count[function],
+        levels[0],
+        levels[1],
+        levels[2],
+        levels[3],
+        least,
+        first_option,
+        room,
+        slack,
+        unit,
+        best,
+        choice,
+        node_limit,
+    )
+    if best < 0:
+        return 0, nodes
+    if not first and nodes <= node_limit:
+        nodes += first_choice(
+            count, option, gain, load, loss, room, bound - unit * best, best, choice, node_limit - nodes
+        )
+    return base + best, nodes
+
+
+@compiled
+def _search_at(
+    p: int,
+    starts: NDArray[np.int64],
+    functions: NDArray[np.int64],
+    options: NDArray[np.int64],
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    node_limit: int,
+    choice: NDArray[np.int64],
+    best: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+) -> None:
+    """Search problem p, whose tables start at `starts[0, p]` and whose choice starts at `starts[1, p]`."""
+    n, k = functions[p], options[p]
+    tables, row = starts[0, p], starts[1, p]
+    best[p], nodes[p] = search_one(
+        value[tables : tables + n * k].reshape((n, k)),
+        weight[tables : tables + n * k].reshape((n, k, 3)),
+        capacity[p],
+        node_limit,
+        choice[row : row + n],
+    )
+
+
+@compiled
+def _search_serial(
+    starts: NDArray[np.int64],
+    functions: NDArray[np.int64],
+    options: NDArray[np.int64],
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    node_limit: int,
+    choice: NDArray[np.int64],
+    best: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+) -> None:
+    for p in range(functions.shape[0]):
+        _search_at(p, starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+
+
+@compiled_parallel
+def _search_parallel(
+    starts: NDArray[np.int64],
+    functions: NDArray[np.int64],
+    options: NDArray[np.int64],
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    node_limit: int,
+    choice: NDArray[np.int64],
+    best: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+) -> None:
+    for p in numba.prange(functions.shape[0]):
+        _search_at(p, starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+
+
+def search_many(
+    functions: NDArray[np.int64],
+    options: NDArray[np.int64],
+    value: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    capacity: NDArray[np.int64],
+    *,
+    node_limit: int = UNLIMITED,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Many problems, of `functions[p]` functions with `options[p]` options each, one after another in flat columns.
+
+    `value` (total,) and `weight` (total, 3) hold the tables of all problems, `capacity` is (problems, 3). Returns the
+    choices, all in one column (-1: none found), the values and the nodes visited per problem, as `search_one` does.
+    """
+    problems = functions.shape[0]
+    choice = np.empty(int(functions.sum()), dtype=np.int64)
+    best, nodes = np.empty(problems, dtype=np.int64), np.empty(problems, dtype=np.int64)
+    starts = np.zeros((2, problems), dtype=np.int64)
+    np.cumsum((functions * options)[:-1], out=starts[0, 1:])
+    np.cumsum(functions[:-1], out=starts[1, 1:])
+    run = _search_parallel if problems >= PARALLEL_PROBLEMS else _search_serial
+    with numba.parallel_chunksize(1):  # a few problems take most of the time: each core draws the next one
+        run(starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+    return choice, best, nodes
