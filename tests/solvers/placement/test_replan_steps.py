@@ -26,7 +26,7 @@ Slots = tuple[Slot, ...]
 
 
 class Simulation:
-    """Who holds what by the words of the plan alone; `follow` asserts that each state has room for both ends of a move."""
+    """Who holds what by the words of the plan alone; `follow` asserts that both ends of every move have room."""
 
     def __init__(self, state: ClusterState) -> None:
         self.cluster, self.caps = state.cluster, state.oversubscription
@@ -64,7 +64,7 @@ class Simulation:
         assert verify_placement(problem, Placement(self.slots)) == ()
 
     def assert_room(self, under_way: Mapping[str, Slots]) -> None:
-        """While a move is under way it holds both ends: the greater amount on a GPU that is in both, two on the host."""
+        """A move under way holds both ends: the greater amount on a GPU that is in both, and two on the host."""
         gpu: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0, 0])
         host: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for name, slots in self.slots.items():
@@ -97,7 +97,7 @@ class Simulation:
             node = next(each for each in self.cluster.nodes if each.name == slot.node)
             assert node.gpu_type.mig is not None
             profile = next(each for each in node.gpu_type.mig.profiles if each.name == slot.mig.profile)
-            limit = min(limit, profile.sm_milli)
+            limit = min(limit, profile.share_milli)
         return configuration.request_milli, limit, slot.memory_mib
 
 
@@ -137,24 +137,24 @@ def follow(state: ClusterState, plan: MigrationPlan, most: int) -> Simulation:
     return simulation
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_plans_for_crowds_are_feasible_at_every_step(seed: int) -> None:
     """Drains, admissions and room made in clusters too large to be solved whole keep to the rules and the budget."""
     draw = random.Random(seed)
-    state, pending = crowd(draw, nodes=10, instances=90)
+    state, pending = crowd(draw, nodes=8, instances=70)
     exempt = {each.name for each in state.instances if draw.random() < 0.2}
-    drained = state.replan(max_migrations=8, time_limit_s=60, exempt=exempt)
-    follow(state, drained, 8)
+    drained = state.replan(max_migrations=5, time_limit_s=60, exempt=exempt)
+    follow(state, drained, 5)
     assert drained.gpus_freed >= 0
-    admitted = state.replan(max_migrations=5, time_limit_s=60, pending=pending[:6], exempt=exempt, may_pause=True)
-    follow(state, admitted, 5)
+    admitted = state.replan(max_migrations=4, time_limit_s=60, pending=pending[:4], exempt=exempt, may_pause=True)
+    follow(state, admitted, 4)
     large = Instance("large", "training", 800, 1000, 30000, gpus=3)
-    room = state.make_room(large, max_migrations=6, time_limit_s=60, exempt=exempt)
-    follow(state, room, 6)
+    room = state.make_room(large, max_migrations=4, time_limit_s=60, exempt=exempt)
+    follow(state, room, 4)
     assert not exempt & {move.name for plan in (drained, admitted, room) for move in plan.moves}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(16))
 def test_plans_for_small_problems_with_every_rule_are_feasible_at_every_step(seed: int) -> None:
     """The same with partitions, configurations, types and hosts mixed, from placements no placer would have made."""
     problem = small_problem(seed, most_instances=6).problem
@@ -174,14 +174,14 @@ def test_hundreds_of_instances_make_room_by_exchange() -> None:
     state, pending = crowd(draw, nodes=60, instances=700)
     assert len(state.instances) >= 200
     large = [Instance(f"w{i}", "training", 1000, 1000, 30000, gpus=4) for i in range(6)]
-    assert not any(state.what_if(large))or True
-    plan = state.replan(max_migrations=30, time_limit_s=3, pending=[*pending, *large], may_pause=True, seed=1)
+    plan = state.replan(max_migrations=30, time_limit_s=1.5, pending=[*pending, *large], may_pause=True, seed=1)
     follow(state, plan, 30)
     assert plan.admissions
 
 
 def test_exempt_instances_never_move() -> None:
     """Named or told by a function: what is exempt keeps its place, and the GPU it holds cannot be freed."""
+
     def scattered() -> ClusterState:
         state = ClusterState(Cluster.homogeneous(2, 2, A100))
         for i in range(3):
@@ -201,17 +201,11 @@ def test_exempt_instances_never_move() -> None:
 def test_the_cost_of_a_move_changes_the_choice() -> None:
     """Of two instances of which either would free a GPU, the one with less memory to copy moves, or none pays."""
     state = ClusterState(Cluster.homogeneous(1, 2, A100))
-    state.place(Instance("filler", "inference", 900, 900, 1024))
     state.place(Instance("heavy", "inference", 200, 200, 20000, function="h"))
-    state.place(Instance("light", "inference", 200, 200, 2000, function="l", anti_affinity=()))
+    state.place(Instance("filler", "inference", 800, 900, 1024))
+    state.place(Instance("light", "inference", 200, 200, 2000, function="l"))
     state.remove("filler")
-    spread = ClusterState(Cluster.homogeneous(1, 2, A100))
-    data = state.to_dict()
-    data["placement"] = Placement({"heavy": (Slot("n0", 0, 20000),), "light": (Slot("n0", 1, 2000),)}).to_dict()
-    data["placement"] = Placement(
-        {"heavy": (Slot(spread.cluster.nodes[0].name, 0, 20000),), "light": (Slot(spread.cluster.nodes[0].name, 1, 2000),)}
-    ).to_dict()
-    state = ClusterState.from_dict(data)
+    assert state.gpus_used == 2
     copying = MoveCost(bandwidth_mib_s=100)
     (move,) = state.replan(max_migrations=1, cost=copying, horizon_s=60).moves
     assert (move.name, move.cost_gpu_s) == ("light", pytest.approx(20 * 0.2))
