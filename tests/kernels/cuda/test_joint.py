@@ -41,23 +41,31 @@ class Batch:
 
 
 def _executed(
-    columns: JointColumns, *, schedule: int, threads: int = cuda.THREADS, step_limit: int = 1 << 20, seed: int = 1
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    """Choices, values and the problems that were left, from the kernel executed on the CPU."""
+    columns: JointColumns,
+    *,
+    schedule: int,
+    threads: int = cuda.THREADS,
+    budget: int = 20,
+    items: int = 1 << 14,
+    step_limit: int = 1 << 20,
+    seed: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Choices, values and the problems that were left, from the kernels executed on the CPU."""
     problems = len(columns.functions)
-    best, choices = np.empty(problems, np.int32), np.empty((problems, cuda.MOST_FUNCTIONS), np.int8)
-    steps, stopped = np.empty(problems, np.uint32), np.empty(problems, np.uint8)
-    inputs = columns.functions, columns.options, columns.starts, columns.gains, columns.loads, columns.capacities
-    build(source_path("joint"), "joint_search")(
-        (problems,),
-        (threads,),
-        (*inputs, np.uint32(step_limit), best, choices, steps, stopped),
-        schedule=schedule,
-        shared_bytes=cuda.BYTES_PER_PLACE * cuda.MOST_OPTIONS * int(columns.functions.max()),
-        seed=seed,
-    )
+    buffers = cuda.Buffers(int(columns.functions.max()), problems, np.empty, items=items)
+    inputs = [columns.functions, columns.options, columns.starts, columns.gains, columns.loads, columns.capacities]
+    how = {"schedule": schedule, "shared_bytes": buffers.shared_bytes, "seed": seed}
+    build(source_path("joint"), "joint_prepare")((problems,), (threads,), buffers.to_prepare(inputs), **how)
+    search = build(source_path("joint"), "joint_round")
+    for number in range(cuda.ROUNDS):
+        search((3,), (32,), buffers.of_round(number, budget, step_limit), **how)
+    best, choices, steps, stopped = cuda.answers(buffers.incumbents)
+    STEPS.append(steps)
     choice, values = cuda.unpacked(columns, best, choices)
     return choice, values, stopped
+
+
+STEPS = []
 
 
 def _answers(
