@@ -82,7 +82,8 @@ class Packer:
     def _split(self, request: int, memory: int) -> Rows:
         """Parts on the active GPUs of the node where they are fewest, then where least memory is left over."""
         able = (self.held > 0) & (self.free[:, :2] >= request).all(axis=1)
-        room = np.where(able, np.minimum(self.free[:, 2], memory - 1), 0).reshape(-1, self.per_node)  # at least two parts
+        usable = np.minimum(self.free[:, 2], memory - 1)  # so that there are two parts at least
+        room = np.where(able, usable, 0).reshape(-1, self.per_node)
         nodes = np.flatnonzero(room.sum(axis=1) >= memory)
         if not nodes.size:
             return []

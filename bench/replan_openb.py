@@ -37,7 +37,8 @@ def read_cluster(folder: Path) -> Cluster:
     rows = read_rows(folder / "openb" / "node_list_gpu_node.csv")
     return Cluster(
         tuple(
-            Node(r["sn"], GpuType(r["model"], 1), int(r["gpu"]), int(r["cpu_milli"]), int(r["memory_mib"])) for r in rows
+            Node(r["sn"], GpuType(r["model"], 1), int(r["gpu"]), int(r["cpu_milli"]), int(r["memory_mib"]))
+            for r in rows
         )
     )
 

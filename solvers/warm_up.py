@@ -10,11 +10,13 @@ from dilu_core.cluster import Cluster, GpuType, Instance
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.fragmentation import fragmentation
+from dilu_core.joint import JointProblem
 from dilu_core.latency_surface import MonotoneSurface
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
+from dilu_core.solvers.joint_search import search_joint, search_joint_many
 from dilu_core.solvers.placement.column_generation import column_bound
 from dilu_core.solvers.placement.construct import construct, first_fit, ledger_of
 from dilu_core.solvers.placement.diving import dive
@@ -64,6 +66,9 @@ def warm_up() -> SolveStats:
     fragmentation(problem, built.ledger.placement())
     mixed = [Instance(f"{k}", "inference", 170 + 37 * k % 400, 600, 30 + 11 * k % 300) for k in range(40)]
     dive(column_bound(Cluster.homogeneous(10, 4, gpu), problem.oversubscription, mixed, deadline=soon), deadline=soon)
+    joint = JointProblem(np.array([[2, 1]]), np.array([[[2, 2, 2], [1, 1, 1]]]), np.array([2, 2, 2]))
+    search_joint(joint, backend="cpu")
+    search_joint_many([joint] * 16, backend="cpu")
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
     replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")

@@ -91,6 +91,7 @@ class TorchMeasurer:
         self._current: tuple[str, int] | None = None
         self._step: Step | None = None
         self._input_bytes = 0
+        self._eager_grown = 0
         self._eager: set[str] = set()
         self._unbuilt: dict[str, str] = {}
         self.context_mib = self._context_mib()
@@ -129,6 +130,8 @@ class TorchMeasurer:
         timed = step if graph is None else graph.replay
         timing = measure(timed, CudaClock(lane.stream), target_s=target_s, warm_ups=2)
         grown = torch.cuda.max_memory_reserved() - before
+        if function.trains:  # a captured step keeps its gradients in the graph's pool: the step by itself tells more
+            grown = self._eager_grown
         own = self._modules[function.weights][1] + self._input_bytes + grown
         return timing, own / MIB + self.context_mib, "eager" if graph is None else "cuda-graph"
 
@@ -155,7 +158,9 @@ class TorchMeasurer:
         if function.name not in self._prepared:
             self._prepared[function.name] = function.prepare(module, self._device)
         step = self._prepared[function.name](batch)
+        reserved = self._reserved()
         step()
+        self._eager_grown = self._most_reserved() - reserved
         self._clear()
         self._input_bytes = max(self._allocated() - before, 0)
         self._current, self._step = (function.name, batch), step
@@ -189,6 +194,24 @@ class TorchMeasurer:
 
         torch.cuda.synchronize()
         return int(torch.cuda.memory_allocated())
+
+    def _reserved(self) -> int:
+        """Bytes reserved now, from which on the peak counts."""
+        if self._device == "cpu":
+            return 0
+        import torch
+
+        self._clear()
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_reserved())
+
+    def _most_reserved(self) -> int:
+        if self._device == "cpu":
+            return 0
+        import torch
+
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_reserved())
 
     def _clear(self) -> None:
         """Give unused memory back, cuBLAS workspaces included, so that the next peak is one run's own."""

@@ -19,6 +19,9 @@ It lets a pending item in where up to two others leave; those go where there is 
 for them in turn; it moves an item, often back home; or it swaps two. Items never lose their place, but those let in.
 """
 
+# pyright: reportArgumentType=false
+# (to pyright an array indexed by an element of an array is an array; numba knows better)
+
 from __future__ import annotations
 
 import math

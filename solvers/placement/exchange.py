@@ -1,9 +1,9 @@
 """Annealed exchange: which running instances to move where, so that the greatest share of pending ones fits.
 
 Prepares the arrays of `dilu_core.kernels.cpu.exchange` from a ledger and reads the best state back. Instances on one
-GPU and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody refuses
-to sit beside stay where they are. Runs restart from the present state with falling prices of a migration, so that the
-first ones find what is gained by few; the best state within the budget is kept.
+GPU and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody
+refuses to sit beside stay where they are. Runs restart from the present state with falling prices of a migration, so
+that the first ones find what is gained by few; the best state within the budget is kept.
 """
 
 from __future__ import annotations

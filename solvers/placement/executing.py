@@ -9,18 +9,21 @@ from dilu_core.verification import violations
 
 
 def carry_out(ledger: Bookings, plan: MigrationPlan) -> str | None:
-    """Carry out `plan`, or change nothing and return what no longer fits."""
+    """Carry out `plan`, or change nothing and return what no longer fits.
+
+    It is tried on a copy first: undoing a stop would leave the ledger's instances in another order.
+    """
+    reason = _steps(ledger.copy(), plan)
+    if reason is not None:
+        return reason
     mark = ledger.mark()
     try:
-        reason = _steps(ledger, plan)
+        return _steps(ledger, plan)
     except BaseException:
         ledger.rollback(mark)
-        ledger.release(mark)
         raise
-    if reason is not None:
-        ledger.rollback(mark)
-    ledger.release(mark)
-    return reason
+    finally:
+        ledger.release(mark)
 
 
 def _steps(ledger: Bookings, plan: MigrationPlan) -> str | None:

@@ -204,7 +204,7 @@ class _Walk:
                         "moves": moves,
                         "splits": int(is_split),
                         "split_parts": len(slots) if is_split else 0,
-                        "configurations": slots[0].configuration,
+                        "configurations": slots[0].configuration,  # pyright: ignore[reportGeneralTypeIssues]
                         "affinities": faded,
                     }
                     reach(after, out, moved + moves, self.add(cost, terms))
