@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.annealing import draw
 from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.cpu.fragmentation import node_fragmentation
-from dilu_core.kernels.cpu.seating import Items, Seats, Trail, can_sit, is_home, lift, put, seat_there, undo
+from dilu_core.kernels.cpu.seating import Items, Seats, Trail, can_sit, is_home, lift, put, seat_there, seek, undo
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -51,8 +51,8 @@ def anneal(
 ) -> None:  # fmt: skip
     """Make `proposals` proposals at one `temperature` [GPUs]; `seats`, `waste` and `score` follow those accepted.
 
-    `pending` lists the items without a home, `shapes` and `weight` are the mix, `waste` (n_nodes,) its unusable share of
-    each node [milli-GPU]. `score` (4,) holds moves made, milli-GPU let in, and the most let in so far (ties: fewest
+    `pending` lists the items without a home, `shapes` and `weight` are the mix, `waste` (n_nodes,) its unusable share
+    of each node [milli-GPU]. `score` (4,) holds moves made, milli-GPU let in, and the most let in so far (ties: fewest
     moves) with its moves; that state is kept in `best_at` and `best_rows`. Without `may_swap` items that change places
     with one another are not proposed, which no sequence of moves could carry out where there is no spare room.
     """
@@ -123,14 +123,16 @@ def _enter(items: Items, seats: Seats, trail: Trail, pending: Ints, random: Ints
 
 @compiled
 def _settle(q: int, n: int, items: Items, seats: Seats, trail: Trail, random: Ints, may_swap: bool) -> bool:
-    """Find a place for `q`, which had to leave node `n`: home, or the next node with room, or by pushing another out."""
-    nodes = seats.count.size
+    """Find a place for `q`, which had to leave node `n`: home, a node with room, or where another is pushed out."""
+    nodes, home = seats.count.size, items.home[q]
     begin = pick(random, nodes)
-    for z in range(nodes + 1):
-        m = items.home[q] if z == 0 else (begin + z) % nodes
-        if m != n and can_sit(q, m, items, seats, trail.out):
-            put(q, m, items, seats, trail)
-            return True
+    if home != n and can_sit(q, home, items, seats, trail.out):
+        put(q, home, items, seats, trail)
+        return True
+    z = seek(q, n, begin, items, seats, trail.out)
+    if z < nodes:
+        put(q, (begin + z) % nodes, items, seats, trail)
+        return True
     if trail.length[0] + 4 >= trail.item.size or draw(random) >= _PUSHES:
         return False
     return _push(q, n, begin, items, seats, trail, may_swap)
@@ -139,52 +141,65 @@ def _settle(q: int, n: int, items: Items, seats: Seats, trail: Trail, random: In
 @compiled
 def _push(q: int, n: int, begin: int, items: Items, seats: Seats, trail: Trail, may_swap: bool) -> bool:
     """Give `q` the place of another running item that finds one elsewhere (on `n` too, where items may swap)."""
-    nodes, looked = seats.count.size, 0
-    for z in range(nodes):
+    nodes, keep = seats.count.size, trail.length[0]
+    z, j = _next_to_push(q, n, begin, 0, seats.count[begin], items, seats)
+    for _ in range(_PUSHED):
+        if z == nodes:
+            return False
         m = (begin + z) % nodes
-        if m == n or not items.allowed[items.kind[q], m]:
-            continue
-        j = seats.count[m]
-        while j > 0:  # downwards: an item that was lifted and put back stands at the end
-            j -= 1
-            other = seats.listed[m, j]
-            if items.home[other] < 0 or not _opens(other, q, items, seats):
-                continue
-            keep = trail.length[0]
-            lift(other, items, seats, trail)
-            if can_sit(q, m, items, seats, trail.out):
-                looked += 1
-                put(q, m, items, seats, trail)
-                for y in range(nodes + 1):
-                    t = n if y == 0 else (begin + y) % nodes
-                    if t != m and (y > 0 or may_swap) and can_sit(other, t, items, seats, trail.out):
-                        put(other, t, items, seats, trail)
-                        return True
-            undo(items, seats, trail, keep)
-            if looked >= _PUSHED:
-                return False
+        other = seats.listed[m, j]
+        lift(other, items, seats, trail)
+        if can_sit(q, m, items, seats, trail.out):
+            put(q, m, items, seats, trail)
+            if may_swap and can_sit(other, n, items, seats, trail.out):
+                put(other, n, items, seats, trail)
+                return True
+            y = seek(other, m, begin, items, seats, trail.out)
+            if y < nodes:
+                put(other, (begin + y) % nodes, items, seats, trail)
+                return True
+        undo(items, seats, trail, keep)
+        z, j = _next_to_push(q, n, begin, z, j, items, seats)
     return False
 
 
 @compiled
-def _opens(other: int, q: int, items: Items, seats: Seats) -> bool:
-    """Whether a GPU has room for a part of `q` once `other` leaves, and `other` is the easier to place of the two."""
-    demand, free = items.demand, seats.free
-    easier = items.size[other] < items.size[q]
-    for r in range(3):
-        easier = easier or demand[other, r] < demand[q, r]
-    for r in range(2):
-        easier = easier or items.host_demand[other, r] < items.host_demand[q, r]
-    if not easier:
-        return False
-    for k in range(items.size[other]):
-        g = seats.rows[other, k]
-        opens = True
-        for r in range(3):
-            opens = opens and free[g, r] + demand[other, r] >= demand[q, r]
-        if opens:
-            return True
-    return False
+def _next_to_push(q: int, n: int, begin: int, z: int, j: int, items: Items, seats: Seats) -> tuple[int, int]:
+    """The next (node `begin + z`, position j there) of a running item whose GPU has room for a part of `q` without it.
+
+    Only of items that are easier to place than `q` by something. Positions go downwards from `j`, because an item
+    lifted and put back stands at the end; `z` is the number of nodes where there is none.
+    """
+    demand, free, rows, listed, count = items.demand, seats.free, seats.rows, seats.listed, seats.count
+    host, host_demand, size, home = seats.host, items.host_demand, items.size, items.home
+    allowed = items.allowed[items.kind[q]]
+    nodes = count.size
+    while z < nodes:
+        m = (begin + z) % nodes
+        while j > 0 and m != n and allowed[m]:
+            j -= 1
+            other = listed[m, j]
+            if home[other] < 0:
+                continue
+            easier = size[other] < size[q]
+            room = True
+            for r in range(2):
+                easier = easier or host_demand[other, r] < host_demand[q, r]
+                room = room and host[m, r] + host_demand[other, r] >= host_demand[q, r]
+            for r in range(3):
+                easier = easier or demand[other, r] < demand[q, r]
+            if not easier or not room:
+                continue
+            for k in range(size[other]):
+                g = rows[other, k]
+                opens = True
+                for r in range(3):
+                    opens = opens and free[g, r] + demand[other, r] >= demand[q, r]
+                if opens:
+                    return z, j
+        z += 1
+        j = count[(begin + z) % nodes]
+    return z, 0
 
 
 @compiled
@@ -256,10 +271,10 @@ def _difference(items: Items, seats: Seats, trail: Trail) -> tuple[int, int]:
 @compiled
 def _seen_before(trail: Trail, k: int) -> bool:
     """Whether an earlier entry, which knows where the item was at first, is of the same item as entry `k`."""
+    seen = False
     for j in range(k):
-        if trail.item[j] == trail.item[k]:
-            return True
-    return False
+        seen = seen or trail.item[j] == trail.item[k]
+    return seen
 
 
 @compiled

@@ -114,6 +114,26 @@ def can_sit(i: int, n: int, items: Items, seats: Seats, out: Ints) -> bool:
 
 
 @compiled
+def seek(i: int, but: int, begin: int, items: Items, seats: Seats, out: Ints) -> int:
+    """The least z for which node begin + z (round the end, not node `but`) has room for item `i`, which is nowhere.
+
+    Its GPUs are written into `out`; z is the number of nodes where there is none. Many nodes in one call, because to
+    hand over this many arrays costs more than to look at a node.
+    """
+    free, host, most, count = seats.free, seats.host, seats.most, seats.count
+    demand, size, starts = items.demand[i], items.size[i], items.node_start
+    cpu, memory = items.host_demand[i, 0], items.host_demand[i, 1]
+    allowed, longest, nodes = items.allowed[items.kind[i]], seats.listed.shape[1], count.size
+    for z in range(nodes):
+        n = (begin + z) % nodes
+        if most[n] < demand[0] or n == but or not allowed[n] or host[n, 0] < cpu or host[n, 1] < memory:
+            continue
+        if count[n] < longest and find_room(free, int(starts[n]), int(starts[n + 1]), demand, int(size), out):
+            return z
+    return nodes
+
+
+@compiled
 def seat_there(i: int, n: int, items: Items, seats: Seats, out: Ints) -> bool:
     """Whether item `i`, which is nowhere, has room on just the GPUs `out` of node `n`."""
     if not _admits(i, n, items, seats):

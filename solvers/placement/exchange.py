@@ -2,8 +2,8 @@
 
 Prepares the arrays of `dilu_core.kernels.cpu.exchange` from a ledger and reads the best state back. Instances on one
 GPU and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody
-refuses to sit beside stay where they are. Runs restart from the present state, the price
-of a migration falling until the budget is spent; the best state within the budget is kept.
+refuses to sit beside stay where they are. Runs restart from the present state, the price of a migration falling until
+the budget is spent; the best state within the budget is kept.
 """
 
 from __future__ import annotations
