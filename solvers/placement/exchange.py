@@ -2,8 +2,8 @@
 
 Prepares the arrays of `dilu_core.kernels.cpu.exchange` from a ledger and reads the best state back. Instances on one
 GPU and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody
-refuses to sit beside stay where they are. Runs restart from the present state with falling prices of a migration, so
-that the first ones find what is gained by few; the best state within the budget is kept.
+refuses to sit beside stay where they are. Runs restart from the present state, the price of a migration falling until
+the budget is spent; the best state within the budget is kept.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from dilu_core.arrival_mix import TaskMix
 from dilu_core.cluster import Instance
 from dilu_core.kernels.cpu.exchange import anneal
 from dilu_core.kernels.cpu.fragmentation import node_fragmentation
+from dilu_core.kernels.cpu.seating import Items, Seats, new_trail
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.moving import Draft
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
-_PRICES = (0.6, 0.45, 0.7, 0.35)  # of a migration, in GPUs let in
+_PRICE = 0.6  # of a migration in the first run, in GPUs let in
+_CHEAPER, _DEARER = 0.75, 1.15  # the next run's price, where a run left migrations over, and where it did not
+_SPENT = 0.95  # of the budget
+_RUNS = 5
 _HOT, _COLD = 0.08, 0.02
-_PROPOSALS = 2_000_000  # of a run
+_USEFULNESS = 1.0  # of room for arrivals, beside what is let in
+_PROPOSALS = 20_000_000  # of a run
 _CHUNK = 20_000  # between two looks at the clock
 _SHAPES = 60
 _ROOM_ON_NODE = 32
@@ -45,20 +51,14 @@ def exchange(
 
 @dataclass
 class _Board:
-    """Items are instances that may move, then those that wait; columns are described in the kernel."""
+    """Instances that may move, then those that wait, as items of the kernel; and the mix of arrivals."""
 
     ledger: Bookings
     bookings: list[Booking]
     waiting: list[Instance]
-    demand: Ints
-    size: Ints
-    host_demand: Ints
-    kind: Ints
-    allowed: NDArray[np.bool_]
-    home: Ints
-    home_rows: Ints
+    items: Items
     shapes: Ints
-    weight: NDArray[np.float64]
+    weight: Floats
 
     @classmethod
     def of(cls, draft: Draft, pending: Sequence[Instance]) -> _Board | None:
@@ -86,41 +86,63 @@ class _Board:
         mix = draft.mix
         if mix is None:
             mix = TaskMix.of([each[0] for each in items]).common(most=_SHAPES, coverage=0.95)
-        return cls(
-            ledger,
-            bookings,
-            waiting,
+        columns = Items(
             np.array([each[1:] for each in items], np.int64),
             size,
             np.array([(each[0].cpu_milli, each[0].host_memory_mib) for each in items], np.int64),
             np.array(kind, np.int64),
             np.array([~ledger.nodes_barred(types, partitioned=False) for types in classes], np.bool_),
+            ledger.node_start,
             home,
             home_rows,
-            mix.shapes,
-            mix.weight,
         )
+        return cls(ledger, bookings, waiting, columns, mix.shapes, mix.weight)
 
     def run(self, draft: Draft, until: float, *, may_pause: bool, seed: int) -> tuple[Ints, Ints]:
         """Node and rows of every item in the best state found."""
-        best = (0, 0)
-        kept = self.home.copy(), self.home_rows.copy()
-        for number, price in enumerate(_PRICES):
-            if time.perf_counter() >= until:
+        random = np.array([seed % 2147483646 + 1], np.int64)
+        best, price = (0, 0), _PRICE
+        kept = self.items.home.copy(), self.items.home_rows.copy()
+        for number in range(_RUNS):
+            now = time.perf_counter()
+            if now >= until:
                 break
-            score, at, rows = self._anneal(draft.moves_left, price, until, may_pause, seed * len(_PRICES) + number)
+            ends = now + (until - now) / (_RUNS - number)
+            score, at, rows = self._anneal(draft.moves_left, price, ends, may_pause, random)
             found = (int(score[2]), -int(score[3]))
             if found > best:
                 best, kept = found, (at, rows)
+            price *= _CHEAPER if score[0] < _SPENT * draft.moves_left else _DEARER
         return kept
 
     def _anneal(
-        self, most_moves: int, price: float, until: float, may_pause: bool, seed: int
+        self, most_moves: int, price: float, ends: float, may_pause: bool, random: Ints
     ) -> tuple[Ints, Ints, Ints]:
-        """One run from the present state."""
+        """One run from the present state, as cold at its end where time is short as where it is not."""
+        seats, waste = self._seats()
+        trail = new_trail(seats.rows.shape[1])
+        pending = np.flatnonzero(self.items.home < 0)
+        score = np.zeros(4, np.int64)
+        best_at, best_rows = seats.at.copy(), seats.rows.copy()
+        started = time.perf_counter()
+        made = 0
+        while made < _PROPOSALS:
+            spent = (time.perf_counter() - started) / max(ends - started, 1e-9)
+            if spent >= 1.0:
+                break
+            temperature = _HOT * (_COLD / _HOT) ** max(made / _PROPOSALS, spent)
+            anneal(
+                self.items, seats, trail, pending, self.shapes, self.weight, waste, score, best_at, best_rows, random,
+                _CHUNK, temperature, price, _USEFULNESS, most_moves, may_pause,
+            )  # fmt: skip
+            made += _CHUNK
+        return score, best_at, best_rows
+
+    def _seats(self) -> tuple[Seats, Floats]:
+        """The present state, and the share of each node that arrivals are expected not to be able to use."""
         ledger = self.ledger
         free, host = ledger.free.copy(), ledger.host_free.copy()
-        at, rows = self.home.copy(), self.home_rows.copy()
+        at = self.items.home.copy()
         running = np.flatnonzero(at >= 0)
         count = np.bincount(at[running], minlength=ledger.node_type.size).astype(np.int64)
         listed = np.zeros((count.size, int(count.max()) + _ROOM_ON_NODE), np.int64)
@@ -136,34 +158,22 @@ class _Board:
                 for start, stop, (cpu, memory) in zip(starts[:-1], starts[1:], host.tolist(), strict=True)
             ]
         )
-        score = np.array([0, 0, 0, 0], np.int64)
-        best_at, best_rows = at.copy(), rows.copy()
-        pending = np.flatnonzero(self.home < 0)
-        random = np.array([seed % 2147483646 + 1], np.int64)
-        for first in range(0, _PROPOSALS, _CHUNK):
-            if time.perf_counter() >= until:
-                break
-            anneal(
-                _CHUNK, first, _PROPOSALS, random, _HOT, _COLD, price, 1.0, most_moves,
-                may_pause, self.demand, self.size, self.host_demand, self.kind, self.allowed, starts, self.home,
-                self.home_rows, pending, self.shapes, self.weight, free, host, at, rows, listed, count, place, waste,
-                score, best_at, best_rows,
-            )  # fmt: skip
-        return score, best_at, best_rows
+        most = np.maximum.reduceat(free[:, 0], starts[:-1])
+        return Seats(free, host, most, at, self.items.home_rows.copy(), listed, count, place), waste
 
     def read(self, at: Ints, rows: Ints) -> tuple[dict[str, Booking], list[Booking]]:
         """The moves and the newcomers that make the present state into this one."""
         wanted: dict[str, Booking] = {}
         newcomers = []
         for i, booking in enumerate(self.bookings):
-            chosen = tuple(rows[i, : self.size[i]].tolist())
+            chosen = tuple(rows[i, : self.items.size[i]].tolist())
             if sorted(chosen) != sorted(booking.gpus):
                 wanted[booking.instance.name] = Booking(
                     booking.instance, chosen, booking.memory_mib, booking.configuration
                 )
         for i, instance in enumerate(self.waiting, start=len(self.bookings)):
             if at[i] >= 0:
-                chosen = tuple(rows[i, : self.size[i]].tolist())
+                chosen = tuple(rows[i, : self.items.size[i]].tolist())
                 newcomers.append(Booking(instance, chosen, instance.memory_per_gpu_mib))
         return wanted, newcomers
 
