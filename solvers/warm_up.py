@@ -59,6 +59,8 @@ def _warm_up_online(gpu: GpuType, instances: tuple[Instance, ...]) -> None:
         state.place(Instance("wide", "training", 1000, 1000, 1000, gpus=4))
         state.what_if(asked).scores  # noqa: B018
         rank_gpus(state, asked, backend="cpu")
+        state.replan(max_migrations=2, time_limit_s=0.2)
+        state.replan(max_migrations=2, time_limit_s=0.2, pending=[replace(asked[1], gpus=4)])
 
 
 def warm_up() -> SolveStats:
