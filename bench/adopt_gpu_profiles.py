@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ def _inference(name: str, slo_ms: int, load_rps: int) -> Served:
 def _training(name: str) -> Served:
     return Served(name, (name,), ('kind = "training"', "gpus = 2"))
 
+
+_LEAST_CELLS = 5
+"""A function with fewer was cut short, and tells too little to be an example."""
 
 WORKLOAD = (
     _inference("resnet50", 20, 3000),
@@ -73,6 +77,8 @@ def table(measured: Path, machine: Mapping[str, Any]) -> str:
     """The measured rows in the example's columns, sorted, under two lines that say where they come from."""
     lines = measured.read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    counts = Counter(row["function"] for row in rows)
+    rows = [row for row in rows if counts[row["function"]] >= _LEAST_CELLS]
     order = list(dict.fromkeys(row["function"] for row in rows))
     rows.sort(key=lambda row: (order.index(row["function"]), int(row["batch"]), int(row["sm_milli"])))
     out = io.StringIO()
@@ -144,7 +150,7 @@ def files(measured: Path) -> tuple[dict[str, str], list[str]]:
     """Name -> text of the example's three files, and the workload's functions that had to be left out."""
     facts = json.loads(measured.with_suffix(".json").read_text(encoding="utf-8"))
     machine = facts["runs"][-1]
-    profiles = read_profiles(measured)
+    profiles = {name: samples for name, samples in read_profiles(measured).items() if len(samples) >= _LEAST_CELLS}
     kept = [each for each in WORKLOAD if all(name in profiles for name in each.tables)]
     gpu_type = next(iter(profiles.values())).gpu_type
     texts = {
