@@ -70,7 +70,7 @@ WORKLOAD = (
     _training("resnet50-training"),
     _training("bert-base-training"),
 )
-"""Loads and SLOs are ours, as in the generated example."""
+"""Loads and SLOs are ours."""
 
 
 def table(measured: Path, machine: Mapping[str, Any]) -> str:
