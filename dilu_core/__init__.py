@@ -25,14 +25,22 @@ if TYPE_CHECKING:
     from dilu_core.coscaling.state import HorizontalState
     from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
     from dilu_core.cost import CostReport
-    from dilu_core.errors import BackendUnavailableError, DiluError, FileFormatError, InvalidArgumentError, StateError
+    from dilu_core.errors import (
+        BackendUnavailableError,
+        DeviceMemoryError,
+        DiluError,
+        FileFormatError,
+        InvalidArgumentError,
+        StateError,
+    )
     from dilu_core.fragmentation import fragmentation
     from dilu_core.fragmentation_report import FragmentationChange, FragmentationReport
     from dilu_core.functions import FunctionSpec
-    from dilu_core.gpu_scaling import GPU_PEAKS, GpuPeaks, transfer_prior
+    from dilu_core.gpu_scaling import GPU_PEAKS, GpuPeaks, GpuScale, gpu_scale, transfer_prior
     from dilu_core.instances import Configuration, Instance
     from dilu_core.interference import InterferenceModel, Tenant
     from dilu_core.interference_samples import InterferenceSamples, read_interference
+    from dilu_core.joint import JointProblem, JointSearchResult
     from dilu_core.latency_fit import LatencyFit, TrainingFit
     from dilu_core.latency_plots import plot_latency
     from dilu_core.latency_prior import LatencyPrior
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.calibrating import calibrate
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
+    from dilu_core.solvers.joint_search import search_joint, search_joint_many
     from dilu_core.solvers.llm_fitting import fit_llm
     from dilu_core.solvers.llm_quota import search_llm_quota
     from dilu_core.solvers.memory_fit import fit_memory
@@ -65,19 +74,24 @@ if TYPE_CHECKING:
     from dilu_core.solvers.placement.objective import Objective
     from dilu_core.solvers.placement.online import ClusterState, PlacementDecision
     from dilu_core.solvers.placement.place import PlacementResult, place
+    from dilu_core.solvers.placement.ranking import GpuRanking, rank_gpus
     from dilu_core.solvers.placement.what_if import WhatIf
     from dilu_core.solvers.planner import plan
+    from dilu_core.solvers.policy_replay import ReplayFigures, replay_many
     from dilu_core.solvers.prior_learning import learn_prior
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
+    from dilu_core.solvers.quota_sweep import QuotaFronts, QuotaSweep, Scenario, sweep_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
     from dilu_core.solvers.trials.drive import run_trials
     from dilu_core.solvers.trials.search import TrialSearch
+    from dilu_core.solvers.tuning import tune
     from dilu_core.solvers.warm_up import warm_up
     from dilu_core.token_latency import LatencyCheck, TokenLatency
     from dilu_core.traces import ArrivalTrace, read_trace
     from dilu_core.training_model import TrainingModel
     from dilu_core.trial_plots import plot_trials
     from dilu_core.trials import Trial, TrialRecord, TrialResult
+    from dilu_core.tuning_space import HeldOut, TuningResult, TuningSpace
     from dilu_core.upper_bound import UpperBound
     from dilu_core.verification import Violation, ViolationCode
     from dilu_core.workload import Workload, read_workload
@@ -96,6 +110,7 @@ __all__ = [
     "Configuration",
     "CorrelationEstimator",
     "CostReport",
+    "DeviceMemoryError",
     "DiluError",
     "FileFormatError",
     "FragmentationChange",
@@ -105,8 +120,11 @@ __all__ = [
     "GpuInstance",
     "GpuObservation",
     "GpuPeaks",
+    "GpuRanking",
+    "GpuScale",
     "GpuType",
     "Grants",
+    "HeldOut",
     "HorizontalParams",
     "HorizontalState",
     "HostReservation",
@@ -116,6 +134,8 @@ __all__ = [
     "InterferencePrior",
     "InterferenceSamples",
     "InvalidArgumentError",
+    "JointProblem",
+    "JointSearchResult",
     "LatencyCheck",
     "LatencyFit",
     "LatencyModel",
@@ -147,13 +167,17 @@ __all__ = [
     "ProgressLog",
     "Quota",
     "QuotaConfig",
+    "QuotaFronts",
     "QuotaGrid",
     "QuotaSearchResult",
+    "QuotaSweep",
+    "ReplayFigures",
     "ReplayResult",
     "ReplayTimeline",
     "RooflineModel",
     "ScalingDecision",
     "ScalingReason",
+    "Scenario",
     "Slot",
     "SolveStats",
     "StagedPolicy",
@@ -169,6 +193,8 @@ __all__ = [
     "TrialRecord",
     "TrialResult",
     "TrialSearch",
+    "TuningResult",
+    "TuningSpace",
     "UpperBound",
     "VerticalMode",
     "VerticalParams",
@@ -188,6 +214,7 @@ __all__ = [
     "fit_memory",
     "fit_training",
     "fragmentation",
+    "gpu_scale",
     "learn_prior",
     "place",
     "plan",
@@ -198,17 +225,23 @@ __all__ = [
     "plot_progress",
     "plot_trials",
     "profile_function",
+    "rank_gpus",
     "read_interference",
     "read_profiles",
     "read_trace",
     "read_workload",
     "replay",
+    "replay_many",
     "run_trials",
+    "search_joint",
+    "search_joint_many",
     "search_llm_quota",
     "search_quota",
     "search_quota_many",
     "search_training_quota",
+    "sweep_quota",
     "transfer_prior",
+    "tune",
     "verify_placement",
     "warm_up",
 ]
@@ -249,6 +282,7 @@ _NAMES_OF = {
     "dilu_core.cost": ("CostReport",),
     "dilu_core.errors": (
         "BackendUnavailableError",
+        "DeviceMemoryError",
         "DiluError",
         "FileFormatError",
         "InvalidArgumentError",
@@ -263,6 +297,8 @@ _NAMES_OF = {
     "dilu_core.gpu_scaling": (
         "GPU_PEAKS",
         "GpuPeaks",
+        "GpuScale",
+        "gpu_scale",
         "transfer_prior",
     ),
     "dilu_core.instances": (
@@ -276,6 +312,10 @@ _NAMES_OF = {
     "dilu_core.interference_samples": (
         "InterferenceSamples",
         "read_interference",
+    ),
+    "dilu_core.joint": (
+        "JointProblem",
+        "JointSearchResult",
     ),
     "dilu_core.latency_fit": (
         "LatencyFit",
@@ -343,6 +383,10 @@ _NAMES_OF = {
         "InterferencePrior",
         "fit_interference",
     ),
+    "dilu_core.solvers.joint_search": (
+        "search_joint",
+        "search_joint_many",
+    ),
     "dilu_core.solvers.llm_fitting": ("fit_llm",),
     "dilu_core.solvers.llm_quota": ("search_llm_quota",),
     "dilu_core.solvers.memory_fit": ("fit_memory",),
@@ -362,13 +406,27 @@ _NAMES_OF = {
         "PlacementResult",
         "place",
     ),
+    "dilu_core.solvers.placement.ranking": (
+        "GpuRanking",
+        "rank_gpus",
+    ),
     "dilu_core.solvers.placement.what_if": ("WhatIf",),
     "dilu_core.solvers.planner": ("plan",),
+    "dilu_core.solvers.policy_replay": (
+        "ReplayFigures",
+        "replay_many",
+    ),
     "dilu_core.solvers.prior_learning": ("learn_prior",),
     "dilu_core.solvers.quota_search": (
         "search_quota",
         "search_quota_many",
         "search_training_quota",
+    ),
+    "dilu_core.solvers.quota_sweep": (
+        "QuotaFronts",
+        "QuotaSweep",
+        "Scenario",
+        "sweep_quota",
     ),
     "dilu_core.solvers.replay": (
         "ReplayResult",
@@ -377,6 +435,7 @@ _NAMES_OF = {
     ),
     "dilu_core.solvers.trials.drive": ("run_trials",),
     "dilu_core.solvers.trials.search": ("TrialSearch",),
+    "dilu_core.solvers.tuning": ("tune",),
     "dilu_core.solvers.warm_up": ("warm_up",),
     "dilu_core.token_latency": (
         "LatencyCheck",
@@ -392,6 +451,11 @@ _NAMES_OF = {
         "Trial",
         "TrialRecord",
         "TrialResult",
+    ),
+    "dilu_core.tuning_space": (
+        "HeldOut",
+        "TuningResult",
+        "TuningSpace",
     ),
     "dilu_core.upper_bound": ("UpperBound",),
     "dilu_core.verification": (

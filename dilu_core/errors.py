@@ -3,9 +3,16 @@
 A slow solve, an infeasible SLO or missing data is a result, never an error (see `dilu_core.result`).
 """
 
-from dilu_core.kernels.backend import BackendUnavailableError
+from dilu_core.kernels.backend import BackendUnavailableError, DeviceMemoryError
 
-__all__ = ["BackendUnavailableError", "DiluError", "FileFormatError", "InvalidArgumentError", "StateError"]
+__all__ = [
+    "BackendUnavailableError",
+    "DeviceMemoryError",
+    "DiluError",
+    "FileFormatError",
+    "InvalidArgumentError",
+    "StateError",
+]
 
 
 class DiluError(Exception):

@@ -50,13 +50,16 @@ class RunRecord:
 
 CUDA_PATHS: Mapping[str, CudaPath] = MappingProxyType(
     {
-        "joint": CudaPath("configurations (problems x functions x configurations each)"),
-        "sweep": CudaPath("grid points (functions x batches x shares x limits x scenarios)"),
-        "what_if": CudaPath("triples (functions x GPUs x configurations)"),
-        "fits": CudaPath("samples (functions x samples each)"),
-        "replays": CudaPath("steps (parameter sets x traces x steps each)"),
+        "joint": CudaPath("configurations (problems x functions x configurations each)", 2_600_000),
+        "sweep": CudaPath("grid points (functions x batches x shares x limits x scenarios)", 1e9),
+        "what_if": CudaPath("triples (functions x GPUs x configurations)", 4e8),
+        "fits": CudaPath("samples (functions x samples each)", 1_200_000),
+        "replays": CudaPath("steps (parameter sets x traces x steps each)", 3.6e8),
     }
 )
+"""The sizes at which an H100, copies included, was measured to beat 16 cores by 5 to 32 times (bench/results). Below them
+it often wins too, but the first call of a process also compiles: a second in CuPy, some 15 in numba-cuda.
+"""
 
 
 def resolve_backend(backend: str, kernel: str = "", work: float = 0.0) -> Literal["cpu", "cuda"]:

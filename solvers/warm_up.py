@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from dilu_core.cluster import Cluster, GpuType, Instance
+from dilu_core.cluster import Cluster, GpuType, Instance, Node
+from dilu_core.correlation import LoadCorrelation
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.fragmentation import fragmentation
+from dilu_core.joint import JointProblem
+from dilu_core.kernels.cpu.dominance import dearest_dominated
 from dilu_core.latency_surface import MonotoneSurface
+from dilu_core.mig import A100_40GB
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
+from dilu_core.solvers.joint_search import search_joint, search_joint_many
 from dilu_core.solvers.placement.column_generation import column_bound
 from dilu_core.solvers.placement.construct import construct, first_fit, ledger_of
 from dilu_core.solvers.placement.diving import dive
@@ -28,6 +34,33 @@ from dilu_core.solvers.quota_search import search_quota
 from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
 from dilu_core.traces import ArrivalTrace
+
+
+def _warm_up_online(gpu: GpuType, instances: tuple[Instance, ...]) -> None:
+    """Place by either rule, on whole GPUs and on slices, with a refusal, a what-if and loads that rise together."""
+    sliced = GpuType("sliced", 40960, mig=A100_40GB)
+    whole = Cluster.homogeneous(1, 4, gpu)
+    both = Cluster((Node("w", gpu, 4), Node("s", sliced, 1)))
+    asked = tuple(replace(instance, name=f"asked {instance.name}") for instance in instances)
+    loads = LoadCorrelation.of({name: ArrivalTrace(np.array([1.0, 2.0, 1.0])) for name in ("f", "g")})
+    for state in (
+        ClusterState(whole),
+        ClusterState(both),
+        ClusterState(whole, correlation=loads),
+        ClusterState(whole, rule="fragmentation-gradient"),
+        ClusterState(both, rule="fragmentation-gradient"),
+    ):
+        for instance in instances:
+            state.place(instance)
+        state.remove("one")
+        for name in ("apart", "beside"):
+            state.place(Instance(name, "inference", 300, 600, 100, function="f", anti_affinity=("f",)))
+        state.place(Instance("other", "inference", 300, 600, 100, function="g"))
+        state.place(Instance("wide", "training", 1000, 1000, 1000, gpus=4))
+        state.what_if(asked).scores  # noqa: B018
+        rank_gpus(state, asked, backend="cpu")
+        state.replan(max_migrations=2, time_limit_s=0.2)
+        state.replan(max_migrations=2, time_limit_s=0.2, pending=[replace(asked[1], gpus=4)])
 
 
 def warm_up() -> SolveStats:
@@ -48,13 +81,7 @@ def warm_up() -> SolveStats:
     )
     cluster = Cluster.homogeneous(1, 4, gpu)
     place(PlacementProblem(cluster, instances), time_limit_s=0.0)
-    state = ClusterState(cluster)
-    for instance in instances:
-        state.place(instance)
-    state.remove("one")
-    state.what_if([instances[0]])
-    state.place(Instance("apart", "inference", 300, 600, 100, function="f", anti_affinity=("f",)))
-    rank_gpus(state, instances[:1], backend="cpu")
+    _warm_up_online(gpu, instances)
     apart = (Instance("a", "inference", 600, 600, 1), Instance("b", "inference", 600, 600, 1))
     problem = PlacementProblem(cluster, apart)
     built = construct(problem, apart, Objective(), stay={}, current={}, deadline=0.0)
@@ -64,6 +91,11 @@ def warm_up() -> SolveStats:
     fragmentation(problem, built.ledger.placement())
     mixed = [Instance(f"{k}", "inference", 170 + 37 * k % 400, 600, 30 + 11 * k % 300) for k in range(40)]
     dive(column_bound(Cluster.homogeneous(10, 4, gpu), problem.oversubscription, mixed, deadline=soon), deadline=soon)
+    none = np.zeros(1, np.int64)  # a dive of so small a problem does not come to this one
+    dearest_dominated(0, none, none, np.zeros((1, 3), np.int64), none, np.ones((1, 1), np.bool_))
+    joint = JointProblem(np.array([[2, 1]]), np.array([[[2, 2, 2], [1, 1, 1]]]), np.array([2, 2, 2]))
+    search_joint(joint, backend="cpu")
+    search_joint_many([joint] * 16, backend="cpu")
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
     replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")

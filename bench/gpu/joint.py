@@ -68,9 +68,7 @@ def case(small: bool) -> Case:
 
     def on_device() -> Callable[[], None]:
         columns, chosen = joint_columns(*state["batch"]), np.arange(problems)
-        arguments, _ = cuda.device_arguments(columns, chosen, cuda.STEP_LIMIT)
-        kernel = cuda.kernel()
-        return lambda: cuda.launch(kernel, columns, chosen, arguments)
+        return cuda.DeviceWork(columns, chosen, cuda.STEP_LIMIT).launch
 
     def run_cpu() -> None:
         cpu.search_many(*state["batch"])

@@ -130,7 +130,7 @@ class TorchMeasurer:
         timed = step if graph is None else graph.replay
         timing = measure(timed, CudaClock(lane.stream), target_s=target_s, warm_ups=2)
         grown = torch.cuda.max_memory_reserved() - before
-        if function.trains:  # a captured step keeps its gradients in the graph's own pool: the step by itself tells more
+        if function.trains:  # a captured step keeps its gradients in the graph's pool: the step by itself tells more
             grown = self._eager_grown
         own = self._modules[function.weights][1] + self._input_bytes + grown
         return timing, own / MIB + self.context_mib, "eager" if graph is None else "cuda-graph"

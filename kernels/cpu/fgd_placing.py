@@ -13,6 +13,9 @@ with the number of changes of the node they were taken at; so an arrival costs a
 for those that changed since the same demand came last. Columns are those of `kernels.cpu.packing`.
 """
 
+# pyright: reportArgumentType=false
+# (to pyright an array indexed by an element of an array is an array; numba knows better)
+
 from __future__ import annotations
 
 import numpy as np

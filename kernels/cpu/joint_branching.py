@@ -2,7 +2,8 @@
 
 A level per function; each level lists its options by ascending loss, so the first whose loss exceeds the slack ends the
 level (see `joint_prepare` for loss and slack). An option must also leave room for the lightest of every level below it.
-The last level needs no losses: its options stand by descending gain, and the first that fits is the best.
+The last level needs no losses: its options stand by descending gain, and the first that fits is the best; it is not
+entered where even its greatest gain falls short.
 
 Of equal answers the one that comes first in lexicographic order of original option numbers, function 0 first, is
 returned. A node that can at best tie is therefore followed only while its first completion precedes the incumbent.
@@ -101,7 +102,7 @@ def branch(
     room[0] = capacity
     for level in range(1, last + 1):
         room[0] -= least[level]
-    level, nodes, ties = 0, 1, 0
+    level, nodes, ties, greatest = 0, 1, 0, gain[last, 0]
     while level >= 0:
         i = function[level]
         if level == last:
@@ -128,6 +129,8 @@ def branch(
         position[level] = k + 1
         weight = load[level, k]
         if not fits(room[level], weight):
+            continue
+        if level == last - 1 and gained[level] + gain[level, k] + greatest < best:
             continue
         if total_loss > slack - unit:
             if not precedes(current, i, option[level, k], choice):

@@ -19,6 +19,9 @@ They answer with row numbers, or -1 for none. Ties go to the lowest row, so an a
 not on the history that led to them.
 """
 
+# pyright: reportArgumentType=false
+# (to pyright an array indexed by an element of an array is an array; numba knows better)
+
 from __future__ import annotations
 
 import numpy as np

@@ -8,6 +8,9 @@ The columns of `kernels.cpu.packing`, and for partitions
                                       GPU; those of a type in increasing order of size
 """
 
+# pyright: reportArgumentType=false
+# (to pyright an array indexed by an element of an array is an array; numba knows better)
+
 from __future__ import annotations
 
 import numpy as np

@@ -13,6 +13,9 @@ Of a gang or a split, a GPU's score is that of its own part, where the node has 
 `kernels.cpu.packing` and `kernels.cpu.slicing`.
 """
 
+# pyright: reportArgumentType=false
+# (to pyright an array indexed by an element of an array is an array; numba knows better)
+
 from __future__ import annotations
 
 import numba

@@ -26,8 +26,22 @@ BYTES_PER_PLACE = 17
 """Shared memory per option place: packed weight, gain, loss, number."""
 
 THREADS = 128
-STEP_LIMIT = 1 << 21
-"""Nodes a warp expands before its problem goes to the CPU: about a second, so that none holds the GPU for long."""
+"""Of a block that prepares one problem. A block that searches is one warp."""
+
+TREE_BYTES, INCUMBENT_BYTES, ITEM_BYTES = 408, 84, 40
+"""Sizes of the structures of joint_warp.cuh."""
+
+ROUNDS = 6
+"""Rounds of search: each spreads what is open over the whole GPU; the last gives nothing away."""
+
+BUDGET = 256
+"""Nodes that a warp expands before it gives open ones away: tens of microseconds."""
+
+ITEMS_PER_PROBLEM, LEAST_ITEMS = 128, 1 << 16
+"""Room of the queue between two rounds. A warp that finds it full goes on alone."""
+
+STEP_LIMIT = 1 << 22
+"""Nodes of a problem before it goes to the CPU, so that none holds the GPU for long."""
 
 
 def search_many(
@@ -55,12 +69,12 @@ def search_many(
 
     def run(start: int, stop: int) -> None:
         chosen = fits[start:stop]
-        arguments, answers = device_arguments(columns, chosen, step_limit)
-        launch(kernel(), columns, chosen, arguments)
-        best[chosen], choices[chosen], steps[chosen] = (answers[i].get() for i in range(3))
-        stopped[chosen] = answers[3].get()
+        work = DeviceWork(columns, chosen, step_limit)
+        work.launch()
+        best[chosen], choices[chosen], steps[chosen], stopped[chosen] = answers(work.incumbents.get())
 
-    bytes_each = int(12 * (functions * options).max(initial=1)) + 64
+    most = int(np.minimum(functions, MOST_FUNCTIONS).max(initial=1))
+    bytes_each = most * MOST_OPTIONS * (12 + BYTES_PER_PLACE) + 2 * ITEMS_PER_PROBLEM * ITEM_BYTES + 1024
     chunks = in_chunks(len(fits), bytes_each, run) if len(fits) else 0
     choice, values = unpacked(columns, best, choices)
     nodes = steps.astype(np.int64)
@@ -68,34 +82,83 @@ def search_many(
     return choice, values, nodes, RunRecord("cuda", require_device().name, chunks, compiled.compile_s)
 
 
-def device_arguments(columns: JointColumns, chosen: NDArray[np.int64], step_limit: int) -> tuple[list[Any], list[Any]]:
-    """The arguments of the kernel for the problems `chosen` (ascending), on the device, and the answers among them."""
-    import cupy
+class DeviceWork:
+    """The problems `chosen` (ascending) on the device, ready to be searched any number of times."""
 
-    sizes = columns.functions.astype(np.int64) * columns.options
-    low = int(columns.starts[chosen[0]])
-    high = int(columns.starts[chosen[-1]] + sizes[chosen[-1]])
-    answers = [
-        cupy.empty(len(chosen), dtype=np.int32),
-        cupy.empty((len(chosen), MOST_FUNCTIONS), dtype=np.int8),
-        cupy.empty(len(chosen), dtype=np.uint32),
-        cupy.empty(len(chosen), dtype=np.uint8),
-    ]
-    inputs = [columns.functions[chosen], columns.options[chosen], columns.starts[chosen] - low]
-    inputs += [columns.gains[low:high], columns.loads[low:high], columns.capacities[chosen]]
-    return [*map(cupy.asarray, inputs), np.uint32(step_limit), *answers], answers
+    def __init__(self, columns: JointColumns, chosen: NDArray[np.int64], step_limit: int) -> None:
+        import cupy
+
+        sizes = columns.functions.astype(np.int64) * columns.options
+        low = int(columns.starts[chosen[0]])
+        high = int(columns.starts[chosen[-1]] + sizes[chosen[-1]])
+        inputs: list[NDArray[Any]] = [
+            columns.functions[chosen],
+            columns.options[chosen],
+            columns.starts[chosen] - low,
+        ]
+        inputs += [columns.gains[low:high], columns.loads[low:high], columns.capacities[chosen]]
+        self._buffers = Buffers(int(columns.functions[chosen].max()), len(chosen), cupy.empty)
+        self._inputs = [cupy.empty(each.shape, each.dtype) for each in inputs]
+        for column, each in zip(self._inputs, inputs, strict=True):
+            column.set(each)
+        self._step_limit = step_limit
+        compiled = module("joint")
+        self._prepare, self._round = compiled.function("joint_prepare"), compiled.function("joint_round")
+        self._round.preferred_shared_memory_carveout = 100
+        device = cupy.cuda.Device()
+        per_processor = device.attributes["MaxSharedMemoryPerMultiprocessor"] // (self._buffers.shared_bytes + 2048)
+        self._blocks = device.attributes["MultiProcessorCount"] * max(1, min(32, per_processor))
+
+    @property
+    def incumbents(self) -> Any:
+        """The answers, on the device: see `answers`."""
+        return self._buffers.incumbents
+
+    def launch(self) -> None:
+        """Prepare and search all problems: kernels in one stream, without a copy or a wait between them."""
+        buffers = self._buffers
+        shared = buffers.shared_bytes
+        self._prepare((buffers.problems,), (THREADS,), buffers.to_prepare(self._inputs), shared_mem=shared)
+        for number in range(ROUNDS):
+            arguments = buffers.of_round(number, BUDGET, self._step_limit)
+            self._round((self._blocks,), (32,), arguments, shared_mem=shared)
 
 
-def kernel() -> Callable[..., None]:
-    """The compiled kernel."""
-    function: Callable[..., None] = module("joint").function("joint_search")
-    return function
+class Buffers:
+    """What the kernels share, allocated by `empty(shape, dtype)`, and their arguments in order."""
+
+    def __init__(self, functions: int, problems: int, empty: Callable[..., Any], *, items: int | None = None) -> None:
+        self.problems = problems
+        self.shared_bytes = BYTES_PER_PLACE * MOST_OPTIONS * functions
+        self._capacity = max(problems, LEAST_ITEMS, ITEMS_PER_PROBLEM * problems) if items is None else items
+        self._words = self.shared_bytes // 8
+        self._trees = empty((problems, TREE_BYTES), np.uint8)
+        self._rows = empty(problems * self._words, np.uint64)
+        self.incumbents = empty((problems, INCUMBENT_BYTES // 4), np.int32)
+        self._queues = [empty((max(problems, self._capacity), ITEM_BYTES), np.uint8) for _ in range(2)]
+        self._counts = [empty(ROUNDS + 1, np.uint32) for _ in range(2)]
+
+    def to_prepare(self, inputs: list[Any]) -> tuple[Any, ...]:
+        """Arguments of `joint_prepare`; `inputs` are the columns of the problems."""
+        prepared = self._trees, self._rows, np.int32(self._words), self.incumbents, self._queues[0], *self._counts
+        return *inputs, *prepared, np.int32(ROUNDS + 1)
+
+    def of_round(self, number: int, budget: int, step_limit: int) -> tuple[Any, ...]:
+        """Arguments of `joint_round`."""
+        tables = self._trees, self._rows, np.int32(self._words), self.incumbents
+        here, following = self._queues[number % 2], self._queues[(number + 1) % 2]
+        room = np.uint32(self.problems if number == 0 else self._capacity)
+        room_after = np.uint32(self._capacity if number + 1 < ROUNDS else 0)
+        limits = np.int32(number), np.uint32(budget), np.uint32(step_limit)
+        return *tables, here, room, following, room_after, *self._counts, *limits
 
 
-def launch(kernel: Callable[..., None], columns: JointColumns, chosen: NDArray[np.int64], arguments: list[Any]) -> None:
-    """One block per problem."""
-    shared = BYTES_PER_PLACE * MOST_OPTIONS * int(columns.functions[chosen].max())
-    kernel((len(chosen),), (THREADS,), tuple(arguments), shared_mem=shared)
+def answers(
+    incumbents: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.uint32], NDArray[np.bool_]]:
+    """Gains (-1: none), choices (problems, MOST_FUNCTIONS), nodes, and which problems are left to the CPU."""
+    steps = incumbents[:, 3].astype(np.uint32)
+    return incumbents[:, 0], incumbents[:, 5:].astype(np.int8), steps, incumbents[:, 2] != 0
 
 
 def unpacked(

@@ -8,7 +8,7 @@
 
 #include "joint_warp.cuh"
 
-constexpr int UNIT_BITS = 20, LOSS_BITS = 26, STEPS = 60, PATIENCE = 4;
+constexpr int LOSS_BITS = 26, STEPS = 60, PATIENCE = 4;
 
 struct Workspace {
     float top[2][MOST_FUNCTIONS];  // two copies in turn: one is read while the other is written
@@ -238,8 +238,8 @@ __device__ void sort_levels(const Rows& rows, Problem& problem, const Workspace&
     __syncthreads();
 }
 
-// All of it. False: nothing fits, and the incumbent stays as it is.
-__device__ bool prepare(const Rows& rows, Problem& problem, Workspace& work, Incumbent& incumbent) {
+// All of it. Sets the gain and the choice (in shared memory) of the first incumbent. False: nothing fits.
+__device__ bool prepare(const Rows& rows, Problem& problem, Workspace& work, int& first_best, int* first_choice) {
     const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, warps = blockDim.x / LANES;
     const int n = problem.functions;
     if (!reachable(rows, problem)) return false;
@@ -247,8 +247,8 @@ __device__ bool prepare(const Rows& rows, Problem& problem, Workspace& work, Inc
     int chosen, greatest = 0;
     int best = tighten(rows, problem, work, prices, chosen);
     if (best >= 0) best = improve(rows, problem, work, best, chosen);
-    if (threadIdx.x == 0) incumbent.best = best;
-    if (best >= 0 && threadIdx.x < unsigned(n)) incumbent.choice[threadIdx.x] = chosen;
+    if (threadIdx.x == 0) first_best = best;
+    if (best >= 0 && threadIdx.x < unsigned(n)) first_choice[threadIdx.x] = chosen;
 
     for (int i = 0; i < n; i++) {
         const u64 a = rows.load[i * MOST_OPTIONS + lane], b = rows.load[i * MOST_OPTIONS + LANES + lane];
@@ -283,8 +283,6 @@ __device__ bool prepare(const Rows& rows, Problem& problem, Workspace& work, Inc
     if (threadIdx.x == 0) {
         problem.bound = bound;
         problem.shift = max(0, 64 - __clzll(slack) - LOSS_BITS);
-        problem.unit = problem.shift <= UNIT_BITS ? 1 << (UNIT_BITS - problem.shift) : 0;
-        problem.last = n - 1;
     }
     __syncthreads();
     sort_rows(rows, problem, work, integer_price, slack);

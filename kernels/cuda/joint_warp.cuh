@@ -3,7 +3,7 @@
 
 typedef unsigned long long u64;
 
-constexpr int LANES = 32, MOST_FUNCTIONS = 16, MOST_OPTIONS = 64, MOST_WARPS = 16;
+constexpr int LANES = 32, MOST_FUNCTIONS = 16, MOST_OPTIONS = 64, MOST_WARPS = 16, UNIT_BITS = 20;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // Three weights in one word: 20 bits each and a clear guard bit above (see kernels/cpu/joint_packing.py).
@@ -62,24 +62,48 @@ struct Rows {
     unsigned char* option;  // original number
 };
 
-// The best answer so far. `choice` and a rise of `best` are written under `lock`.
-struct Incumbent {
-    int best;  // its gain; -1: none yet
-    int lock;
-    int next_task;
-    int stopped;                 // a limit was reached: the answer is not proven
-    int choice[MOST_FUNCTIONS];  // original option numbers
-};
-
+// What a block prepares, in shared memory.
 struct Problem {
     int functions;
-    int last;  // the last level
     u64 capacity;
     long long bound;  // L of joint_prepare.cuh, on the scale of UNIT
     int shift;        // losses are kept >> shift
-    int unit;         // one of value in losses; 0 where that is less than one
     int function[MOST_FUNCTIONS];      // of each level
     int count[MOST_FUNCTIONS];         // options of each function
     int first_option[MOST_FUNCTIONS];  // least option number of each function
     u64 least[MOST_FUNCTIONS];         // least weights of each function
+};
+
+// A prepared problem in global memory, beside its rows; levels in the order of the search.
+struct Tree {
+    long long bound;
+    int shift;
+    int unit;  // one of value in losses; 0 where that is less than one
+    int functions;
+    int last;  // the last level
+    u64 least[MOST_FUNCTIONS];                   // least weights of each level
+    int count[MOST_FUNCTIONS];                   // options of each level
+    int function[MOST_FUNCTIONS];                // of each level
+    int level[MOST_FUNCTIONS];                   // of each function
+    int first_option[MOST_FUNCTIONS];            // least option number of each function
+};
+
+// The best answer to a problem so far, in global memory. `choice` and a rise of `best` are written under `lock`, which a
+// warp holds for a few reads and writes only.
+struct Incumbent {
+    int best;  // its gain; -1: none yet
+    int lock;
+    int stopped;     // a limit was reached: the answer is not proven
+    unsigned steps;  // nodes expanded
+    unsigned ties;   // nodes that could at best tie
+    int choice[MOST_FUNCTIONS];  // original option numbers
+};
+
+// A node that is yet to be expanded.
+struct Item {
+    u64 room;     // beside the lightest of all levels below its own
+    int problem;  // -1: nothing to do
+    int level;
+    int lost, gained;
+    unsigned char position[MOST_FUNCTIONS];  // of the options chosen on the levels above
 };

@@ -99,7 +99,7 @@ class Chooser:
     def choose(self, instance: Instance) -> Choice | None:
         """The place for `instance` by the rules above, or `None` where there is none. Nothing is booked."""
         if self.gradient is not None:
-            found = self.gradient.choose(instance, self.prepare(instance, by_row_only=True), self)
+            found = self.gradient.choose(instance, self.prepare(instance, by_row_only=True), self)  # pyright: ignore[reportArgumentType]
             if found is not None or not (instance.splittable or self.bookings.partitions.any_there):
                 return found
         special = self.prepare(instance)

@@ -199,13 +199,12 @@ class _Walk:
                     if self.max_migrations is not None and moved + moves > self.max_migrations:
                         continue
                     after, faded = self._settle(i, self._booked(i, state, n, slots))
-                    configuration = slots[0].configuration
                     is_split = instance.gpus == 1 and len(slots) > 1
                     terms = {
                         "moves": moves,
                         "splits": int(is_split),
                         "split_parts": len(slots) if is_split else 0,
-                        "configurations": configuration,
+                        "configurations": slots[0].configuration,  # pyright: ignore[reportGeneralTypeIssues]
                         "affinities": faded,
                     }
                     reach(after, out, moved + moves, self.add(cost, terms))

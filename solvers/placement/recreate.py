@@ -229,7 +229,7 @@ class _Walk:
         reluctant = draw.random() < _RELUCTANT
         lost = []
         for i in order.tolist():
-            instance = search._wanted[numbers[i]]
+            instance = search._wanted[int(numbers[i])]
             whole_first = (search._whole[numbers[i]],) if reluctant and instance.splittable else ()
             for asked in (*whole_first, instance):
                 choice = chooser.choose(asked)

@@ -56,7 +56,7 @@ def start_draft(
     if callable(exempt):
         fixed = {name for name, booking in ledger.by_name.items() if exempt(booking.instance)}
     else:
-        fixed = set(check.names("exempt", tuple(exempt)))
+        fixed = set(check.names("exempt", exempt if isinstance(exempt, str) else tuple(exempt)))
     return Draft(ledger.copy(), most, fixed, horizon, cost, mix)
 
 

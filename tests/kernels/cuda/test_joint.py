@@ -41,21 +41,25 @@ class Batch:
 
 
 def _executed(
-    columns: JointColumns, *, schedule: int, threads: int = cuda.THREADS, step_limit: int = 1 << 20, seed: int = 1
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    """Choices, values and the problems that were left, from the kernel executed on the CPU."""
+    columns: JointColumns,
+    *,
+    schedule: int,
+    threads: int = cuda.THREADS,
+    budget: int = 20,
+    items: int = 1 << 14,
+    step_limit: int = 1 << 20,
+    seed: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Choices, values and the problems that were left, from the kernels executed on the CPU."""
     problems = len(columns.functions)
-    best, choices = np.empty(problems, np.int32), np.empty((problems, cuda.MOST_FUNCTIONS), np.int8)
-    steps, stopped = np.empty(problems, np.uint32), np.empty(problems, np.uint8)
-    inputs = columns.functions, columns.options, columns.starts, columns.gains, columns.loads, columns.capacities
-    build(source_path("joint"), "joint_search")(
-        (problems,),
-        (threads,),
-        (*inputs, np.uint32(step_limit), best, choices, steps, stopped),
-        schedule=schedule,
-        shared_bytes=cuda.BYTES_PER_PLACE * cuda.MOST_OPTIONS * int(columns.functions.max()),
-        seed=seed,
-    )
+    buffers = cuda.Buffers(int(columns.functions.max()), problems, np.empty, items=items)
+    inputs = [columns.functions, columns.options, columns.starts, columns.gains, columns.loads, columns.capacities]
+    how = {"schedule": schedule, "shared_bytes": buffers.shared_bytes, "seed": seed}
+    build(source_path("joint"), "joint_prepare")((problems,), (threads,), buffers.to_prepare(inputs), **how)
+    search = build(source_path("joint"), "joint_round")
+    for number in range(cuda.ROUNDS):
+        search((3,), (32,), buffers.of_round(number, budget, step_limit), **how)
+    best, choices, _, stopped = cuda.answers(buffers.incumbents)
     choice, values = cuda.unpacked(columns, best, choices)
     return choice, values, stopped
 
@@ -88,14 +92,19 @@ def test_the_kernel_gives_the_answer_of_dynamic_programming(schedule: int) -> No
     assert [answers[p] for p in np.flatnonzero(stopped == 0)] == [expected[p] for p in np.flatnonzero(stopped == 0)]
 
 
-@pytest.mark.parametrize("threads", [32, 64, 256])
-def test_any_number_of_warps_gives_the_same_answer(threads: int) -> None:
-    """Warps share the tree; how many there are changes only who finds the answer."""
+@pytest.mark.parametrize(
+    ("threads", "budget", "items"),
+    [(32, 1, 1 << 14), (64, 30, 1 << 14), (256, 1 << 20, 1 << 14), (128, 5, 40), (128, 5, 1)],
+)
+def test_however_the_work_is_shared_the_answer_is_the_same(threads: int, budget: int, items: int) -> None:
+    """Any number of warps prepares; open nodes are given away at once, never, or as far as a short queue takes them."""
     generator = np.random.default_rng(threads)
-    weight = generator.integers(1, 400, (12, 6, 20, 3))
-    value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (12, 6, 20))).astype(np.int64)
+    weight = generator.integers(1, 400, (12, 7, 20, 3))
+    value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (12, 7, 20))).astype(np.int64)
     batch = Batch.of([Asked(v, w, np.array([1000, 1100, 1200])) for v, w in zip(value, weight, strict=True)])
-    choice, values, stopped = _executed(joint_columns(*batch), schedule=2, threads=threads, seed=threads)
+    choice, values, stopped = _executed(
+        joint_columns(*batch), schedule=2, threads=threads, budget=budget, items=items, seed=threads
+    )
     expected_choice, expected_values, _ = cpu.search_many(*batch)
     assert not stopped.any()
     np.testing.assert_array_equal(values, expected_values)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from dilu_core.cluster import Cluster, GpuType, Instance
+from dilu_core.errors import InvalidArgumentError
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.moving import Draft
 from dilu_core.solvers.placement.online import ClusterState
@@ -125,3 +126,9 @@ def test_a_gang_larger_than_any_node_has_no_scores() -> None:
     answers = state.what_if([Instance("gang", "training", 100, 100, 1, gpus=3)])
     assert not answers[0].placed
     assert (answers.scores != answers.scores).all()
+
+
+def test_one_name_is_not_taken_for_many() -> None:
+    """A string as `exempt` would exempt nobody, letter by letter, and is an error instead."""
+    with pytest.raises(InvalidArgumentError, match="exempt"):
+        ClusterState(Cluster(())).replan(max_migrations=1, exempt="abc")
