@@ -33,7 +33,7 @@ from dilu_core.solvers.placement.place import place
 
 COST = MoveCost(bandwidth_mib_s=1024, cold_start_s=5)
 HORIZON_S = 600.0
-POLICIES = ((2, 60.0), (4, 60.0), (5, 60.0), (8, 60.0))
+POLICIES = ((5, 30.0), (5, 60.0), (12, 60.0))
 INSTANTS = 40
 HEADER = "policy            GPU-s  vs published  vs online  with moves  vs bound  moves  violations  s/plan  max s"
 

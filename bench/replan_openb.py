@@ -1,74 +1,36 @@
 """Fill the openb cluster to 100 % of arrivals by fragmentation gradient, then re-plan: GPU allocation before and after.
 
-python bench/replan_openb.py [SEEDS [MIGRATIONS [SECONDS]]]     # default 10 100 600
+python bench/replan_openb.py [SEEDS [MIGRATIONS [SECONDS [FIRST_SEED]]]]     # default 10 100 600 42
 
-Alibaba's openb trace: 1,213 nodes, 6,212 GPUs, pods drawn as Weng et al. (ATC 2023) do: the default list shuffled, pods
-drawn again until 130 % of the GPUs are asked for, shuffled, and cut where arrivals reach 100 %. Pods that find no place
-stay pending; the re-plan may let them in by at most MIGRATIONS moves of pods that use a GPU (letting in is no
-migration). Moves in a circle may pause a pod ("paused" counts those). Every step is checked by code of this file alone.
+Alibaba's openb trace (`openb_data`): pods drawn until they ask for 130 % of the GPUs, cut where arrivals reach 100 %.
+Pods that find no place stay pending; the re-plan may let them in by at most MIGRATIONS moves of pods that use a GPU
+(letting in is no migration). Moves in a circle may pause a pod ("paused" counts those). Every step is checked by code
+of this file alone.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
-from pathlib import Path
+from itertools import accumulate
 
 import numpy as np
+from openb_data import CAPS, Pod, draw_arrivals, read_cluster, read_pods
 from placement_data import data_dir_or_exit
 
 from dilu_core.arrival_mix import TaskMix
-from dilu_core.cluster import Cluster, GpuType, Instance, Node, Oversubscription
+from dilu_core.cluster import Cluster, Instance
 from dilu_core.solvers.placement.migration_plan import MigrationPlan
 from dilu_core.solvers.placement.online import ClusterState
 
 SHARE_COVERED = 0.95  # of pods, by their typical shapes
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV."""
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def read_cluster(folder: Path) -> Cluster:
-    """The nodes; their GPUs' memory is not stated, and pods ask for none."""
-    rows = read_rows(folder / "openb" / "node_list_gpu_node.csv")
-    return Cluster(
-        tuple(
-            Node(r["sn"], GpuType(r["model"], 1), int(r["gpu"]), int(r["cpu_milli"]), int(r["memory_mib"]))
-            for r in rows
-        )
-    )
-
-
-def arrivals(pods: list[dict[str, str]], gpus: int, seed: int) -> list[dict[str, str]]:
+def arrivals(pods: list[Pod], gpus: int, seed: int) -> list[Pod]:
     """Pods in order of arrival until what they ask for reaches all GPUs."""
-    random = np.random.default_rng(seed)
-    order = list(range(len(pods)))
-    random.shuffle(order)
-    asked = [int(pod["num_gpu"]) * int(pod["gpu_milli"] or 0) for pod in pods]
-    total, extra = sum(asked), []
-    while True:
-        j = int(random.integers(len(pods)))
-        if total + asked[j] > 1.3 * gpus * 1000:
-            break
-        total += asked[j]
-        extra.append(j)
-    drawn = np.array(order + extra)
-    random.shuffle(drawn)
-    reached = np.cumsum([asked[j] for j in drawn])
-    return [pods[j] for j in drawn[: int(np.searchsorted(reached, gpus * 1000, side="right"))]]
-
-
-def as_instance(number: int, pod: dict[str, str]) -> Instance:
-    """A pod that uses GPUs."""
-    share = int(pod["gpu_milli"])
-    return Instance(
-        f"{number}-{pod['name']}", "training", share, share, 0, gpus=int(pod["num_gpu"]),
-        cpu_milli=int(pod["cpu_milli"]), host_memory_mib=int(pod["memory_mib"]),
-    )  # fmt: skip
+    drawn = draw_arrivals(pods, gpus=gpus, load=1.3, seed=seed)
+    reached = accumulate(pod.share_milli for pod in drawn)
+    return [pod for pod, total in zip(drawn, reached, strict=True) if total <= gpus * 1000]
 
 
 def check(cluster: Cluster, hosts: dict[str, list[int]], placed: dict[str, tuple[Instance, tuple]]) -> int:
@@ -117,25 +79,23 @@ def violations(state: ClusterState, plan: MigrationPlan) -> int:
     return broken + check(cluster, hosts, placed)
 
 
-def fill(cluster: Cluster, pods: list[dict[str, str]], mix: TaskMix) -> tuple[ClusterState, list[Instance]]:
+def fill(cluster: Cluster, pods: list[Pod], mix: TaskMix) -> tuple[ClusterState, list[Instance]]:
     """The cluster after all arrivals, and who found no place."""
-    caps = Oversubscription(limit_milli=1000)
-    state = ClusterState(cluster, oversubscription=caps, rule="fragmentation-gradient", mix=mix)
+    state = ClusterState(cluster, oversubscription=CAPS, rule="fragmentation-gradient", mix=mix)
     pending = []
     for number, pod in enumerate(pods):
-        if int(pod["num_gpu"]) == 0:
-            host = {"cpu_milli": int(pod["cpu_milli"]), "memory_mib": int(pod["memory_mib"])}
-            state.reserve_host(f"{number}-{pod['name']}", **host)
+        if pod.gpus == 0:
+            state.reserve_host(f"pod-{number}", cpu_milli=pod.cpu_milli, memory_mib=pod.memory_mib)
             continue
-        instance = as_instance(number, pod)
+        instance = pod.instance(f"pod-{number}")
         if not state.place(instance).placed:
             pending.append(instance)
     return state, pending
 
 
-def typical(pods: list[dict[str, str]]) -> TaskMix:
+def typical(pods: list[Pod]) -> TaskMix:
     """The commonest shapes of pods that use a GPU."""
-    every = [as_instance(i, pod) for i, pod in enumerate(pods) if int(pod["num_gpu"])]
+    every = [pod.instance(f"{i}") for i, pod in enumerate(pods) if pod.gpus]
     return TaskMix.of(every).common(coverage=SHARE_COVERED)
 
 
@@ -144,14 +104,15 @@ def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     most = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 600.0
+    first = int(sys.argv[4]) if len(sys.argv) > 4 else 42
     folder = data_dir_or_exit()
     cluster = read_cluster(folder)
-    pods = read_rows(folder / "openb" / "pod_list_default.csv")
+    pods = read_pods(folder)
     mix = typical(pods)
     gpus = cluster.gpus
     befores, afters = [], []
     print("seed  pending  before %  after %  migrations  paused  let in  seconds  violations")
-    for seed in range(42, 42 + seeds):
+    for seed in range(first, first + seeds):
         state, pending = fill(cluster, arrivals(pods, gpus, seed), mix)
         before = sum(each.request_milli * each.gpus for each in state.instances) / gpus / 10
         started = time.perf_counter()

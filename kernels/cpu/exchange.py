@@ -14,9 +14,6 @@ Metropolis rejects it:
 Running items never lose their place; those let in may.
 """
 
-# pyright: reportArgumentType=false
-# (to pyright an array indexed by an element of an array is an array; numba knows better)
-
 from __future__ import annotations
 
 import math
@@ -101,16 +98,16 @@ def _enter(items: Items, seats: Seats, trail: Trail, pending: Ints, random: Ints
             return False
         lift(p, items, seats, trail)
         return True
-    n = pick(random, seats.count.size)
+    n = pick(random, seats.held.size)
     if items.node_start[n + 1] - items.node_start[n] < items.size[p] or not items.allowed[items.kind[p], n]:
         return False
     left = 0
     while not can_sit(p, n, items, seats, trail.out):
-        if left == _EJECTED or seats.count[n] == 0:
+        if left == _EJECTED or seats.held[n] == 0:
             return False
-        q = seats.listed[n, pick(random, seats.count[n])]
+        q = seats.listed[n, pick(random, seats.held[n])]
         if left == 1 and draw(random) < _SAME_GPU:
-            for j in range(seats.count[n]):
+            for j in range(seats.held[n]):
                 if seats.rows[seats.listed[n, j], 0] == trail.rows[0, 0]:
                     q = seats.listed[n, j]
                     break
@@ -127,7 +124,7 @@ def _enter(items: Items, seats: Seats, trail: Trail, pending: Ints, random: Ints
 @compiled
 def _settle(q: int, n: int, items: Items, seats: Seats, trail: Trail, random: Ints, may_swap: bool) -> bool:
     """Find a place for `q`, which had to leave node `n`: home, a node with room, or where another is pushed out."""
-    nodes, home = seats.count.size, items.home[q]
+    nodes, home = seats.held.size, items.home[q]
     begin = pick(random, nodes)
     if home != n and can_sit(q, home, items, seats, trail.out):
         put(q, home, items, seats, trail)
@@ -144,8 +141,8 @@ def _settle(q: int, n: int, items: Items, seats: Seats, trail: Trail, random: In
 @compiled
 def _push(q: int, n: int, begin: int, items: Items, seats: Seats, trail: Trail, may_swap: bool) -> bool:
     """Give `q` the place of another running item that finds one elsewhere (on `n` too, where items may swap)."""
-    nodes, keep = seats.count.size, trail.length[0]
-    z, j = _next_to_push(q, n, begin, 0, seats.count[begin], items, seats)
+    nodes, keep = seats.held.size, trail.length[0]
+    z, j = _next_to_push(q, n, begin, 0, seats.held[begin], items, seats)
     for _ in range(_PUSHED):
         if z == nodes:
             return False
@@ -173,7 +170,7 @@ def _next_to_push(q: int, n: int, begin: int, z: int, j: int, items: Items, seat
     Only of items that are easier to place than `q` by something. Positions go downwards from `j`, because an item
     lifted and put back stands at the end; `z` is the number of nodes where there is none.
     """
-    demand, free, rows, listed, count = items.demand, seats.free, seats.rows, seats.listed, seats.count
+    demand, free, rows, listed, count = items.demand, seats.free, seats.rows, seats.listed, seats.held
     host, host_demand, size, home = seats.host, items.host_demand, items.size, items.home
     allowed = items.allowed[items.kind[q]]
     nodes = count.size
@@ -208,14 +205,14 @@ def _next_to_push(q: int, n: int, begin: int, z: int, j: int, items: Items, seat
 @compiled
 def _shift(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
     """A random item goes back home, or to a random GPU (a gang: to a random node)."""
-    nodes = seats.count.size
+    nodes = seats.held.size
     n = pick(random, nodes)
-    if seats.count[n] == 0:
+    if seats.held[n] == 0:
         return False
-    i = seats.listed[n, pick(random, seats.count[n])]
+    i = seats.listed[n, pick(random, seats.held[n])]
     size = items.size[i]
     homing = items.home[i] >= 0 and draw(random) < 0.5 and not is_home(i, n, seats.rows[i], items)
-    t = items.home[i] if homing else pick(random, nodes)
+    t = int(items.home[i]) if homing else pick(random, nodes)
     start, stop = items.node_start[t], items.node_start[t + 1]
     if not homing and size == 1:
         trail.out[0] = start + pick(random, stop - start)
@@ -237,11 +234,11 @@ def _shift(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
 @compiled
 def _swap(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
     """Two random items of different nodes change places."""
-    n, m = pick(random, seats.count.size), pick(random, seats.count.size)
-    if n == m or seats.count[n] == 0 or seats.count[m] == 0:
+    n, m = pick(random, seats.held.size), pick(random, seats.held.size)
+    if n == m or seats.held[n] == 0 or seats.held[m] == 0:
         return False
-    i = seats.listed[n, pick(random, seats.count[n])]
-    j = seats.listed[m, pick(random, seats.count[m])]
+    i = seats.listed[n, pick(random, seats.held[n])]
+    j = seats.listed[m, pick(random, seats.held[m])]
     lift(i, items, seats, trail)
     lift(j, items, seats, trail)
     if not can_sit(i, m, items, seats, trail.out):
@@ -262,8 +259,8 @@ def _difference(items: Items, seats: Seats, trail: Trail) -> tuple[int, int]:
         if _seen_before(trail, k):
             continue
         if items.home[i] >= 0:
-            moves += 0 if is_home(i, seats.at[i], seats.rows[i], items) else 1
-            moves -= 0 if is_home(i, trail.node[k], trail.rows[k], items) else 1
+            moves += 0 if is_home(i, int(seats.at[i]), seats.rows[i], items) else 1
+            moves -= 0 if is_home(i, int(trail.node[k]), trail.rows[k], items) else 1
         else:
             amount = items.demand[i, 0] * items.size[i]
             share += amount if seats.at[i] >= 0 else 0

@@ -47,8 +47,8 @@ class Seats(NamedTuple):
     most    (n_nodes,)    int64   the greatest request left on one GPU of each node
     at      (n_items,)    int64   node of each item, -1 for none
     rows    (n_items, K)  int64   its GPUs, the first `size` entries count
-    listed  (n_nodes, L)  int64   items on each node, the first `count` entries; L is the most a node can hold
-    count   (n_nodes,)    int64   how many
+    listed  (n_nodes, L)  int64   items on each node, the first `held` entries; L is the most a node can hold
+    held    (n_nodes,)    int64   how many
     place   (n_items,)    int64   where in `listed` an item stands
     """
 
@@ -58,7 +58,7 @@ class Seats(NamedTuple):
     at: Ints
     rows: Ints
     listed: Ints
-    count: Ints
+    held: Ints
     place: Ints
 
 
@@ -120,7 +120,7 @@ def seek(i: int, but: int, begin: int, items: Items, seats: Seats, out: Ints) ->
     Its GPUs are written into `out`; z is the number of nodes where there is none. Many nodes in one call, because to
     hand over this many arrays costs more than to look at a node.
     """
-    free, host, most, count = seats.free, seats.host, seats.most, seats.count
+    free, host, most, count = seats.free, seats.host, seats.most, seats.held
     demand, size, starts = items.demand[i], items.size[i], items.node_start
     cpu, memory = items.host_demand[i, 0], items.host_demand[i, 1]
     allowed, longest, nodes = items.allowed[items.kind[i]], seats.listed.shape[1], count.size
@@ -152,7 +152,7 @@ def _admits(i: int, n: int, items: Items, seats: Seats) -> bool:
         items.allowed[items.kind[i], n]
         and seats.host[n, 0] >= items.host_demand[i, 0]
         and seats.host[n, 1] >= items.host_demand[i, 1]
-        and seats.count[n] < seats.listed.shape[1]
+        and seats.held[n] < seats.listed.shape[1]
     )
 
 
@@ -209,8 +209,8 @@ def _take(i: int, items: Items, seats: Seats) -> None:
         seats.most[n] = max(seats.most[n], seats.free[seats.rows[i, k], 0])
     seats.host[n, 0] += items.host_demand[i, 0]
     seats.host[n, 1] += items.host_demand[i, 1]
-    seats.count[n] -= 1
-    last = seats.listed[n, seats.count[n]]
+    seats.held[n] -= 1
+    last = seats.listed[n, seats.held[n]]
     seats.listed[n, seats.place[i]] = last
     seats.place[last] = seats.place[i]
     seats.at[i] = -1
@@ -228,7 +228,7 @@ def _give(i: int, n: int, out: Ints, items: Items, seats: Seats) -> None:
     seats.most[n] = most
     seats.host[n, 0] -= items.host_demand[i, 0]
     seats.host[n, 1] -= items.host_demand[i, 1]
-    seats.listed[n, seats.count[n]] = i
-    seats.place[i] = seats.count[n]
-    seats.count[n] += 1
+    seats.listed[n, seats.held[n]] = i
+    seats.place[i] = seats.held[n]
+    seats.held[n] += 1
     seats.at[i] = n

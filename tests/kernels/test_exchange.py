@@ -64,7 +64,7 @@ def counted(items: Items, at: np.ndarray, rows: np.ndarray, nodes: int, gpus: in
 
 def total(items: Items, seats: Seats) -> tuple[np.ndarray, np.ndarray]:
     """Capacities: what is free and what is held."""
-    held, host = counted(items, seats.at, seats.rows, seats.count.size, len(seats.free))
+    held, host = counted(items, seats.at, seats.rows, seats.held.size, len(seats.free))
     return seats.free + held, seats.host + host
 
 
@@ -73,14 +73,15 @@ def total(items: Items, seats: Seats) -> tuple[np.ndarray, np.ndarray]:
 def test_the_state_and_the_score_follow_what_was_accepted(seed: int, may_swap: bool) -> None:
     """Free room, lists, waste, moves and shares equal a recount; nobody loses a place; the best state is in budget."""
     items, seats = board(seed)
-    nodes, most = seats.count.size, 5
+    nodes, most = seats.held.size, 5
     capacity, hosts = total(items, seats)
     shapes = np.array([[300, 300, 1, 1, 1, 0], [700, 700, 4, 2, 2, 1]], np.int64)
     weight = np.array([0.6, 0.4])
 
     def wasted(n: int) -> float:
         start, stop = items.node_start[n : n + 2].tolist()
-        return node_fragmentation(seats.free, start, stop, *seats.host[n].tolist(), shapes, weight)
+        cpu, memory = seats.host[n].tolist()
+        return node_fragmentation(seats.free, start, stop, cpu, memory, shapes, weight)
 
     waste = np.array([wasted(n) for n in range(nodes)])
     score, best_at, best_rows = np.zeros(4, np.int64), seats.at.copy(), seats.rows.copy()
@@ -96,7 +97,7 @@ def test_the_state_and_the_score_follow_what_was_accepted(seed: int, may_swap: b
         assert (seats.host >= 0).all()
         assert waste == pytest.approx(np.array([wasted(n) for n in range(nodes)]))
         for n in range(nodes):
-            assert sorted(seats.listed[n, : seats.count[n]].tolist()) == np.flatnonzero(seats.at == n).tolist()
+            assert sorted(seats.listed[n, : seats.held[n]].tolist()) == np.flatnonzero(seats.at == n).tolist()
             assert seats.most[n] == seats.free[items.node_start[n] : items.node_start[n + 1], 0].max()
         assert (score[0], score[1]) == tally(items, seats.at, seats.rows)
         assert (score[3], score[2]) == tally(items, best_at, best_rows)
@@ -124,18 +125,18 @@ def tally(items: Items, at: np.ndarray, rows: np.ndarray) -> tuple[int, int]:
 def test_to_undo_is_to_restore(seed: int) -> None:
     """Lifts and puts that are undone leave all as it was, but for the order of lists."""
     items, seats = board(seed)
-    before = [column.copy() for column in (seats.free, seats.host, seats.most, seats.at, seats.count)]
+    before = [column.copy() for column in (seats.free, seats.host, seats.most, seats.at, seats.held)]
     draw, trail = random.Random(seed), new_trail(3)
     for _ in range(6):
         running = np.flatnonzero(seats.at >= 0).tolist()
         i = draw.choice(running)
         lift(i, items, seats, trail)
-        for n in range(seats.count.size):
+        for n in range(seats.held.size):
             if can_sit(i, n, items, seats, trail.out) and draw.random() < 0.5:
                 put(i, n, items, seats, trail)
                 break
     undo(items, seats, trail, 0)
-    for old, new in zip(before, (seats.free, seats.host, seats.most, seats.at, seats.count), strict=True):
+    for old, new in zip(before, (seats.free, seats.host, seats.most, seats.at, seats.held), strict=True):
         assert (old == new).all()
     assert (seats.rows[items.home >= 0] == items.home_rows[items.home >= 0]).all()
 
@@ -144,7 +145,7 @@ def test_to_undo_is_to_restore(seed: int) -> None:
 def test_seek_finds_the_first_node_with_room(seed: int) -> None:
     """As asking one node after another would, round the end, and never the node left out."""
     items, seats = board(seed)
-    nodes, out = seats.count.size, np.zeros(3, np.int64)
+    nodes, out = seats.held.size, np.zeros(3, np.int64)
     for i in np.flatnonzero(items.home < 0).tolist():
         for begin in range(nodes):
             found = [
