@@ -57,8 +57,9 @@ CUDA_PATHS: Mapping[str, CudaPath] = MappingProxyType(
         "replays": CudaPath("steps (parameter sets x traces x steps each)", 3.6e8),
     }
 )
-"""The sizes at which an H100, copies included, was measured to beat 16 cores by 5 to 32 times (bench/results). Below them
-it often wins too, but the first call of a process also compiles: a second in CuPy, some 15 in numba-cuda.
+"""Sizes at which an H100, copies included, was measured to beat 16 cores by 5 to 32 times (bench/results).
+
+Below them it often wins too, but the first call of a process also compiles: a second in CuPy, some 15 in numba-cuda.
 """
 
 
