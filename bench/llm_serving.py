@@ -3,10 +3,10 @@
     python bench/llm_serving.py
 
 The server (`solvers.llm_oracle`) runs the example's LLM function, whose surfaces were measured on an H100, at the
-configurations that `search_llm_quota` chooses for several pairs of SLOs. Two mixes of requests: all equal, and unequal (prompts
-log-normal, answers geometric, with the same means). First every slot is kept busy: throughput and TPOT against the
-prediction. Then requests arrive at random at a part of that throughput: the part of requests whose first token comes
-after the SLO, and the part whose own mean time per token is over it. Nothing here ran on a GPU.
+configurations that `search_llm_quota` chooses for several pairs of SLOs. Two mixes of requests: all equal, and
+unequal (prompts log-normal, answers geometric, with the same means). First every slot is kept busy: throughput and
+TPOT against the prediction. Then requests arrive at random at a part of that throughput: the part of requests whose
+first token comes after the SLO, and the part whose own mean time per token is over it. Nothing here ran on a GPU.
 """
 
 from __future__ import annotations
