@@ -218,7 +218,7 @@ def test_a_measured_table_can_become_the_example(profiler: ModuleType, tmp_path:
     table = profiler.Table(path, "H100-SXM5-80GB")
     batches = {each.name: each.batches for each in profiler.FUNCTIONS if each.name != "gpt2-large"}
     device = PretendedDevice(profiler, cell_s=0.0)
-    cells = profiler.plan.ordered_cells(batches, [8, 64, 132])
+    cells = profiler.plan.ordered_cells(batches, [8, 16, 32, 64, 132])
     profiler.measurer.run(cells, device, table, device_sms=132, deadline=1.0, now=lambda: 0.0, say=lambda line: None)
     machine = dict.fromkeys(("device", "date", "driver", "cuda", "torch", "torchvision", "transformers", "method"), "x")
     check = [{"sms": 132, "slowdown": 1.0, "expected": 1.0}, {"sms": 64, "slowdown": 2.0, "expected": 2.06}]
