@@ -52,11 +52,9 @@ def external_metric_value(
     instances = target_of(target)
     when = check.finite("time_s", time_s, at_least=0.0, at_most=2.0**37)
     check.text("metric_name", metric_name)
-    margin = check.finite("tolerance", tolerance, at_least=0.0)
     if instances is None:
         return None
-    if current is not None and instances > check.integer("current", current, at_least=0) > 0:
-        instances = max(instances, math.floor(current * (1.0 + margin) + 1e-9) + 1)
+    instances = beyond_tolerance(instances, current, tolerance)
     stamp = datetime.fromtimestamp(math.floor(when), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "metricName": metric_name,
@@ -64,6 +62,14 @@ def external_metric_value(
         "timestamp": stamp,
         "value": str(instances),
     }
+
+
+def beyond_tolerance(instances: int, current: int | None, tolerance: float) -> int:
+    """The target to tell an autoscaler that has `current` pods: more, where it would ignore a scale-out to `instances`."""
+    margin = check.finite("tolerance", tolerance, at_least=0.0, at_most=1.0)
+    if current is None or not instances > check.integer("current", current, at_least=0) > 0:
+        return instances
+    return max(instances, math.floor(current * (1.0 + margin) + 1e-9) + 1)
 
 
 def external_metric_list(*values: dict[str, Any] | None) -> dict[str, Any]:
