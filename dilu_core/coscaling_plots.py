@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.placement_plots import plot_fragmentation
 from dilu_core.plotting import PALETTE, check_picture, require_matplotlib, save, time_unit
 from dilu_core.tuning_space import TuningResult
 
@@ -164,6 +165,68 @@ def plot_policies(results: Mapping[str, ReplayResult], path: str | PathLike[str]
     for axes in (plane, bars):
         axes.grid(alpha=0.3)
     return _written(figure, path)
+
+
+_PARTS = {
+    "request_free": "SM request free in % of GPUs in use",
+    "request_unneeded": "SM share nobody needs in % of GPUs in use",
+    "memory_free": "memory free in % of GPUs in use",
+    "idle": "SM time nobody ran in % of GPUs in use",
+}
+
+
+def plot_fragmentation_over_time(
+    results: Any, path: str | PathLike[str] | None = None, *, part: str = "request_free"
+) -> Any:
+    """The fragmentation of a cluster over time, from cluster replays: of one, or of several by name.
+
+    One result, or its timeline, is drawn by `dilu_core.placement_plots.plot_fragmentation`: SM request and memory free,
+    and the GPUs in use. Of several, `part` is compared - one of "request_free", "request_unneeded", "memory_free" and
+    "idle" - above the GPUs in use. Returns the figure and writes it to `path` where one is given.
+
+    Raises `InvalidArgumentError` naming the argument, `PlottingUnavailableError` without matplotlib.
+    """
+    check.choice("part", part, tuple(_PARTS))
+    if not isinstance(results, Mapping):
+        line = _cluster_timeline("results", results, ("request_free", "memory_free"))
+        values = {"request": line.request_free, "memory": line.memory_free, "gpus": line.gpus}
+        return plot_fragmentation(line.time_s, values, path)
+    lines = {check.text("results", name): _cluster_timeline(f"results[{name!r}]", each, (part,))
+             for name, each in results.items()}  # fmt: skip
+    _ready(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panes: Any = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1.2))
+    shares, used = panes
+    unit, seconds = time_unit(max((float(line.time_s[-1]) for line in lines.values()), default=0.0))
+    for i, (name, line) in enumerate(lines.items()):
+        edges, colour = _edges(line.time_s) / seconds, PALETTE[i % len(PALETTE)]
+        mean = float(np.average(getattr(line, part), weights=np.maximum(line.gpus, 1e-9)))
+        label = f"{name}, {mean:.1%} on average"
+        shares.stairs(100.0 * getattr(line, part), edges, color=colour, linewidth=1.3, baseline=None, label=label)
+        used.stairs(line.gpus, edges, color=colour, linewidth=1.3, baseline=None)
+    shares.set_ylabel(_PARTS[part])
+    used.set_ylabel("GPUs in use")
+    used.set_xlabel(f"time in {unit}")
+    for axes in (shares, used):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.01)
+    if lines:
+        legend = figure.legend(loc="outside upper center", ncols=3, frameon=False)
+        for entry in legend.get_texts():
+            entry.set_parse_math(False)
+    return _written(figure, path)
+
+
+def _cluster_timeline(argument: str, result: object, parts: Sequence[str]) -> Any:
+    """The timeline of a cluster replay, or the result itself where it is one."""
+    line = getattr(result, "timeline", result)
+    sizes = {np.shape(getattr(line, name, None)) for name in ("time_s", "gpus", *parts)}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
+        check.fail(argument, f"is {result!r:.80}; expected a ClusterReplayResult, or its timeline.")
+    return line
 
 
 def _timeline(argument: str, result: object) -> Any:

@@ -23,6 +23,7 @@ from dilu_core.adapters.kubernetes_pods import host_demand, instance_from_pod, p
 from dilu_core.adapters.manifests import listed, mapping
 from dilu_core.cluster import Cluster, Instance, Node
 from dilu_core.errors import InvalidArgumentError, StateError
+from dilu_core.slots import Placement
 from dilu_core.solvers.placement.migration_plan import Admission, MigrationPlan
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def assigned(
     if instance is None:
         cpu, memory = host_demand(pod)
         return state.reserve_host(name, cpu_milli=cpu, memory_mib=memory, node=node)
-    decision = _only(state, here[node]).place(instance)
+    decision = _Books(state).only(here[node]).place(instance)
     if decision.placed:
         used = state.gpus_used
         state.apply(MigrationPlan((), used, used, (Admission(instance, decision.slots),)))
@@ -193,21 +194,34 @@ def _least_scores(state: ClusterState, instance: Instance) -> dict[str, float]:
     return {node.name: score for node, score in zip(nodes, least.tolist(), strict=True) if score == score}
 
 
-def _only(state: ClusterState, node: Node, *, empty: bool = False) -> ClusterState:
-    """The state of `node` alone: what is booked there now, or nothing."""
-    alone = type(state)(Cluster((node,)), oversubscription=state.oversubscription)
-    if empty:
-        return alone
-    here = {name for (where, _), names in state.placement().by_gpu.items() if where == node.name for name in names}
-    document = alone.to_dict()
-    document["instances"] = [each.to_dict() for each in state.instances if each.name in here]
-    document["placement"] = state.placement().restricted(here).to_dict()
-    document["host_reservations"] = [
-        {"name": each.name, "node": each.node, "cpu_milli": each.cpu_milli, "memory_mib": each.memory_mib}
-        for each in state.host_reservations
-        if each.node == node.name
-    ]
-    return type(state).from_dict(document)
+class _Books:
+    """What is booked on each node of a state as it is now."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._instances = {each.name: each for each in state.instances}
+        self._placement = state.placement()
+        self._names: dict[str, dict[str, None]] = {}
+        for (node, _), names in self._placement.by_gpu.items():
+            self._names.setdefault(node, {}).update(dict.fromkeys(names))
+
+    def only(self, node: Node) -> ClusterState:
+        """The state of `node` alone."""
+        alone = _empty(self._state, node)
+        document, names = alone.to_dict(), self._names.get(node.name, {})
+        document["instances"] = [self._instances[name].to_dict() for name in names]
+        document["placement"] = Placement({name: self._placement[name] for name in names}).to_dict()
+        document["host_reservations"] = [
+            {"name": each.name, "node": each.node, "cpu_milli": each.cpu_milli, "memory_mib": each.memory_mib}
+            for each in self._state.host_reservations
+            if each.node == node.name
+        ]
+        return type(alone).from_dict(document)
+
+
+def _empty(state: ClusterState, node: Node) -> ClusterState:
+    """The state of `node` alone with nothing on it."""
+    return type(state)(Cluster((node,)), oversubscription=state.oversubscription)
 
 
 class _Explainer:
@@ -216,12 +230,13 @@ class _Explainer:
     def __init__(self, state: ClusterState, instance: Instance, explained: int) -> None:
         self._state, self._instance, self._left = state, instance, explained
         self._never: dict[tuple[object, ...], str | None] = {}
+        self._books: _Books | None = None
 
     def reason(self, node: Node) -> tuple[bool, str]:
         """Whether it would not fit there even alone, and the reason in words."""
         shape = (node.gpu_type, node.gpus, node.cpu_milli, node.memory_mib)
         if shape not in self._never:
-            alone = _only(self._state, node, empty=True).what_if([self._instance])[0]
+            alone = _empty(self._state, node).what_if([self._instance])[0]
             self._never[shape] = None if alone.placed else alone.reason
         never = self._never[shape]
         if never is not None:
@@ -229,4 +244,5 @@ class _Explainer:
         if self._left <= 0:
             return False, _NO_ROOM
         self._left -= 1
-        return False, _only(self._state, node).what_if([self._instance])[0].reason
+        self._books = self._books or _Books(self._state)
+        return False, self._books.only(node).what_if([self._instance])[0].reason
