@@ -60,7 +60,9 @@ def plot_replay(
     load.stairs(capacity, edges, color=_BLUE, linewidth=1.4, baseline=None, label="capacity at request")
     load.stairs(line.arrivals / span_s, edges, color=_GREY, linewidth=1.0, baseline=None, label="arrivals")
     load.set_ylabel("requests per second")
-    count.stairs(line.instances, edges, color=_OCHRE, linewidth=1.4, baseline=None, label="instances, starting included")
+    count.stairs(
+        line.instances, edges, color=_OCHRE, linewidth=1.4, baseline=None, label="instances, starting included"
+    )
     count.stairs(line.ready, edges, fill=True, color=_TEAL, alpha=0.35, label="ready")
     count.set_ylabel("instances")
     known = np.isfinite(line.latency_ms)
@@ -148,13 +150,12 @@ def plot_policies(results: Mapping[str, ReplayResult], path: str | PathLike[str]
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
     for name, colour, each in zip(names, colours, results.values(), strict=True):
         at = each.gpu_seconds, 0.0 if math.isnan(each.violation_rate) else 100.0 * each.violation_rate
-        plane.plot(*at, "o", color=colour, markersize=8, linestyle="", label=name)
+        plane.plot(*at, "o", color=colour, markersize=8, linestyle="", label=name, clip_on=False)
         plane.annotate(name, at, xytext=(7, 4), textcoords="offset points", fontsize=8, parse_math=False)
     plane.set_xlabel("GPU-seconds, reserved and borrowed")
     plane.set_ylabel("requests over SLO in %")
     plane.set_ylim(bottom=0)
-    plane.set_xlim(left=0)
-    plane.margins(x=0.2)
+    plane.set_xlim(0.0, 1.3 * max(1e-9, *(each.gpu_seconds for each in results.values())))  # room for the names
     rows = np.arange(len(names))
     for i, (colour, each) in enumerate(zip(colours, results.values(), strict=True)):
         bars.barh(i - 0.19, each.cold_starts, 0.36, color=colour)
@@ -223,7 +224,7 @@ def plot_fragmentation_over_time(
 def _cluster_timeline(argument: str, result: object, parts: Sequence[str]) -> Any:
     """The timeline of a cluster replay, or the result itself where it is one."""
     line = getattr(result, "timeline", result)
-    sizes = {np.shape(getattr(line, name, None)) for name in ("time_s", "gpus", *parts)}
+    sizes = {np.shape(getattr(line, name, 0.0)) for name in ("time_s", "gpus", *parts)}
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
         check.fail(argument, f"is {result!r:.80}; expected a ClusterReplayResult, or its timeline.")
     return line
@@ -233,7 +234,7 @@ def _timeline(argument: str, result: object) -> Any:
     """The result's timeline, where it is one of a replay."""
     line = getattr(result, "timeline", None)
     columns: Sequence[str] = ("time_s", "arrivals", "instances", "ready", "latency_ms")
-    sizes = {np.shape(getattr(line, name, None)) for name in columns}
+    sizes = {np.shape(getattr(line, name, 0.0)) for name in columns}
     if len(sizes) != 1 or len(next(iter(sizes))) != 1 or not hasattr(result, "gpu_seconds"):
         check.fail(argument, f"is {result!r:.80}; expected a ReplayResult.")
     return line

@@ -65,7 +65,7 @@ def external_metric_value(
 
 
 def beyond_tolerance(instances: int, current: int | None, tolerance: float) -> int:
-    """The target to tell an autoscaler that has `current` pods: more, where it would ignore a scale-out to `instances`."""
+    """What to tell an autoscaler that has `current` pods: more, where it would ignore a scale-out to `instances`."""
     margin = check.finite("tolerance", tolerance, at_least=0.0, at_most=1.0)
     if current is None or not instances > check.integer("current", current, at_least=0) > 0:
         return instances

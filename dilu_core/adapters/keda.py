@@ -31,8 +31,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class ScalerView:
-    """What the scaler's answers come from: the latest known `target` of instances (`None`: none known yet), whether the
-    latest decision knew it (`fresh`), and whether the workload should run at all (`active`). JSON-able.
+    """What the scaler's answers come from; JSON-able.
+
+    The latest known `target` of instances (`None`: none known yet), whether the latest decision knew it (`fresh`), and
+    whether the workload should run at all (`active`).
 
     With nothing known it is active, as a workload that runs must not be taken to 0 because the scaler was restarted;
     for one that is known to be at 0, start with `ScalerView(active=False)`.
@@ -71,7 +73,7 @@ def next_view(view: ScalerView, decision: ScalingDecision | int | None) -> Scale
 
 
 def is_active(view: ScalerView) -> dict[str, bool]:
-    """IsActiveResponse. KEDA scales from 0 at once where it is true, and to 0 after `cooldownPeriod` where it is false."""
+    """IsActiveResponse. KEDA scales from 0 at once where it is true, to 0 after `cooldownPeriod` where it is false."""
     return {"result": view.active}
 
 
@@ -93,11 +95,9 @@ def stream_is_active(
 
 
 def get_metric_spec(metric_name: str = METRIC_NAME) -> dict[str, Any]:
-    """GetMetricSpecResponse: one metric whose target is 1 per instance. `targetSize` is for KEDA before 2.17 (its issue 6483)."""
+    """GetMetricSpecResponse: one metric whose target is 1 per instance. KEDA before 2.17 reads `targetSize`."""
     return {
-        "metricSpecs": [
-            {"metricName": check.text("metric_name", metric_name), "targetSize": 1, "targetSizeFloat": 1.0}
-        ]
+        "metricSpecs": [{"metricName": check.text("metric_name", metric_name), "targetSize": 1, "targetSizeFloat": 1.0}]
     }
 
 
@@ -114,9 +114,7 @@ def get_metrics(
         return {"metricValues": []}
     instances = beyond_tolerance(view.target, current, tolerance)
     return {
-        "metricValues": [
-            {"metricName": metric_name, "metricValue": instances, "metricValueFloat": float(instances)}
-        ]
+        "metricValues": [{"metricName": metric_name, "metricValue": instances, "metricValueFloat": float(instances)}]
     }
 
 

@@ -101,7 +101,9 @@ def prioritize(
         for each in asked.names:
             if each in room:
                 place = rank[room[each]]
-                scores[each] = MOST_PRIORITY if place == 0 else MOST_PRIORITY - 1 - (place * (MOST_PRIORITY - 2)) // steps
+                scores[each] = (
+                    MOST_PRIORITY if place == 0 else MOST_PRIORITY - 1 - (place * (MOST_PRIORITY - 2)) // steps
+                )
     return [{"Host": each, "Score": scores.get(each, 0)} for each in asked.names]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_stream_tells_every_change_of_activity_once(targets: list[int | None
         view = next_view(view, target)
     assert answers[0] is False
     assert answers[-1] == view.active
-    assert all(a != b for a, b in zip(answers, answers[1:], strict=False))
+    assert all(a != b for a, b in pairwise(answers))
 
 
 def test_the_stream_draws_decisions_one_at_a_time() -> None:

@@ -113,7 +113,9 @@ def test_a_pod_without_a_gpu_takes_its_part_of_the_host() -> None:
 
 def test_gangs_and_partitions_are_placed_too() -> None:
     """Two GPUs of one node at once; a partition of a GPU in MIG mode."""
-    state = ClusterState(Cluster((Node("a", A100, 1), Node("b", A100, 2), Node("m", GpuType("MIG", 40_960, mig=A100_40GB), 1))))  # noqa: E501
+    state = ClusterState(
+        Cluster((Node("a", A100, 1), Node("b", A100, 2), Node("m", GpuType("MIG", 40_960, mig=A100_40GB), 1)))
+    )
     gang = _pod("gang", 500, 500, 100, gpus=2)
     answer = k8s.filter(_names(gang, "a", "b", "m"), state)
     assert answer["NodeNames"] == ["b"]
