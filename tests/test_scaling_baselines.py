@@ -1,4 +1,4 @@
-"""The peers' rules in bench/ against cases worked out by hand from their documentation, or stated in their own tests."""
+"""The peers' rules in bench/ against cases worked out by hand from their documentation, or of their own tests."""
 
 from __future__ import annotations
 
@@ -146,12 +146,13 @@ def test_ray_replicas(
     assert peers.ray_desired(ongoing, running, target, **factors) == expected, source
 
 
-def _counts(policy: Any, seconds: int, *, ready: int, **seen: Any) -> list[int]:
+def _counts(
+    policy: Any, seconds: int, *, ready: int, starting: int = 0, arrivals_rps: float = 0.0, in_flight: float = 0.0
+) -> list[int]:
     """What a policy asks for at every second of a constant observation."""
     state, counts = policy.initial_state(), []
-    fields = {"arrivals_rps": 0.0, "in_flight": 0.0, **seen}
     for second in range(seconds):
-        observation = Observation(float(second), fields["arrivals_rps"], ready, 0, in_flight=fields["in_flight"])
+        observation = Observation(float(second), arrivals_rps, ready, starting, in_flight=in_flight)
         decision, state = policy.decide(state, observation)
         counts.append(decision.instances)
     return counts
@@ -279,10 +280,7 @@ def test_hpa_looks_every_fifteen_seconds_and_scales_in_after_five_minutes() -> N
 def test_hpa_of_pods_counts_starting_ones() -> None:
     """Two ready at their capacity of 10 rps and two that start: (20 + 0) / (7 * 4) turns the direction round: wait."""
     policy = peers.KubernetesHpaPods(ONE)
-    state = policy.initial_state()
-    for second in range(1, 16):
-        decision, state = policy.decide(state, Observation(float(second), 90.0, 2, 2))
-    assert decision.instances == 4
+    assert _counts(policy, 15, ready=2, starting=2, arrivals_rps=90.0)[-1] == 4
     assert _counts(policy, 15, ready=2, arrivals_rps=90.0)[-1] == 3  # ceil(10 / 7 * 2)
 
 
