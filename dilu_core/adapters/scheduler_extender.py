@@ -193,7 +193,14 @@ def _least_scores(state: ClusterState, instance: Instance) -> dict[str, float]:
     scores = state.what_if([instance]).scores[0]
     starts = np.cumsum([0, *(node.gpus for node in nodes[:-1])])
     least = np.fmin.reduceat(scores, starts)  # nan only where every GPU of the node is
-    return {node.name: score for node, score in zip(nodes, least.tolist(), strict=True) if score == score}
+    room = {node.name: score for node, score in zip(nodes, least.tolist(), strict=True) if score == score}
+    if state.mix is not None:  # placing by fragmentation gradient rates whole GPUs, where there are any, and no others
+        books = _Books(state)
+        for node in nodes:
+            other = node.gpu_type.mig is not None or instance.splittable
+            if other and node.name not in room and books.only(node).what_if([instance])[0].placed:
+                room[node.name] = np.inf
+    return room
 
 
 class _Books:

@@ -160,19 +160,26 @@ def test_only_nodes_of_the_cluster_are_assigned() -> None:
 _SHARES = st.tuples(st.integers(1, 10), st.integers(0, 4), st.integers(1, 30)).map(
     lambda drawn: (100 * drawn[0], min(1000, 100 * (drawn[0] + drawn[1])), 1000 * drawn[2])
 )
+_SHAPES = st.sampled_from([{"gpus": 1}, {"gpus": 2}, {"splittable": True}])
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(_SHARES, st.integers(1, 2)), max_size=9), _SHARES, st.integers(1, 2))
+@given(
+    st.lists(st.tuples(_SHARES, st.integers(1, 2)), max_size=9),
+    _SHARES,
+    _SHAPES,
+    st.sampled_from(["best-fit", "fragmentation-gradient"]),
+)
 def test_what_passes_is_what_has_room(
-    booked: list[tuple[tuple[int, int, int], int]], wanted: tuple[int, int, int], gpus: int
+    booked: list[tuple[tuple[int, int, int], int]], wanted: tuple[int, int, int], shape: dict[str, Any], rule: Any
 ) -> None:
-    """Against trying every node for itself; and where all pass, the state's own choice scores 10."""
-    cluster = Cluster((Node("a", A100, 1), Node("b", A100, 2), Node("c", GpuType("T4", 16_000), 2)))
-    state = ClusterState(cluster)
+    """Against trying every node for itself; and where all are candidates, the state's own choice scores 10."""
+    mig = Node("m", GpuType("MIG", 40_960, mig=A100_40GB), 1)
+    cluster = Cluster((Node("a", A100, 1), Node("b", A100, 2), Node("c", GpuType("T4", 16_000), 2), mig))
+    state = ClusterState(cluster, rule=rule)
     for i, (shares, size) in enumerate(booked):
         state.place(Instance(f"default/{i}", "inference", *shares, gpus=size))
-    pod, nodes = _pod("new", *wanted, gpus=gpus), [node.name for node in cluster.nodes]
+    pod, nodes = _pod("new", *wanted, **shape), [node.name for node in cluster.nodes]
     answer = k8s.filter(_names(pod, *nodes), state)
     has_room = []
     for node in nodes:
@@ -183,7 +190,9 @@ def test_what_passes_is_what_has_room(
     assert answer["NodeNames"] == has_room
     assert {*answer["FailedNodes"], *answer["FailedAndUnresolvableNodes"]} == set(nodes) - set(has_room)
     best = {each["Host"] for each in k8s.prioritize(_names(pod, *nodes), state) if each["Score"] == 10}
-    chosen = state.place(k8s.instance_from_pod(pod))  # type: ignore[arg-type]
+    instance = k8s.instance_from_pod(pod)
+    assert instance is not None
+    chosen = state.place(instance)
     assert chosen.placed == bool(has_room)
     if chosen.placed:
         assert chosen.node in best
