@@ -4,13 +4,9 @@
     instance_from_pod(pod), node_from_kubernetes(node)      the way back
     filter, prioritize, assigned, released          a scheduler extender over a ClusterState
     external_metric_value(decision, ...)            what a HorizontalPodAutoscaler follows
-
-Loaded when used: reading a pod costs no solver.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 from dilu_core.adapters.external_metrics import (
     external_metric_list,
@@ -20,22 +16,10 @@ from dilu_core.adapters.external_metrics import (
 from dilu_core.adapters.kubernetes_nodes import node_from_kubernetes
 from dilu_core.adapters.kubernetes_pods import instance_from_pod, pod_name
 from dilu_core.adapters.pod_resources import CORE_POLICIES, INSTANCE_ANNOTATION, SCHEMES, PodResources, pod_resources
-
-if TYPE_CHECKING:
-    from dilu_core.adapters.scheduler_extender import MOST_PRIORITY, assigned, filter, prioritize, released
+from dilu_core.adapters.scheduler_extender import MOST_PRIORITY, assigned, filter, prioritize, released
 
 __all__ = [
     "CORE_POLICIES", "INSTANCE_ANNOTATION", "MOST_PRIORITY", "SCHEMES", "PodResources", "assigned",
     "external_metric_list", "external_metric_value", "filter", "horizontal_pod_autoscaler", "instance_from_pod",
     "node_from_kubernetes", "pod_name", "pod_resources", "prioritize", "released",
 ]  # fmt: skip
-
-_EXTENDER = ("MOST_PRIORITY", "assigned", "filter", "prioritize", "released")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXTENDER:
-        from dilu_core.adapters import scheduler_extender
-
-        return getattr(scheduler_extender, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
