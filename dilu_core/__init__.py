@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dilu_core.coscaling.staged import StagedPolicy
     from dilu_core.coscaling.state import HorizontalState
     from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
+    from dilu_core.coscaling_plots import plot_fragmentation_over_time, plot_policies, plot_replay, plot_tuning
     from dilu_core.cost import CostReport
     from dilu_core.errors import (
         BackendUnavailableError,
@@ -219,11 +220,15 @@ __all__ = [
     "place",
     "plan",
     "plot_fragmentation",
+    "plot_fragmentation_over_time",
     "plot_latency",
     "plot_placement",
     "plot_plan",
+    "plot_policies",
     "plot_progress",
+    "plot_replay",
     "plot_trials",
+    "plot_tuning",
     "profile_function",
     "rank_gpus",
     "read_interference",
@@ -278,6 +283,12 @@ _NAMES_OF = {
         "VerticalParams",
         "VerticalScaler",
         "VerticalState",
+    ),
+    "dilu_core.coscaling_plots": (
+        "plot_fragmentation_over_time",
+        "plot_policies",
+        "plot_replay",
+        "plot_tuning",
     ),
     "dilu_core.cost": ("CostReport",),
     "dilu_core.errors": (
