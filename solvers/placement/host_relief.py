@@ -39,7 +39,7 @@ class Relief(NamedTuple):
 def relieve_hosts(draft: Draft, pending: Sequence[Instance], movable: set[str], deadline: float) -> bool:
     """Add moves of `movable` reservations, and the admissions they allow, to the draft; whether it ran to its end."""
     ledger = draft.ledger
-    waiting = {each.name: each for each in pending if not each.alternatives}
+    waiting = {each.name: each for each in sorted(pending, key=_greatest_first)}
     on_node: dict[int, list[HostBooking]] = {}
     for booking in ledger.reserved.values():
         if booking.name in movable:
@@ -49,15 +49,9 @@ def relieve_hosts(draft: Draft, pending: Sequence[Instance], movable: set[str], 
         if time.perf_counter() >= deadline:
             return False
         _, node = heapq.heappop(queue)
-        here = [
-            booking
-            for booking in on_node[node]
-            if booking.name in ledger.reserved and ledger.reserved[booking.name] == booking
-        ]
+        here = [booking for booking in on_node[node] if ledger.reserved[booking.name] == booking]  # not moved yet
         here.sort(key=lambda each: (-each.cpu_milli, -each.memory_mib, each.name))
-        allowed = [
-            each for each in waiting.values() if not ledger.nodes_barred(each.gpu_types, partitioned=False)[node]
-        ]
+        allowed = [each for each in waiting.values() if not _barred(ledger, node, each)]
         relief = _best(draft, here, allowed) if here else None
         if relief is None or relief.milli_per_move < _LEAST_MILLI:
             continue
@@ -69,6 +63,15 @@ def relieve_hosts(draft: Draft, pending: Sequence[Instance], movable: set[str], 
                 del waiting[booking.instance.name]
             heapq.heappush(queue, promised)
     return True
+
+
+def _greatest_first(instance: Instance) -> tuple[int, int, int, str]:
+    return -instance.request_milli * instance.gpus, instance.cpu_milli, instance.host_memory_mib, instance.name
+
+
+def _barred(ledger: Bookings, node: int, instance: Instance) -> bool:
+    """Whether the node's GPUs are of a type that the instance does not take, or cut into partitions."""
+    return bool(ledger.nodes_barred(instance.gpu_types, partitioned=False)[node])
 
 
 def _best(draft: Draft, here: list[HostBooking], waiting: list[Instance]) -> Relief | None:
@@ -140,7 +143,7 @@ def _carry_out(draft: Draft, relief: Relief) -> bool:
 
 
 def _target(ledger: Bookings, held: HostBooking) -> int | None:
-    """Another node with room for both copies at once: the one with the least free GPU share, then the least CPU left."""
+    """Another node with room for it: the one with the least free GPU share, then the least CPU left."""
     roomy = (ledger.host_free >= (held.cpu_milli, held.memory_mib)).all(axis=1)
     roomy[held.node] = False
     candidates = np.flatnonzero(roomy)

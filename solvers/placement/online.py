@@ -242,8 +242,8 @@ class ClusterState:
                 and as few as will do.
             horizon_s: how long a freed GPU is expected to stay free.
             exempt: names of instances that must not move, or a function that tells them.
-            movable_reservations: with `pending`, names of host reservations that may move to another node, or a function
-                that tells them: CPU and host memory may be all that keeps free GPUs from a pending instance.
+            movable_reservations: with `pending`, names of host reservations that may move to another node, or a
+                function that tells them: the host may be all that keeps free GPUs from a pending instance.
             mix: what is expected to arrive: among plans that free as many GPUs, room of use to it is kept. By default
                 the mix of `rule="fragmentation-gradient"`, if that is the rule.
             may_pause: with `pending`, moves that wait for one another in a circle may stop an instance for a while.
