@@ -181,8 +181,9 @@ class ClusterState:
     def reserve_host(self, name: str, *, cpu_milli: int, memory_mib: int, node: str | None = None) -> PlacementDecision:
         """Book CPU and host memory for something that uses no GPU, until `remove(name)`.
 
-        On `node`, or where it hurts the GPUs least: by fragmentation gradient if that is the rule, else on the node
-        with the least free share of GPUs, then the least CPU left. The decision names the node; it has no slots.
+        On `node`, or where it hurts the GPUs least: by fragmentation gradient, where the fewest free GPUs lose the host
+        that the expected mix asks for; else, and among equals, on the node with the least free share of GPUs, then the
+        least CPU left. The decision names the node; it has no slots.
         Raises `InvalidArgumentError` for negative amounts, a name in use, and a node that does not exist.
         """
         self._check_name("name", check.text("name", name))
