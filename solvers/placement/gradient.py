@@ -96,13 +96,6 @@ class Gradient:
         )  # fmt: skip
         return self._demand
 
-    def node_for_host(self, chooser: Chooser, cpu_milli: int, memory_mib: int) -> int:
-        """The node where taking this much of the host adds least, or -1."""
-        self._demand[:] = (0, 0, 0, 0, cpu_milli, memory_mib)
-        return self._least(
-            (cpu_milli, memory_mib), self._demand, self.bookings.nodes_barred(None), chooser, special=False
-        )
-
     def _least(
         self, key: tuple[object, ...], demand: NDArray[np.int64], barred: NDArray[np.bool_], chooser: Chooser,
         special: bool,
