@@ -128,7 +128,7 @@ def share_budget(
 
 
 def instance_value(ask: BudgetAsk, count: int, *, burst_trust: float = 0.5, keep: float = 1.25) -> float:
-    """What the `count`-th instance (from 1) of a function is worth: weighted requests per second saved from violating."""
+    """The worth of a function's `count`-th instance (from 1): weighted requests per second saved from violating."""
     load = ask.planned * ask.capacity_rps if ask.load_rps is None else ask.load_rps
 
     def more(rate_rps: float) -> float:

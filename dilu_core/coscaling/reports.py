@@ -1,4 +1,4 @@
-"""What stages tell people: an audit log, what watching taught, and what a shadowed policy would have saved and risked."""
+"""What stages tell people: an audit log, what watching taught, and what shadowed decisions would have meant."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ class ObserveReport:
             f"  known      {', '.join(gaps) or 'every field, every time'}",
             f"  load       {_text(self.mean_rps, '.1f')} rps, at most {_text(self.peak_rps, '.1f')}, "
             f"on {_text(self.mean_instances, '.1f')} instances",
-            f"  headroom   {_text(self.utilisation, '.0%')} of the capacity used at request, "
-            f"{_text(self.burst_utilisation, '.0%')} while bursting; least room {_text(self.least_room_rps, '.1f')} rps",
+            f"  headroom   {_text(self.utilisation, '.0%')} of the capacity at request, "
+            f"{_text(self.burst_utilisation, '.0%')} while bursting; at worst {_text(self.least_room_rps, '.1f')} rps",
             f"  short      {_text(self.short_at_request, '.1%')} of the observations at request, "
             f"{_text(self.short_at_burst, '.1%')} while bursting",
             f"  spare      {_text(self.mean_spare_milli, '.0f')} milli-GPU per instance",
@@ -229,11 +229,11 @@ class ShadowReport:
                 f"shadowed {judged} times ({counts.seconds:.0f} s); the policy failed {self.failed} times",
                 f"  saving     {_text(self.saved_gpu_seconds, '.0f')} GPU-seconds: "
                 f"{_text(self.gpu_seconds, '.0f')} instead of {_text(self.actual_gpu_seconds, '.0f')}",
-                f"  risk       short at request {_text(self.risk_at_request, '.1%')} of the observations (was {was[0]}), "
+                f"  risk       short of load at request in {_text(self.risk_at_request, '.1%')} (was {was[0]}), "
                 f"while bursting {_text(self.risk_at_burst, '.1%')} (was {was[1]})",
                 f"  requests   {counts.late_requests:.0f} of {counts.requests:.0f} beyond the burst capacity "
                 f"(was {counts.actual_late_requests:.0f})",
-                f"  actions    {counts.launches} launches, {counts.removals} removals, {counts.turns} changes of direction",
+                f"  actions    {counts.launches} launches, {counts.removals} removals, {counts.turns} turns",
             ]
         )
 

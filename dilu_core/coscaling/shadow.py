@@ -51,14 +51,14 @@ class ShadowFleet(NamedTuple):
                 last_at, count = starts[-1]
                 return self._replace(starts=(*starts[:-1], (last_at, count + change)))
             return self._replace(starts=(*starts, (at, change)))
-        left, starts = -change, list(self.starts)
-        while left and starts:
-            at, count = starts.pop()
+        left, kept = -change, list(self.starts)
+        while left and kept:
+            at, count = kept.pop()
             gone = min(left, count)
             left -= gone
             if count > gone:
-                starts.append((at, count - gone))
-        return ShadowFleet(max(0, self.ready - left), tuple(starts))
+                kept.append((at, count - gone))
+        return ShadowFleet(max(0, self.ready - left), tuple(kept))
 
 
 class ShadowCounts(NamedTuple):

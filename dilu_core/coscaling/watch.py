@@ -40,7 +40,7 @@ class Watch(NamedTuple):
 
 
 class Headroom(NamedTuple):
-    """Load against capacity in one observation; capacities are `None` where parameters or instance counts are unknown."""
+    """Load against capacity in one observation; capacities are `None` without parameters or instance counts."""
 
     load_rps: float | None
     capacity_rps: float | None
