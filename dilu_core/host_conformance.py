@@ -59,7 +59,7 @@ class HostConformance:
             )
 
     def test_no_sensor_reports_what_cannot_be_true(self) -> None:
-        """Rates, queues, spare share and latency are `None` or finite and at least 0: the host says when it knows not."""
+        """Rates, queues, spare share and latency are finite and at least 0, or `None` where they are not known."""
         seen = self._look(self.make_host())
         for name in FIELDS:
             value = getattr(seen, name)
@@ -75,7 +75,9 @@ class HostConformance:
         require(second >= first, f"time_s went from {first!r} back to {second!r} between two observations")
         self.advance(host, 10.0)
         third = self._time(host)
-        require(9.0 <= third - second <= 20.0, f"10 s passed and time_s went from {second!r} to {third!r}; is it seconds?")
+        require(
+            9.0 <= third - second <= 20.0, f"10 s passed and time_s went from {second!r} to {third!r}; is it seconds?"
+        )
 
     def test_launches_count_as_starting_at_once(self) -> None:
         """Two launches are two more starting instances in the next observation, before they serve."""
@@ -183,7 +185,9 @@ class HostConformance:
         seen = self._look(host)
         ready, starting = known_count(seen.ready), known_count(seen.starting)
         if ready is None or starting is None:
-            raise AssertionError(f"ready is {seen.ready!r} and starting {seen.starting!r}; expected counts of a host at rest")
+            raise AssertionError(
+                f"ready is {seen.ready!r} and starting {seen.starting!r}; expected counts of a host at rest"
+            )
         return ready, starting
 
     def _change(self, host: Any, change: int) -> ScalingDecision:

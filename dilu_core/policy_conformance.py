@@ -46,7 +46,7 @@ class PolicyConformance:
         return state.to_dict() if hasattr(state, "to_dict") else state
 
     def restore_state(self, policy: Any, data: Any) -> Any:
-        """The state whose `save_state`, through JSON, is `data`: by the policy's `restore_state` or its state's class."""
+        """The state whose `save_state` is `data`: by the policy's `restore_state`, or by the class of its state."""
         if hasattr(policy, "restore_state"):
             return policy.restore_state(data)
         kind = type(policy.initial_state())
@@ -55,7 +55,7 @@ class PolicyConformance:
     # purity
 
     def test_the_same_question_has_the_same_answer(self) -> None:
-        """Asked twice, and asked of a second policy of its kind, the same state and observation get the same decision."""
+        """Asked twice, and of a second policy of its kind, one state and observation get one and the same decision."""
         policy, other = self.make_policy(), self.make_policy()
         state, twin = policy.initial_state(), other.initial_state()
         for seen in self._observations():
@@ -115,7 +115,9 @@ class PolicyConformance:
             except AssertionError:
                 raise
             except Exception as error:
-                raise AssertionError(f"{type(error).__name__} ({error}) for {odd}; odd readings count as unknown") from error
+                raise AssertionError(
+                    f"{type(error).__name__} ({error}) for {odd}; odd readings count as unknown"
+                ) from error
 
     def test_garbage_never_scales(self) -> None:
         """With its clock, its load or a count unbelievable, no instance is launched or removed."""
@@ -137,7 +139,7 @@ class PolicyConformance:
         """However long the arrivals are not known, nothing is removed, with and without a known empty queue."""
         for in_flight in (None, 0.0):
             policy, host, state = self._settled(4.5, ready=5)
-            for second in range(1, 3601):
+            for second in range(5, 1801, 5):
                 seen = Observation(host.now_s + second, None, host.ready, host.starting, in_flight)
                 decision, state = self._decide(policy, state, seen)
                 require(
@@ -196,7 +198,7 @@ class PolicyConformance:
                 targets.append(self._decide(policy, state, asked)[0].instances or 0)
             require(
                 targets == sorted(targets),
-                f"loads of {[round(load, 3) for load in loads]} instances got {targets} instead of never fewer, at {seen}",
+                f"loads of {[round(load, 3) for load in loads]} instances got {targets}, fewer for more, at {seen}",
             )
             _, state = self._decide(policy, state, seen)
 
@@ -204,7 +206,7 @@ class PolicyConformance:
         """At any constant load, from too few or too many instances, the count moves one way only."""
         for load in (0.0, 0.5, 0.9, 1.0, 1.2, 2.0, 2.5, 3.7):
             for ready in (1, 6):
-                changes = [change for change in self._closed_loop(load, ready, seconds=1200) if change]
+                changes = [change for change in self._closed_loop(load, ready, seconds=900) if change]
                 ups, downs = [each for each in changes if each > 0], [each for each in changes if each < 0]
                 require(
                     not (ups and downs),
@@ -212,10 +214,10 @@ class PolicyConformance:
                 )
 
     def test_zero_is_reached_only_from_one(self) -> None:
-        """Without any load the fleet goes to its minimum; the last instance goes alone, and only if the minimum is 0."""
+        """Without any load, the last instance goes alone, and only if the minimum is 0."""
         policy, host = self.make_policy(), self._host(ready=6)
         state, least = policy.initial_state(), self._least(policy)
-        for _ in range(3600):
+        for _ in range(1500):
             host.advance(1.0)
             before = host.planned
             decision, state = self._decide(policy, state, host.observe())
@@ -224,7 +226,7 @@ class PolicyConformance:
             require(host.planned > 0 or before <= 1, f"{decision} took {before} instances to zero at once")
 
     def test_load_brings_instances(self) -> None:
-        """Ten minutes at five times the capacity of one instance end with more than one, and with one if it began at 0."""
+        """Ten minutes at a load of five instances launch some on top of one, and any load brings one back from zero."""
         if not self.moves:
             return
         for ready in (0, 1):
@@ -279,7 +281,10 @@ class PolicyConformance:
         if self.moves:
             host = SimulatedHost(ready=1, cold_start_s=self.cold_start_s, start_time_s=time_s)
             changes, _ = self._follow(policy, state, host, 5.0, 600)
-            require(any(change > 0 for change in changes), f"after {after_what}, a load of 5 instances launched none in 600 s")
+            require(
+                any(change > 0 for change in changes),
+                f"after {after_what}, a load of 5 instances launched none in 600 s",
+            )
 
     def _host(self, ready: int) -> SimulatedHost:
         policy = self.make_policy()
@@ -344,4 +349,3 @@ def _fields(seen: Observation) -> tuple[Any, ...]:
 
 def _moved(decision: ScalingDecision) -> tuple[int | None, int]:
     return decision.instances, decision.change
-

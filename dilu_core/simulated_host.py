@@ -1,4 +1,4 @@
-"""A host that exists in memory: its clock moves when told to, its launches take a cold start, its load is as offered."""
+"""A host that exists in memory: its clock moves when told to, its launches take a cold start."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SimulatedHost:
         self._due_s = [at for at in self._due_s if at > self.now_s]
 
     def observe(self) -> Observation:
-        """The mean arrivals since the last observation (not known if the sensor was silent for a part), and the fleet."""
+        """The mean arrivals since the last observation (not known if the sensor was silent for a part), and the counts."""
         if self.now_s > self._seen_s:
             self._mean_rps = self._arrived / (self.now_s - self._seen_s) if self._heard else None
             self._seen_s, self._arrived, self._heard = self.now_s, 0.0, True

@@ -39,7 +39,8 @@ class VerticalConformance:
         state, twin = policy.initial_state(), other.initial_state()
         for seen in self._gpus():
             first, again, of_other = (
-                dict(self._grants(each, one, seen)[0]) for each, one in ((policy, state), (policy, state), (other, twin))
+                dict(self._grants(each, one, seen)[0])
+                for each, one in ((policy, state), (policy, state), (other, twin))
             )
             require(first == again, f"asked twice about {seen}, the policy granted {first} and then {again}")
             require(first == of_other, f"two policies alike granted {first} and {of_other} for {seen}")
@@ -65,7 +66,9 @@ class VerticalConformance:
             except AssertionError:
                 raise
             except Exception as error:
-                raise AssertionError(f"{type(error).__name__} ({error}) for {seen}; odd readings count as unknown") from error
+                raise AssertionError(
+                    f"{type(error).__name__} ({error}) for {seen}; odd readings count as unknown"
+                ) from error
             names = {one.name for one in seen.instances}
             require(set(grants) == names, f"granted to {sorted(grants)}; expected an entry for each of {sorted(names)}")
 
@@ -75,7 +78,9 @@ class VerticalConformance:
             for name, share in grants.items():
                 require(type(share) is int and share >= 0, f"{name} got {share!r}; expected an int of at least 0")
             total = sum(grants.values())
-            require(total <= FULL_GPU_MILLI, f"granted {total} of {FULL_GPU_MILLI} milli-GPU for {seen}: {dict(grants)}")
+            require(
+                total <= FULL_GPU_MILLI, f"granted {total} of {FULL_GPU_MILLI} milli-GPU for {seen}: {dict(grants)}"
+            )
 
     def test_active_instances_get_their_request(self) -> None:
         """While the requests of active instances fit the GPU, each gets at least its own."""
@@ -99,7 +104,7 @@ class VerticalConformance:
                 )
 
     def test_a_lone_busy_instance_bursts(self) -> None:
-        """With the rest of the GPU idle, a busy latency-bound instance gets its limit, at the latest after 20 periods."""
+        """With the rest of the GPU idle, a busy latency-bound instance gets its limit within twenty periods."""
         busy = GpuObservation(
             (GpuInstance("busy", "slo", 300, 700, 1000.0, 10.0), GpuInstance("idle", "slo", 500, 900, 0.0, None))
         )
@@ -109,7 +114,10 @@ class VerticalConformance:
     def test_latency_bound_instances_come_before_best_effort(self) -> None:
         """What is spare goes to the latency-bound instance that wants it; best effort keeps its request."""
         pair = GpuObservation(
-            (GpuInstance("train", "best-effort", 400, 1000, 1000.0, 10.0), GpuInstance("serve", "slo", 300, 600, 1000.0, 10.0))
+            (
+                GpuInstance("train", "best-effort", 400, 1000, 1000.0, 10.0),
+                GpuInstance("serve", "slo", 300, 600, 1000.0, 10.0),
+            )
         )
         grants = self._repeated(pair)
         require(
@@ -126,7 +134,9 @@ class VerticalConformance:
                 restored = self.restore_state(policy, json.loads(json.dumps(restored.to_dict(), allow_nan=False)))
             first, kept = policy.decide(kept, seen)
             second, restored = policy.decide(restored, seen)
-            require(dict(first) == dict(second), f"after a restart {seen} was granted {dict(second)}, not {dict(first)}")
+            require(
+                dict(first) == dict(second), f"after a restart {seen} was granted {dict(second)}, not {dict(first)}"
+            )
 
     def _repeated(self, seen: GpuObservation) -> Mapping[str, int]:
         policy = self.make_policy()

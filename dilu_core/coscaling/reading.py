@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +16,12 @@ FIELDS = tuple(field.name for field in fields(Observation))
 LONGEST_PERIOD_S = 3600.0
 """A longer silence is late data whatever the parameters say: one observation cannot speak for more than an hour."""
 
-_READERS: dict[str, Any] = {"time_s": known_time, "ready": known_count, "starting": known_count}
+_READERS: tuple[Callable[[Any], Any], ...] = tuple(
+    {"time_s": known_time, "ready": known_count, "starting": known_count}.get(name, known_number) for name in FIELDS
+)
+_TIME, _ARRIVALS, _READY, _STARTING, _SPARE = (
+    FIELDS.index(name) for name in ("time_s", "arrivals_rps", "ready", "starting", "spare_milli")
+)
 
 Counters = TypeVar("Counters", bound=tuple[Any, ...])
 
@@ -38,15 +44,11 @@ class Reading(NamedTuple):
 
 def read(observation: object) -> Reading:
     """What is believable of `observation`; nothing at all where it is none."""
-    known = {name: _READERS.get(name, known_number)(getattr(observation, name, None)) for name in FIELDS}
-    return Reading(
-        known["time_s"],
-        known["arrivals_rps"],
-        known["ready"],
-        known["starting"],
-        known["spare_milli"],
-        tuple(name for name in FIELDS if known[name] is None),
+    known = [reader(getattr(observation, name, None)) for name, reader in zip(FIELDS, _READERS, strict=True)]
+    unknown = (
+        () if None not in known else tuple(name for name, value in zip(FIELDS, known, strict=True) if value is None)
     )
+    return Reading(known[_TIME], known[_ARRIVALS], known[_READY], known[_STARTING], known[_SPARE], unknown)
 
 
 def pace(before_s: float | None, now_s: float | None, params: HorizontalParams | None) -> tuple[str, float | None]:

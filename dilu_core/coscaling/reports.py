@@ -12,6 +12,7 @@ from typing import Any
 from dilu_core._checks import fail, integer, text
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingDecision
+from dilu_core.coscaling.reading import FIELDS
 from dilu_core.coscaling.shadow import ShadowCounts
 from dilu_core.coscaling.watch import Watch
 from dilu_core.fragmentation_report import FragmentationReport
@@ -132,7 +133,7 @@ class ObserveReport:
             watch.late,
             watch.clock_faults,
             watch.seconds,
-            {name: 1.0 - count / watch.observations for name, count in unknown.items()} if watch.observations else {},
+            {name: 1.0 - unknown.get(name, 0) / watch.observations for name in FIELDS} if watch.observations else {},
             _over(watch.requests, watch.seconds),
             watch.peak_rps if judged else None,
             _over(watch.planned_s, watch.seconds),

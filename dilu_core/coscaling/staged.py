@@ -23,6 +23,8 @@ State = TypeVar("State")
 STAGES = ("observe", "shadow", "enforce")
 """In the order of adoption."""
 
+_RECORDED = tuple(field.name for field in fields(ScalingDecision) if field.name != "audit")
+
 
 class _Answer(NamedTuple):
     """What a policy said, or what went wrong."""
@@ -46,7 +48,8 @@ class StagedPolicy(Generic[State]):
     time; its first sound answer ends the fallback, but its scale-in is held until `fallback_after` sound answers
     stand in a row.
 
-    `params` describes the function for the reports and the fleet on paper; by default it is the policy's own.
+    `params` describes the function for the reports and the fleet on paper; by default it is the policy's own. Without,
+    reports know no capacity and no GPU-seconds, and launches on paper serve at once.
 
     Every decision carries a plain `audit` record: `stage`, `time_s`, `clock` (how it moved), `headroom` (load, capacity
     at request and burst, spare share), `proposed` (the wrapped policy's decision, or `None`), `unknown` (fields that a
@@ -93,11 +96,11 @@ class StagedPolicy(Generic[State]):
         A bare state of the wrapped policy is taken as one with nothing counted yet.
         """
         if not isinstance(state, StagedState):
-            state = replace(self.initial_state(), inner=state)
+            state = self.initial_state()._replace(inner=state)
         reading = read(observation)
         before_s = state.watch.time_s
         clock, elapsed, watch = watched(state.watch, self.params, reading)
-        state = replace(state, watch=watch, unknown=counted(state.unknown, reading))
+        unknown = counted(state.unknown, reading)
         audit: dict[str, object] = {
             "stage": self.stage,
             "time_s": reading.time_s,
@@ -111,10 +114,14 @@ class StagedPolicy(Generic[State]):
         }
         if self.stage == "observe":
             detail = f"not known: {', '.join(reading.unknown) or 'nothing'}"
-            return self._nothing(reading, ScalingReason.OBSERVE_ONLY, detail, audit), replace(state, fleet=None)
+            return self._nothing(reading, ScalingReason.OBSERVE_ONLY, detail, audit), state._replace(
+                watch=watch, unknown=unknown, fleet=None
+            )
         if self.stage == "shadow":
+            state = state._replace(watch=watch, unknown=unknown)
             return self._shadow(state, observation, reading, before_s, elapsed, audit)
-        return self._enforce(replace(state, fleet=None), observation, reading, audit)
+        state = state._replace(watch=watch, unknown=unknown, fleet=None)
+        return self._enforce(state, observation, reading, audit)
 
     def observe_report(
         self, state: StagedState[State], *, fragmentation: FragmentationReport | None = None
@@ -138,25 +145,26 @@ class StagedPolicy(Generic[State]):
         audit: dict[str, object],
     ) -> tuple[ScalingDecision, StagedState[State]]:
         fleet, counts = state.fleet, state.shadow
-        if fleet is None and reading.ready is not None and reading.starting is not None:
-            fleet = ShadowFleet(reading.ready).changed(reading.starting, reading.time_s or 0.0, self._cold_start_s)
-        if fleet is not None and reading.time_s is not None:
-            fleet = fleet.advanced(before_s, reading.time_s)
+        now_s = reading.time_s
+        if fleet is not None and now_s is not None:
+            fleet = fleet.advanced(before_s, now_s)
             counts = counts.judge(self.params, reading, elapsed, fleet)
+        elif now_s is not None and reading.ready is not None and reading.starting is not None:
+            fleet = ShadowFleet(reading.ready).changed(reading.starting, now_s, self._cold_start_s)
         answer = _ask(self.policy, state.inner, _as_seen(observation, reading, fleet))
         state = self._counted(state, answer)
         audit |= {"shadow_instances": None if fleet is None else fleet.planned, "failures": state.failures}
         if answer.decision is None:
             audit["error"] = answer.error
-            state = replace(state, fleet=fleet, shadow=counts)
+            state = state._replace(fleet=fleet, shadow=counts)
             return self._nothing(reading, ScalingReason.POLICY_FAILED, str(answer.error), audit), state
         change = answer.decision.change
-        if fleet is not None and reading.time_s is not None:
-            fleet = fleet.changed(change, reading.time_s, self._cold_start_s)
+        if fleet is not None and now_s is not None:
+            fleet = fleet.changed(change, now_s, self._cold_start_s)
             counts = counts.acted(change)
         audit["proposed"] = _record(answer.decision)
         detail = f"would change by {change:+d}: {answer.decision.detail}"
-        state = replace(state, inner=answer.state, fleet=fleet, shadow=counts)
+        state = state._replace(fleet=fleet, shadow=counts)
         return self._nothing(reading, ScalingReason.SHADOWED, detail, audit), state
 
     def _enforce(
@@ -164,11 +172,11 @@ class StagedPolicy(Generic[State]):
     ) -> tuple[ScalingDecision, StagedState[State]]:
         answer, standby = _ask(self.policy, state.inner, observation), None
         distrust = state.distrust
-        state = replace(self._counted(state, answer), inner=answer.state)
+        state = self._counted(state, answer)
         audit["failures"] = state.failures
         if self.fallback is not None:
             standby = _ask(self.fallback, state.standby, observation)
-            state = replace(state, standby=standby.state)
+            state = state._replace(standby=standby.state)
             if standby.error is not None:
                 audit["fallback"] = {"error": standby.error}
         if answer.decision is not None:
@@ -192,8 +200,8 @@ class StagedPolicy(Generic[State]):
     def _counted(self, state: StagedState[State], answer: _Answer) -> StagedState[State]:
         """`state` with one more answer, sound or not."""
         if answer.error is None:
-            return replace(state, failures=0, distrust=max(0, state.distrust - 1))
-        return replace(state, failures=state.failures + 1, failed=state.failed + 1, distrust=self.fallback_after)
+            return state._replace(inner=answer.state, failures=0, distrust=max(0, state.distrust - 1))
+        return state._replace(failures=state.failures + 1, failed=state.failed + 1, distrust=self.fallback_after)
 
     @property
     def _cold_start_s(self) -> float:
@@ -241,5 +249,4 @@ def _as_seen(observation: Observation, reading: Reading, fleet: ShadowFleet | No
 
 def _record(decision: ScalingDecision) -> dict[str, object]:
     """The decision as a JSON-able record, without the audit of its own."""
-    found = {one.name: getattr(decision, one.name) for one in fields(decision) if one.name != "audit"}
-    return {name: plain(value) for name, value in found.items()}
+    return {name: plain(getattr(decision, name)) for name in _RECORDED}

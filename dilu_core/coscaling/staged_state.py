@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from dilu_core import _checks as check
 from dilu_core._checks import fail, integer
@@ -17,14 +16,15 @@ State = TypeVar("State")
 _VERSION = 1
 _NOTHING_SEEN = Watch()
 _NOTHING_SHADOWED = ShadowCounts()
+_ALL_KNOWN: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class StagedState(Generic[State]):
+class StagedState(NamedTuple, Generic[State]):
     """The wrapped policy's state (`inner`), the fallback's, and what was counted; of constant size beyond those two.
 
     `failures` in a row of the wrapped policy until now, `failed` in all, and `distrust`: how many sound answers in a
-    row it still owes before its scale-in is carried out again. `unknown` counts by field what the sensors left out.
+    row it still owes before its scale-in is carried out again. `unknown` counts what the sensors left out, by field,
+    without those that were always known.
     """
 
     inner: State
@@ -33,7 +33,7 @@ class StagedState(Generic[State]):
     failed: int = 0
     distrust: int = 0
     watch: Watch = _NOTHING_SEEN
-    unknown: Mapping[str, int] = field(default_factory=dict)
+    unknown: Mapping[str, int] = _ALL_KNOWN
     fleet: ShadowFleet | None = None
     shadow: ShadowCounts = _NOTHING_SHADOWED
 
@@ -62,7 +62,7 @@ class StagedState(Generic[State]):
         reads them; `None` for a state that is plain JSON itself. `StagedPolicy.restore_state` knows them.
         """
         document = check.document("data", data, version=_VERSION)
-        expected = {"version", *(one.name for one in fields(cls))}
+        expected = {"version", *cls._fields}
         if document.keys() != expected:
             fail("data", f"differs in keys {sorted(document.keys() ^ expected)} from what StagedState.to_dict wrote.")
         unknown = document["unknown"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dilu_core import _checks as check
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.reading import FIELDS, Reading, burst_rps, pace, restored
+from dilu_core.coscaling.reading import Reading, burst_rps, pace, restored
 
 
 class Watch(NamedTuple):
@@ -59,42 +59,48 @@ def headroom(params: HorizontalParams | None, reading: Reading) -> Headroom:
 def watched(watch: Watch, params: HorizontalParams | None, reading: Reading) -> tuple[str, float | None, Watch]:
     """How the clock moved, the seconds that can be judged, and `watch` with one more observation."""
     clock, elapsed = pace(watch.time_s, reading.time_s, params)
-    watch = watch._replace(
-        time_s=watch.time_s if reading.time_s is None else reading.time_s,
-        observations=watch.observations + 1,
-        late=watch.late + (clock == "late"),
-        clock_faults=watch.clock_faults + (clock in ("stood-still", "went-back", "unknown")),
-    )
     load, ready, planned = reading.arrivals_rps, reading.ready, reading.planned
     if elapsed is None or load is None or ready is None or planned is None:
-        return clock, None, watch
-    watch = watch._replace(
-        judged=watch.judged + 1,
-        seconds=watch.seconds + elapsed,
-        requests=watch.requests + load * elapsed,
-        peak_rps=max(watch.peak_rps, load),
-        ready_s=watch.ready_s + ready * elapsed,
-        planned_s=watch.planned_s + planned * elapsed,
+        noted = watch._replace(
+            time_s=watch.time_s if reading.time_s is None else reading.time_s,
+            observations=watch.observations + 1,
+            late=watch.late + (clock == "late"),
+            clock_faults=watch.clock_faults + (clock in ("stood-still", "went-back", "unknown")),
+        )
+        return clock, None, noted
+    room, spare = headroom(params, reading), reading.spare_milli
+    carried, bursting = room.capacity_rps, room.burst_capacity_rps
+    left = None if bursting is None else bursting - load
+    least = watch.least_room_rps
+    return (
+        clock,
+        elapsed,
+        Watch(
+            time_s=reading.time_s,
+            observations=watch.observations + 1,
+            judged=watch.judged + 1,
+            late=watch.late,
+            clock_faults=watch.clock_faults,
+            seconds=watch.seconds + elapsed,
+            requests=watch.requests + load * elapsed,
+            peak_rps=max(watch.peak_rps, load),
+            ready_s=watch.ready_s + ready * elapsed,
+            planned_s=watch.planned_s + planned * elapsed,
+            burst_rps_s=watch.burst_rps_s + (0.0 if bursting is None else bursting * elapsed),
+            short_at_request=watch.short_at_request + (carried is not None and load > carried),
+            short_at_burst=watch.short_at_burst + (left is not None and left < 0.0),
+            least_room_rps=least if left is None else left if least is None else min(least, left),
+            spare_s=watch.spare_s + (0.0 if spare is None else spare * elapsed),
+            spare_known_s=watch.spare_known_s + (0.0 if spare is None else elapsed),
+        ),
     )
-    if reading.spare_milli is not None:
-        watch = watch._replace(
-            spare_s=watch.spare_s + reading.spare_milli * elapsed, spare_known_s=watch.spare_known_s + elapsed
-        )
-    room = headroom(params, reading)
-    if room.capacity_rps is not None and room.burst_capacity_rps is not None:
-        left = room.burst_capacity_rps - load
-        watch = watch._replace(
-            burst_rps_s=watch.burst_rps_s + room.burst_capacity_rps * elapsed,
-            short_at_request=watch.short_at_request + (load > room.capacity_rps),
-            short_at_burst=watch.short_at_burst + (left < 0.0),
-            least_room_rps=left if watch.least_room_rps is None else min(watch.least_room_rps, left),
-        )
-    return clock, elapsed, watch
 
 
-def counted(unknown: Mapping[str, int], reading: Reading) -> dict[str, int]:
+def counted(unknown: Mapping[str, int], reading: Reading) -> Mapping[str, int]:
     """`unknown` (times not known, by field) with this observation counted."""
-    return {name: unknown.get(name, 0) + (name in reading.unknown) for name in FIELDS}
+    if not reading.unknown:
+        return unknown
+    return {**unknown, **{name: unknown.get(name, 0) + 1 for name in reading.unknown}}
 
 
 def watch_from(data: Any) -> Watch:
