@@ -49,7 +49,7 @@ class SimulatedHost:
         self._due_s = [at for at in self._due_s if at > self.now_s]
 
     def observe(self) -> Observation:
-        """The mean arrivals since the last observation (not known if the sensor was silent for a part), and the counts."""
+        """The counts, and mean arrivals since the last observation; not known if the sensor was silent in between."""
         if self.now_s > self._seen_s:
             self._mean_rps = self._arrived / (self.now_s - self._seen_s) if self._heard else None
             self._seen_s, self._arrived, self._heard = self.now_s, 0.0, True
