@@ -22,7 +22,8 @@ class SimulatedHost:
         self.now_s = finite("start_time_s", start_time_s)
         self._due_s: list[float] = []
         self._load_rps: float | None = 0.0
-        self._seen_s, self._arrived, self._mean_rps = self.now_s, 0.0, None  # type: float, float, float | None
+        self._seen_s, self._arrived = self.now_s, 0.0
+        self._mean_rps: float | None = None
         self._heard = True
 
     @property

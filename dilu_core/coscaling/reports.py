@@ -29,8 +29,9 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return plain(value._asdict())
+    columns = getattr(value, "_asdict", None)  # of a NamedTuple
+    if isinstance(value, tuple) and columns is not None:
+        return plain(columns())
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return plain(value.item()) if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else str(value)

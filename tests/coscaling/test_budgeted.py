@@ -84,8 +84,9 @@ def test_what_is_planned_stays_within_the_budget(budget: int, rows: list[tuple[f
 def test_the_budget_clips_and_says_so():
     """Two functions that need nine each share ten evenly; the reason stays the policy's, the bound is named."""
     hosts = Hosts(scaler(budget_milli=3000), {"a": 1, "b": 1})
-    for _ in range(3):
-        decisions = hosts.step(a=100.0, b=100.0)
+    for _ in range(2):
+        hosts.step(a=100.0, b=100.0)
+    decisions = hosts.step(a=100.0, b=100.0)
     assert hosts.planned == {"a": 5, "b": 5}
     assert {one.clipped_by for one in decisions.values()} == {"budget"}
     assert "alone: the load needs" in decisions["a"].detail

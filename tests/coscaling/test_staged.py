@@ -228,7 +228,8 @@ def test_a_policy_that_fails_now_and_then_never_removes():
 
 def test_a_fallback_that_fails_holds_and_is_reported_before_it_is_needed():
     """Its error stands in the audit while all is well, and nothing changes when both fail."""
-    staged = StagedPolicy(Failing(lambda t: t > 2, 1), "enforce", fallback=Broken(ValueError("no")), fallback_after=1)
+    broken: Any = Broken(ValueError("no"))
+    staged = StagedPolicy(Failing(lambda t: t > 2, 1), "enforce", fallback=broken, fallback_after=1)
     decisions, _ = run(staged, 4)
     assert [decision.change for decision in decisions] == [1, 1, 0, 0]
     assert [decision.audit["fallback"] for decision in decisions] == [{"error": "ValueError: no"}] * 4
@@ -370,7 +371,7 @@ def test_the_fragmentation_of_a_placement_stands_in_the_report():
     """A host that has a FragmentationReport hands it in, and finds it there."""
     cluster = Cluster.homogeneous(1, 1, GpuType("a", 1000))
     serve = Instance("serve", "inference", 300, 600, 500)
-    found = fragmentation(PlacementProblem(cluster, [serve]), {"serve": (Slot("node-0", 0, 500),)})
+    found = fragmentation(PlacementProblem(cluster, (serve,)), {"serve": (Slot("node-0", 0, 500),)})
     staged = StagedPolicy(SCALER)
     report = staged.observe_report(staged.initial_state(), fragmentation=found)
     assert report.fragmentation is found
@@ -456,6 +457,7 @@ def test_launches_close_together_count_as_one_start():
         _, state = staged.decide(state, Observation(tick * 0.1, 5.0, 1, 0))
         assert state.fleet is not None
         assert len(state.fleet.starts) <= 17
+    assert state.fleet is not None
     assert state.fleet.planned == 1001
     assert abs(state.fleet.ready - 400) <= 40
 
