@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from dilu_core._checks import fail, integer, text
@@ -32,6 +32,8 @@ def plain(value: Any) -> Any:
     columns = getattr(value, "_asdict", None)  # of a NamedTuple
     if isinstance(value, tuple) and columns is not None:
         return plain(columns())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return plain(value.item()) if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else str(value)
@@ -68,11 +70,7 @@ class AuditLog:
         record = {
             "function": text("function", function, empty=True),
             **dict(decision.audit or {}),
-            "instances": decision.instances,
-            "change": decision.change,
-            "reason": str(decision.reason),
-            "detail": decision.detail,
-            "clipped_by": decision.clipped_by,
+            **{field.name: getattr(decision, field.name) for field in fields(decision) if field.name != "audit"},
         }
         line = json.dumps(plain(record), allow_nan=False)
         kept = (*self.lines, line)[-self.capacity :]
