@@ -36,7 +36,8 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    return plain(value.item()) if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else str(value)
+    scalar = getattr(value, "item", None)  # of numpy, where the value has no dimensions
+    return plain(scalar()) if scalar is not None and getattr(value, "ndim", 1) == 0 else str(value)
 
 
 @dataclass(frozen=True, slots=True)
