@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
     from dilu_core.correlation import LoadCorrelation
     from dilu_core.correlation_estimator import CorrelationEstimator
+    from dilu_core.coscaling.budget import BudgetAsk, BudgetShare, BudgetShares, share_budget
+    from dilu_core.coscaling.budgeted import BudgetedScaler, BudgetedState
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
     from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
-    from dilu_core.coscaling.staged import StagedPolicy
+    from dilu_core.coscaling.reports import AuditLog, ObserveReport, ShadowReport
+    from dilu_core.coscaling.staged import StagedPolicy, StagedState
     from dilu_core.coscaling.state import HorizontalState
     from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
     from dilu_core.coscaling_plots import plot_fragmentation_over_time, plot_policies, plot_replay, plot_tuning
@@ -103,7 +106,13 @@ __all__ = [
     "GPU_PEAKS",
     "Admission",
     "ArrivalTrace",
+    "AuditLog",
     "BackendUnavailableError",
+    "BudgetAsk",
+    "BudgetShare",
+    "BudgetShares",
+    "BudgetedScaler",
+    "BudgetedState",
     "Calibration",
     "Cluster",
     "ClusterState",
@@ -157,6 +166,7 @@ __all__ = [
     "Node",
     "Objective",
     "Observation",
+    "ObserveReport",
     "Oversubscription",
     "Placement",
     "PlacementDecision",
@@ -179,9 +189,11 @@ __all__ = [
     "ScalingDecision",
     "ScalingReason",
     "Scenario",
+    "ShadowReport",
     "Slot",
     "SolveStats",
     "StagedPolicy",
+    "StagedState",
     "StateError",
     "TaskMix",
     "Tenant",
@@ -244,6 +256,7 @@ __all__ = [
     "search_quota",
     "search_quota_many",
     "search_training_quota",
+    "share_budget",
     "sweep_quota",
     "transfer_prior",
     "tune",
@@ -263,6 +276,16 @@ _NAMES_OF = {
     ),
     "dilu_core.correlation": ("LoadCorrelation",),
     "dilu_core.correlation_estimator": ("CorrelationEstimator",),
+    "dilu_core.coscaling.budget": (
+        "BudgetAsk",
+        "BudgetShare",
+        "BudgetShares",
+        "share_budget",
+    ),
+    "dilu_core.coscaling.budgeted": (
+        "BudgetedScaler",
+        "BudgetedState",
+    ),
     "dilu_core.coscaling.gpu": (
         "GpuInstance",
         "GpuObservation",
@@ -275,7 +298,15 @@ _NAMES_OF = {
         "ScalingDecision",
         "ScalingReason",
     ),
-    "dilu_core.coscaling.staged": ("StagedPolicy",),
+    "dilu_core.coscaling.reports": (
+        "AuditLog",
+        "ObserveReport",
+        "ShadowReport",
+    ),
+    "dilu_core.coscaling.staged": (
+        "StagedPolicy",
+        "StagedState",
+    ),
     "dilu_core.coscaling.state": ("HorizontalState",),
     "dilu_core.coscaling.vertical": (
         "Grants",
