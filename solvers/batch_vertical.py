@@ -156,7 +156,9 @@ class BatchVerticalScaler:
         n = len(shared)
         demand, cycle = _readings("demand_milli", demand_milli, n), _readings("cycle_ms", cycle_ms, n)
         cap, period, owed = state.of_gpus(shared.gpus)
-        gpus, baselines = cap.size, state.baselines_of(shared.ids, shared.gpu)
+        gpus, baselines, starts = cap.size, state.baselines_of(shared.ids, shared.gpu), shared.starts
+        if gpus > shared.gpus:
+            starts = read_only(np.pad(starts, (0, gpus - shared.gpus), mode="edge"))
         grants = BatchGrants(
             milli=np.empty(n, np.int64),
             headroom=np.empty(n, np.int64),
@@ -168,7 +170,7 @@ class BatchVerticalScaler:
         )
         vertical_period(
             self._row,
-            np.pad(shared.starts, (0, gpus - shared.gpus), mode="edge") if gpus > shared.gpus else shared.starts,
+            starts,
             shared.order,
             shared.kind,
             shared.request_milli,
@@ -190,7 +192,7 @@ class BatchVerticalScaler:
             grants.relieved,
         )
         for column in vars(grants).values():
-            column.flags.writeable = False
+            column.setflags(write=False)
         return grants, BatchVerticalState(shared.ids, shared.gpu, baselines, cap, period, owed)
 
 
@@ -238,13 +240,16 @@ def _column(argument: str, values: ArrayLike | Iterable[str], n: int, at_least: 
 
 
 def _readings(argument: str, values: ArrayLike | None, n: int) -> Floats:
-    """`values` as n floats of any worth; NaN for all where there are none."""
+    """`values` as n floats of any worth, read-only and contiguous: what the kernel is compiled for, and no other."""
     if values is None:
-        return np.full(n, np.nan)
-    plain = isinstance(values, np.ndarray) and type(values) is np.ndarray and values.dtype == np.float64
-    column = values if plain and values.ndim == 1 else float_column(argument, values)
+        column = np.full(n, np.nan)
+    elif type(values) is np.ndarray and values.dtype == np.float64 and values.ndim == 1:
+        column = np.ascontiguousarray(values).view()
+    else:
+        column = float_column(argument, values)
     if column.size != n:
         fail(argument, f"has {column.size} elements; expected {n}, one for each instance.")
+    column.setflags(write=False)
     return column
 
 

@@ -38,7 +38,7 @@ class BatchVerticalState:
 
     def __post_init__(self) -> None:
         for column in vars(self).values():
-            column.flags.writeable = False
+            column.setflags(write=False)
 
     def __setstate__(self, state: dict[str, object]) -> None:
         restore(self, state)
@@ -57,7 +57,9 @@ class BatchVerticalState:
 
     def of_gpus(self, gpus: int) -> tuple[Floats, Ints, Ints]:
         """Cap, period and debt of at least `gpus` GPUs, to write on; those not seen before start afresh."""
-        more = max(0, gpus - self.cap_milli.size)
+        more = gpus - self.cap_milli.size
+        if more <= 0:
+            return self.cap_milli.copy(), self.period.copy(), self.owed_milli.copy()
         cap = np.concatenate([self.cap_milli, np.full(more, float(FULL_GPU_MILLI))])
         zeros = np.zeros(more, np.int64)
         return cap, np.concatenate([self.period, zeros]), np.concatenate([self.owed_milli, zeros])

@@ -26,6 +26,7 @@ EMERGENCY, CONTENTION, RECOVERY = range(3)  # modes
 INDEX_BITS = 20
 """At most 2^20 instances: the place among claimants and the fraction lost by rounding share an int64 in sorting."""
 
+_FEW = 64  # sorted by insertion; more are sorted by numpy's
 _FULL_MILLI = 1000
 _UNKNOWN = 1e12  # as in `dilu_core.coscaling.policy`
 _WORST_INFLATION = 1e12  # as in `dilu_core.coscaling.vertical`
@@ -87,6 +88,17 @@ def water_fill(budget: int, wants: Ints, weights: Ints, count: int, shares: Ints
     return budget
 
 
+@inlined
+def _sort_by_ratio(ratios: Floats, order: Ints, count: int) -> None:
+    """The places 0..count - 1 in the order of their ratios, into `order`; by insertion, as GPUs hold few instances."""
+    for k in range(count):
+        at = k
+        while at > 0 and ratios[order[at - 1]] > ratios[k]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = k
+
+
 @compiled
 def headrooms(
     spare: int,
@@ -98,13 +110,19 @@ def headrooms(
     limit: Ints,
     active: NDArray[np.bool_],
     ratios: Floats,
+    order: Ints,
+    met: Ints,
+    unmet_weight: Ints,
     headroom: Ints,
 ) -> None:
     """`sharing.headrooms` of the SLO instances `rows[:count]`; `wants` and `weights` are in that order."""
     for k in range(count):
         ratios[k] = wants[k] / weights[k]
-    order = np.argsort(ratios[:count])
-    met, unmet_weight = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    if count <= _FEW:
+        _sort_by_ratio(ratios, order, count)
+    else:
+        order[:count] = np.argsort(ratios[:count])
+    met[0] = unmet_weight[count] = 0
     for rank in range(count):
         met[rank + 1] = met[rank] + wants[order[rank]]
         unmet_weight[count - 1 - rank] = unmet_weight[count - rank] + weights[order[count - 1 - rank]]
@@ -176,6 +194,7 @@ def vertical_period(
     rows, wants, weights = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     active, ratios = np.empty(most, np.bool_), np.empty(most)
     shares, unmet, keys = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    met, unmet_weight = np.empty(most + 1, np.int64), np.empty(most + 1, np.int64)
     others, other_wants = np.empty(most, np.int64), np.empty(most, np.int64)
     for g in range(starts.size - 1):
         slo, best_effort, asked, floor, any_slo = 0, 0, 0, 0, False
@@ -218,7 +237,9 @@ def vertical_period(
             for k in range(count):
                 milli[order[first + k]] = shares[k]
         else:
-            headrooms(spare, rows, slo, wants, weights, request, limit, active, ratios, headroom)
+            headrooms(
+                spare, rows, slo, wants, weights, request, limit, active, ratios, shares, met, unmet_weight, headroom
+            )
             spare -= water_fill(spare, wants, weights, slo, shares, unmet, keys)
             for k in range(slo):
                 milli[rows[k]] += shares[k]
