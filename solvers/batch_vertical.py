@@ -228,7 +228,7 @@ def _kinds(kind: ArrayLike | Iterable[str], n: int) -> Ints:
         positions[names == name] = position
     if (positions < 0).any():
         i = int(np.argmax(positions < 0))
-        fail(f"kind[{i}]", f"is {names[i]!r}; expected one of {', '.join(KINDS)}.")
+        fail(f"kind[{i}]", f"is {str(names[i])!r}; expected one of {', '.join(KINDS)}.")
     return _column("kind", positions, n, 0, len(KINDS) - 1)
 
 
