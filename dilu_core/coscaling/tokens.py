@@ -131,7 +131,10 @@ def core_percentages(shares_milli: Mapping[str, int]) -> dict[str, int]:
 def _shares(argument: str, shares: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(shares, Mapping):
         fail(argument, f"is {shares!r:.80}; expected shares in milli-GPU by instance name.")
-    return {
-        text(argument, name): integer(f"{argument}[{name!r}]", milli, at_least=0, at_most=FULL_GPU_MILLI)
-        for name, milli in shares.items()
-    }
+    checked = {}
+    for name, milli in shares.items():
+        plain = type(milli) is int and 0 <= milli <= FULL_GPU_MILLI  # as in all grants; no message is made up for those
+        checked[text(argument, name)] = (
+            milli if plain else integer(f"{argument}[{name!r}]", milli, at_least=0, at_most=FULL_GPU_MILLI)
+        )
+    return checked
