@@ -219,20 +219,19 @@ def spare_by_function(periods: Sequence[BatchGrants], function_of: ArrayLike) ->
 
 
 def _kinds(kind: ArrayLike | Iterable[str], n: int) -> Ints:
-    listed = list(kind) if isinstance(kind, Iterable) and not isinstance(kind, np.ndarray | str) else kind
-    names = np.asarray(listed)
+    names = np.asarray(kind if isinstance(kind, np.ndarray | str) or not isinstance(kind, Iterable) else list(kind))
     if names.dtype.kind != "U":
-        return _column("kind", listed, n, 0, len(KINDS) - 1)
+        return _column("kind", names, n, 0, len(KINDS) - 1)
     positions = np.full(names.shape, -1)
     for position, name in enumerate(KINDS):
         positions[names == name] = position
     if (positions < 0).any():
         i = int(np.argmax(positions < 0))
-        fail(f"kind[{i}]", f"is {str(names[i])!r}; expected one of {', '.join(KINDS)}.")
+        fail(f"kind[{i}]", f"is {str(names.flat[i])!r}; expected one of {', '.join(KINDS)}.")
     return _column("kind", positions, n, 0, len(KINDS) - 1)
 
 
-def _column(argument: str, values: ArrayLike | Iterable[str], n: int, at_least: int, at_most: int) -> Ints:
+def _column(argument: str, values: ArrayLike, n: int, at_least: int, at_most: int) -> Ints:
     column = int_column(argument, values, at_least=at_least, at_most=at_most)
     if column.size != n:
         fail(argument, f"has {column.size} elements; expected {n}, one for each in `gpu`.")

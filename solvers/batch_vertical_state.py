@@ -67,8 +67,7 @@ class BatchVerticalState:
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value (a baseline not known is `None`); `from_dict` gives the state back, bit for bit."""
         columns: dict[str, object] = {name: column.tolist() for name, column in vars(self).items()}
-        known = ~np.isnan(self.baselines_ms)
-        columns["baselines_ms"] = np.where(known, self.baselines_ms, None).tolist()
+        columns["baselines_ms"] = [None if np.isnan(cycle) else cycle for cycle in self.baselines_ms.tolist()]
         return {"version": _VERSION, **columns}
 
     @classmethod
@@ -91,7 +90,14 @@ class BatchVerticalState:
                 ],
                 np.float64,
             )
-        state = cls(**columns, **floats)
+        state = cls(
+            columns["ids"],
+            columns["gpu"],
+            floats["baselines_ms"],
+            floats["cap_milli"],
+            columns["period"],
+            columns["owed_milli"],
+        )
         rows, gpus = state.ids.size, state.cap_milli.size
         for name, size in (("gpu", rows), ("baselines_ms", rows), ("period", gpus), ("owed_milli", gpus)):
             if getattr(state, name).size != size:

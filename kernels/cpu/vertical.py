@@ -63,21 +63,21 @@ def water_fill(budget: int, wants: Ints, weights: Ints, count: int, shares: Ints
     """
     wanted = 0
     for i in range(count):
-        wanted += wants[i]
+        wanted += int(wants[i])
         shares[i] = wants[i]
         unmet[i] = i
     if wanted <= budget:
         return wanted
     left, weight_left, still = budget, 0, count
     for i in range(count):
-        weight_left += weights[i]
+        weight_left += int(weights[i])
     while True:
         kept, met, met_weight = 0, 0, 0
         for k in range(still):
-            i = unmet[k]
+            i = int(unmet[k])
             if wants[i] * weight_left <= left * weights[i]:
-                met += wants[i]
-                met_weight += weights[i]
+                met += int(wants[i])
+                met_weight += int(weights[i])
             else:
                 unmet[kept] = i
                 kept += 1
@@ -199,11 +199,11 @@ def vertical_period(
     for g in range(starts.size - 1):
         slo, best_effort, asked, floor, any_slo = 0, 0, 0, 0, False
         worst, cut = math.nan, 1.0
-        for at in range(starts[g], starts[g + 1]):
-            i = order[at]
+        for at in range(int(starts[g]), int(starts[g + 1])):
+            i = int(order[at])
             idle = demand[i] == 0.0
             milli[i] = 0 if idle else request[i]
-            asked += milli[i]
+            asked += int(milli[i])
             want = 0
             if not idle:
                 want = limit[i] - request[i]
@@ -246,7 +246,7 @@ def vertical_period(
 
         floor, reach = min(_FULL_MILLI, floor), 0
         for k in range(best_effort):
-            reach += other_wants[k]
+            reach += int(other_wants[k])
             weights[k] = weight[others[k]]
         reach = max(0, min(spare, reach))
         bound = max(cap[g], float(floor))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ demands = st.one_of(st.none(), st.just(0), st.integers(1, 1100), st.floats(0, 11
 
 
 @st.composite
-def instances(draw, *, most_request=300, demand=demands, cycle=unknown):
+def instances(draw, *, most_request=300, demand: Any = demands, cycle: Any = unknown):
     """Some instances of any kind, half of them with weights of their own."""
     found = []
     for i in range(draw(st.integers(1, 7))):

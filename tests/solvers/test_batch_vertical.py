@@ -114,8 +114,7 @@ def test_one_compiled_form_serves_all_callers():
     for demand in ([1.0] * 4, np.ones(8)[::2], np.ones(4, np.float32), np.broadcast_to(1.0, 4), None):
         _, after = scaler.decide(state, shared, demand, demand)
     scaler.decide(after, strided, np.ones(2), None)
-    if hasattr(vertical_period, "signatures"):
-        assert len(vertical_period.signatures) == 1
+    assert len(getattr(vertical_period, "signatures", [1])) == 1  # none where kernels are interpreted
 
 
 def test_the_mean_headroom_of_a_function_is_its_spare_share():
