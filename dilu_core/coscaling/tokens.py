@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from dilu_core._checks import fail, finite, integer, text
 from dilu_core.coscaling.policy import expect
-from dilu_core.coscaling.sharing import fit_proportionally
+from dilu_core.coscaling.sharing import water_fill
 from dilu_core.units import FULL_GPU_MILLI, demand_units
 
 _VERSION = 1
@@ -119,13 +119,13 @@ def core_percentages(shares_milli: Mapping[str, int]) -> dict[str, int]:
     is not an integer 0..1000.
     """
     shares = _shares("shares_milli", shares_milli)
-    beyond = {name: max(0, milli - _PERCENT_MILLI) for name, milli in shares.items()}
-    total = sum(beyond.values())
-    if not total:
-        return dict.fromkeys(shares, 1)
-    percents = max(0, demand_units(sum(shares.values()) / _PERCENT_MILLI) - len(shares))
-    parts = fit_proportionally(percents, list(beyond.values()))
-    return {name: min(100, 1 + part) for name, part in zip(beyond, parts, strict=True)}
+    percents = dict.fromkeys(shares, 1)
+    beyond = {name: milli - _PERCENT_MILLI for name, milli in shares.items() if milli > _PERCENT_MILLI}
+    budget = max(0, demand_units(sum(shares.values()) / _PERCENT_MILLI) - len(shares))
+    parts = water_fill(budget, [99] * len(beyond), list(beyond.values()))
+    for name, part in zip(beyond, parts, strict=True):
+        percents[name] += part
+    return percents
 
 
 def _shares(argument: str, shares: Mapping[str, int]) -> dict[str, int]:

@@ -78,6 +78,7 @@ def test_known_percentages():
     assert mps_percentages(seen.limits_milli) == {"a": 60, "b": 100}
     assert core_percentages({"a": 334, "b": 333, "c": 333}) == {"a": 34, "b": 33, "c": 33}
     assert core_percentages({"a": 990, "b": 10}) == {"a": 99, "b": 1}
+    assert core_percentages({"a": 1000, "b": 11}) == {"a": 100, "b": 2}
     assert core_percentages({"a": 1000, "idle": 0}) == {"a": 99, "idle": 1}
     assert core_percentages({}) == mps_percentages({}) == {}
 

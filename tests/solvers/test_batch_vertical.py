@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.vertical import VerticalMode, VerticalParams
@@ -76,6 +76,7 @@ def test_gpus_may_appear_and_fall_empty():
     assert pairs(1, gpus=4).gpus == 4
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(st.lists(st.floats(), min_size=4, max_size=4), min_size=1, max_size=6), st.integers(0, 5))
 def test_a_restart_changes_no_grant(cycles, at):
     """The state taken through JSON or pickled at any moment leads to the same grants as the state kept in memory."""
