@@ -18,6 +18,7 @@ from dilu_core.coscaling.grants import VerticalMode
 from dilu_core.coscaling.policy import expect
 from dilu_core.coscaling.vertical_params import VerticalParams
 from dilu_core.kernels.cpu import vertical as kernel
+from dilu_core.kernels.cpu.sharing import INDEX_BITS
 from dilu_core.kernels.cpu.vertical import vertical_period
 from dilu_core.solvers.batch_vertical_state import BatchVerticalState
 from dilu_core.units import FULL_GPU_MILLI
@@ -68,8 +69,8 @@ class SharedGpus:
     ) -> None:
         self.gpu = int_column("gpu", gpu, at_least=0, at_most=_MOST_GPUS - 1)
         n = self.gpu.size
-        if n > 1 << kernel.INDEX_BITS:
-            fail("gpu", f"has {n} elements; expected at most {1 << kernel.INDEX_BITS} instances.")
+        if n > 1 << INDEX_BITS:
+            fail("gpu", f"has {n} elements; expected at most {1 << INDEX_BITS} instances.")
         reached = int(self.gpu.max()) + 1 if n else 0
         self.gpus = reached if gpus is None else integer("gpus", gpus, at_least=reached, at_most=_MOST_GPUS)
         self.kind = _kinds(kind, n)

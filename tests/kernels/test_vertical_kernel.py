@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dilu_core.coscaling.gpu import KINDS, GpuInstance, GpuObservation
 from dilu_core.coscaling.sharing import water_fill
 from dilu_core.coscaling.vertical import VerticalParams, VerticalScaler
-from dilu_core.kernels.cpu import vertical as kernel
+from dilu_core.kernels.cpu import sharing as kernel
 from dilu_core.solvers.batch_vertical import MODES, BatchVerticalScaler, SharedGpus
 from dilu_core.solvers.batch_vertical_state import BatchVerticalState
 
