@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from dilu_core.coscaling.budget import BudgetAsk, BudgetShare, BudgetShares, share_budget
     from dilu_core.coscaling.budgeted import BudgetedScaler, BudgetedState
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
+    from dilu_core.coscaling.grants import spare_milli
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
     from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
     from dilu_core.coscaling.reports import AuditLog, ObserveReport, ShadowReport
     from dilu_core.coscaling.staged import StagedPolicy, StagedState
     from dilu_core.coscaling.state import HorizontalState
+    from dilu_core.coscaling.tokens import TokenState, core_percentages, mps_percentages, token_counts
     from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
     from dilu_core.coscaling_plots import plot_fragmentation_over_time, plot_policies, plot_replay, plot_tuning
     from dilu_core.cost import CostReport
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from dilu_core.samples import ProfileSamples
     from dilu_core.sampling_design import first_cells
     from dilu_core.slots import Placement, Slot
+    from dilu_core.solvers.batch_vertical import BatchGrants, BatchVerticalScaler, SharedGpus, spare_by_function
+    from dilu_core.solvers.batch_vertical_state import BatchVerticalState
     from dilu_core.solvers.calibrating import calibrate
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
@@ -108,6 +112,9 @@ __all__ = [
     "ArrivalTrace",
     "AuditLog",
     "BackendUnavailableError",
+    "BatchGrants",
+    "BatchVerticalScaler",
+    "BatchVerticalState",
     "BudgetAsk",
     "BudgetShare",
     "BudgetShares",
@@ -190,6 +197,7 @@ __all__ = [
     "ScalingReason",
     "Scenario",
     "ShadowReport",
+    "SharedGpus",
     "Slot",
     "SolveStats",
     "StagedPolicy",
@@ -200,6 +208,7 @@ __all__ = [
     "Termination",
     "TerminationReason",
     "TokenLatency",
+    "TokenState",
     "TrainingFit",
     "TrainingModel",
     "Trial",
@@ -219,6 +228,7 @@ __all__ = [
     "Workload",
     "alternative_configurations",
     "calibrate",
+    "core_percentages",
     "first_cells",
     "fit_interference",
     "fit_latency",
@@ -229,6 +239,7 @@ __all__ = [
     "fragmentation",
     "gpu_scale",
     "learn_prior",
+    "mps_percentages",
     "place",
     "plan",
     "plot_fragmentation",
@@ -257,7 +268,10 @@ __all__ = [
     "search_quota_many",
     "search_training_quota",
     "share_budget",
+    "spare_by_function",
+    "spare_milli",
     "sweep_quota",
+    "token_counts",
     "transfer_prior",
     "tune",
     "verify_placement",
@@ -290,6 +304,7 @@ _NAMES_OF = {
         "GpuInstance",
         "GpuObservation",
     ),
+    "dilu_core.coscaling.grants": ("spare_milli",),
     "dilu_core.coscaling.horizontal": ("CoScaler",),
     "dilu_core.coscaling.params": ("HorizontalParams",),
     "dilu_core.coscaling.policy": (
@@ -308,6 +323,12 @@ _NAMES_OF = {
         "StagedState",
     ),
     "dilu_core.coscaling.state": ("HorizontalState",),
+    "dilu_core.coscaling.tokens": (
+        "TokenState",
+        "core_percentages",
+        "mps_percentages",
+        "token_counts",
+    ),
     "dilu_core.coscaling.vertical": (
         "Grants",
         "VerticalMode",
@@ -414,6 +435,13 @@ _NAMES_OF = {
         "Placement",
         "Slot",
     ),
+    "dilu_core.solvers.batch_vertical": (
+        "BatchGrants",
+        "BatchVerticalScaler",
+        "SharedGpus",
+        "spare_by_function",
+    ),
+    "dilu_core.solvers.batch_vertical_state": ("BatchVerticalState",),
     "dilu_core.solvers.calibrating": ("calibrate",),
     "dilu_core.solvers.fitting": (
         "fit_latency",
