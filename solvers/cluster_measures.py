@@ -78,7 +78,8 @@ class ClusterReplayResult:
         memory_free       part of the memory that no instance books
         idle              part of the SM time that nobody ran
 
-    each 0 where no GPU was used. `waiting_s` sums the seconds that instances waited for a place.
+    each 0 where no GPU was used. `borrowed_gpu_seconds` is what instances ran beyond their requests, `waiting_s` sums
+    the seconds that instances waited for a place.
     """
 
     system: str
@@ -89,6 +90,7 @@ class ClusterReplayResult:
     request_unneeded: float
     memory_free: float
     idle: float
+    borrowed_gpu_seconds: float
     waiting_s: float
     functions: tuple[FunctionOutcome, ...]
     timeline: ClusterTimeline

@@ -21,9 +21,10 @@ Integers = NDArray[np.int64]
 class Pools:
     """Runs the instances of `fleet` period by period, and keeps their queues.
 
-    `backlog` and `trained` are by function: requests that wait, samples trained. `ready`, `spare_milli` and `used_milli`
-    describe the last period: ready instances by function, the mean share that each could have borrowed beyond its
-    request (NaN where none was ready), and the mean share in use on the whole cluster.
+    `backlog` and `trained` are by function: requests that wait, samples trained. The others describe the last period:
+    `spare_milli` the mean share that each ready instance of a function could have borrowed beyond its request (NaN
+    where none was ready), `used_milli` and `borrowed_milli` the mean share in use on the whole cluster, and that beyond
+    requests.
     """
 
     def __init__(self, fleet: Fleet, step_s: float) -> None:
@@ -32,9 +33,8 @@ class Pools:
         self.step_s = step_s
         self.backlog = np.zeros(functions)
         self.trained = np.zeros(functions)
-        self.ready = np.zeros(functions, np.int64)
         self.spare_milli = np.full(functions, np.nan)
-        self.used_milli = 0.0
+        self.used_milli = self.borrowed_milli = 0.0
         self._sharing = SHARINGS.index(fleet.system.sharing)
         self._pools: list[list[int]] = [[-1] * len(menu) for menu in fleet.menus]
         self._function_of: list[int] = []  # of each pool
@@ -54,7 +54,7 @@ class Pools:
         return lost
 
     def advance(self, step: int, arrivals: Floats) -> tuple[Floats, Floats]:
-        """Run `(functions, steps)` arrivals from `step` on: requests served, and their mean execution time in ms, alike.
+        """Run `(functions, steps)` arrivals from `step` on; what was served and its mean execution time in ms, alike.
 
         Instances are ready for the whole of a period or not at all.
         """
@@ -64,7 +64,7 @@ class Pools:
         served, execution = np.zeros(arrivals.shape), np.zeros(arrivals.shape)
         pools = len(self._function_of)
         self.spare_milli[:] = np.nan
-        self.used_milli = 0.0
+        self.used_milli = self.borrowed_milli = 0.0
         if pools == 0:
             self.backlog += arrivals.sum(axis=1)
             return served, execution
@@ -75,11 +75,11 @@ class Pools:
         training = np.array([self.fleet.functions[f].is_training for f in self._function_of], np.int64)
         trained, rows = np.zeros(pools), self._rows
         out, execution_ms = np.zeros(by_pool.shape), np.zeros(by_pool.shape)
-        used, spare = np.zeros(rows.gpu_of.size), np.zeros(rows.gpu_of.size)
+        used, borrowed, spare = np.zeros((3, rows.gpu_of.size))
         gpus = int(rows.gpu_of.max(initial=-1)) + 1
         advance_shared(
             0, steps, self.step_s, self._sharing, gpus, by_pool, self._rates[:pools], self._execution[:pools], training,
-            rows, queued, trained, out, execution_ms, used, spare,
+            rows, queued, trained, out, execution_ms, used, borrowed, spare,
         )  # fmt: skip
         np.add.at(served, owner, out)
         np.add.at(execution, owner, out * execution_ms)
@@ -89,7 +89,7 @@ class Pools:
         self.backlog = np.where(has_pool, 0.0, self.backlog + arrivals.sum(axis=1))
         np.add.at(self.backlog, owner, queued)
         np.add.at(self.trained, owner, trained)
-        self.used_milli = float(used.sum()) / steps
+        self.used_milli, self.borrowed_milli = float(used.sum()) / steps, float(borrowed.sum()) / steps
         self._note_spare(owner, spare / steps)
         return served, execution
 
@@ -118,13 +118,10 @@ class Pools:
         listed: list[tuple[int, ...]] = []
         parts: list[int] = []
         self._next_ready = np.iinfo(np.int64).max
-        self.ready[:] = 0
         for number, member in enumerate(self.fleet.members.values()):
             booking = member.booking
             is_ready = member.ready_at <= step
-            if is_ready:
-                self.ready[member.function] += 1
-            else:
+            if not is_ready:
                 self._next_ready = min(self._next_ready, member.ready_at)
             pool = self._pool(member.function, member.configuration)
             gang = number if len(booking.gpus) > 1 else -1

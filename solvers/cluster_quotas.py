@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from dilu_core.quota import LimitRule, QuotaConfig, QuotaGrid
 from dilu_core.solvers.cluster_workload import ClusterFunction
 from dilu_core.solvers.quota_search import search_quota
@@ -66,15 +68,16 @@ def hybrid_growth(function: ClusterFunction) -> Menu:
         if found is None or found.efficacy / 100.0 < accepted.efficacy / 100.0 - 0.2:
             break
         accepted = found
-    rates = function.tables(accepted.batch)[0]
-    rule = LimitRule()
-    saturating = next(share for share in range(1, FULL_GPU_MILLI + 1) if rates[share] >= rule.throughput_fraction * rates[-1])
+    rates, rule = function.tables(accepted.batch)[0], LimitRule()
+    saturating = int(np.argmax(rates >= rule.throughput_fraction * rates[-1]))
     return (replace(accepted, limit_milli=rule.limit_milli(accepted.request_milli, saturating)),)
 
 
 def static_at_limit(function: ClusterFunction) -> Menu:
     """The published configuration, with its limit reserved."""
-    return tuple(function.configuration(each.batch, each.limit_milli, each.limit_milli) for each in hybrid_growth(function))
+    return tuple(
+        function.configuration(each.batch, each.limit_milli, each.limit_milli) for each in hybrid_growth(function)
+    )
 
 
 def static_at_request(function: ClusterFunction) -> Menu:

@@ -230,7 +230,7 @@ class _Run:
         self._rows.append(
             (float(active.sum()), request, request_free, request - needed, memory, memory_free,
              FULL_GPU_MILLI * float(active.sum()) - pools.used_milli, len(fleet.members), len(fleet.waiting),
-             span.stop - span.start)
+             pools.borrowed_milli, span.stop - span.start)
         )  # fmt: skip
 
     def result(self, seconds: float) -> ClusterReplayResult:
@@ -239,7 +239,7 @@ class _Run:
         late = np.zeros(clock.steps)
         outcomes = tuple(self._outcome(f, late) for f in range(len(self.functions)))
         rows = np.array(self._rows)
-        gpus, request, request_free, unneeded, memory, memory_free, idle, instances, waiting, steps = rows.T
+        gpus, request, request_free, unneeded, memory, memory_free, idle, instances, waiting, borrowed, steps = rows.T
         span_s = steps * clock.step_s
         edges = np.arange(0, clock.steps, clock.per_control)
 
@@ -259,6 +259,7 @@ class _Run:
             request_unneeded=part(unneeded, request),
             memory_free=part(memory_free, memory),
             idle=part(idle, FULL_GPU_MILLI * gpus),
+            borrowed_gpu_seconds=float(borrowed @ span_s) / FULL_GPU_MILLI,
             waiting_s=float(waiting @ span_s),
             functions=outcomes,
             timeline=ClusterTimeline(

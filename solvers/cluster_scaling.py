@@ -61,9 +61,7 @@ class ResidualScaler:
     no more than `scale_in_load` of their capacity; one always stays. Instances that start count as serving.
     """
 
-    def __init__(
-        self, menu: Menu, pick: Pick, *, keep_alive_s: int = KEEP_ALIVE_S, scale_in_load: float = 1.0
-    ) -> None:
+    def __init__(self, menu: Menu, pick: Pick, *, keep_alive_s: int = KEEP_ALIVE_S, scale_in_load: float = 1.0) -> None:
         self.menu = menu
         self.pick = pick
         self.scale_in_load = scale_in_load

@@ -34,7 +34,7 @@ SHARINGS = ("work-conserving", "hard-caps", "time-slices")
 """How a GPU is divided while it runs, in the order of the kernel's codes: see `kernels.cpu.shared_gpus`."""
 
 REMOVALS = ("newest", "least-useful-gpu")
-"""Which instance a function gives up: the youngest, or the one whose GPU holds the least of others, so that it empties."""
+"""Which instance a function gives up: the youngest, or the one whose GPU holds least else, so that it empties."""
 
 Weights = tuple[float, float, float]
 MakeScaler = Callable[[ClusterFunction, Menu], Scaler]
@@ -144,8 +144,8 @@ INFLESS = ClusterSystem(name="INFless-like", quotas=quotas.one_per_batch, scaler
 After its greedy scheduling: the largest batch that the residual load fills in time, in the share of greatest throughput
 per resource, on the server it fills most (the resource-efficiency score); loads are dispatched in proportion to
 capacity, and instances go where the others serve the peak at 0.8 (its alpha). Approximations: GPU shares only, no CPU;
-its histogram of idle times (LSTH), which pre-warms and keeps alive, is a fixed minute; training, which it does not know,
-runs at the published request.
+its histogram of idle times (LSTH), which pre-warms and keeps alive, is a fixed minute; training, which it does not
+know, runs at the published request.
 """
 
 DILU = ClusterSystem(
@@ -174,8 +174,8 @@ OURS = ClusterSystem(
     apart=True,
     removal="least-useful-gpu",
 )
-"""This library: the exact quota search, co-scaling with its default parameters, best fit over request, limit and memory,
-functions whose load rises together kept apart, and scale-in from the GPU that empties soonest."""
+"""This library: the exact quota search, co-scaling with its default parameters, best fit over request, limit and
+memory, functions whose load rises together kept apart, and scale-in from the GPU that empties soonest."""
 
 SYSTEMS = (EXCLUSIVE, MPS_LIMIT, MPS_REQUEST, FAST_GSHARE, INFLESS, DILU, OURS)
 """All of them."""

@@ -117,4 +117,6 @@ class ClusterFunction:
         if not isinstance(self.trace, ArrivalTrace):
             check.fail("trace", f"is {self.trace!r:.80}; expected the ArrivalTrace of the function {self.name!r}.")
         if self.gpus != 1:
-            check.fail("gpus", f"is {self.gpus} for the {self.kind} function {self.name!r}; only training takes a gang.")
+            check.fail(
+                "gpus", f"is {self.gpus} for the {self.kind} function {self.name!r}; only training takes a gang."
+            )
