@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,8 +38,7 @@ def run(sharing, rows, arrivals, rates, training, *, gpus=2, execution=None, bac
         "borrowed": np.zeros(len(rows)),
         "spare": np.zeros(len(rows)),
     }
-    edges = [0, *cuts, steps]
-    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+    for first, stop in pairwise([0, *cuts, steps]):
         advance_shared(
             *(first, stop, STEP_S, sharing, gpus, arrivals, rates, execution),
             *(np.array(training, dtype=np.int64), columns(rows), *out.values()),
@@ -64,8 +65,8 @@ def plain_division(sharing, rows, wants):
         if sum(asked.values()) <= left:
             lent = asked
         else:
-            low, high = 0.0, 1e6
-            for _ in range(200):
+            low, high = 0.0, 1001.0
+            for _ in range(70):
                 level = (low + high) / 2
                 taken = sum(min(asked[k], level * rows[k]["request"]) for k in some)
                 low, high = (level, high) if taken < left else (low, level)
@@ -88,13 +89,12 @@ def on_every_gpu(sharing, rows, wants):
 
 
 def least_share(table, wanted, most):
-    """By a scan of the table."""
-    if wanted <= 0.0:
-        return 0.0
-    for share in range(1, most + 1):
-        if table[share] >= wanted:
-            return share - 1 + (wanted - table[share - 1]) / (table[share] - table[share - 1])
-    return float(most)
+    """The first entry of the table that serves as much, and the way to it."""
+    enough = np.flatnonzero(table[: most + 1] >= wanted)
+    if wanted <= 0.0 or enough.size == 0:
+        return 0.0 if wanted <= 0.0 else float(most)
+    share = int(enough[0])
+    return share - 1 + (wanted - table[share - 1]) / (table[share] - table[share - 1])
 
 
 def plain_engine(sharing, rows, arrivals, rates, training, backlog):
@@ -106,7 +106,7 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
     units = [members for members in gangs.values() if all(rows[k]["ready"] for k in members)]
     working = [k for members in units for k in members]
     most = [each["request"] if sharing == TIME_SLICES else each["limit"] for each in rows]
-    shares = np.arange(1001)
+    shares, batch_ms = np.arange(1001), 1000.0 / np.maximum(rates, 1e-3)
     out = {
         "backlog": np.array(backlog, dtype=float),
         "trained": np.zeros(functions),
@@ -169,7 +169,7 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                     out["borrowed"][k] += max(0.0, used - rows[k]["request"])
                     promise = rows[k]["limit" if sharing == HARD_CAPS else "request"] * cuts[k]
                     share = max(1.0, promise, grants[k])
-                    slowest = max(slowest, np.interp(share, shares, 1000.0 / np.maximum(rates[function], 1e-3)))
+                    slowest = max(slowest, np.interp(share, shares, batch_ms[function]))
                 time_sum += slowest * one
             if not training[function] and out["served"][function, step] > 0.0:
                 out["execution"][function, step] = time_sum / able
@@ -215,6 +215,9 @@ def test_the_engine_agrees_with_the_plain_one(problem, sharing):
     rows, arrivals, rates, training, backlog = problem
     ours = run(sharing, rows, arrivals, rates, training, backlog=backlog)
     plain = plain_engine(sharing, rows, arrivals, rates, training, backlog)
+    left_over = (ours["served"] < 1e-9) | (plain["served"] < 1e-9)  # a queue that rounding has not emptied
+    for one in (ours, plain):
+        one["execution"][left_over] = 0.0
     for name, values in plain.items():
         assert ours[name] == pytest.approx(values, rel=1e-6, abs=1e-6), name
 
