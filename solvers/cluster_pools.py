@@ -47,11 +47,9 @@ class Pools:
         self._next_ready = -1
         self._rows = self._columns(0)
 
-    def drop(self, function: int) -> float:
-        """The function leaves; the requests that still waited are lost and answered."""
-        lost = float(self.backlog[function])
+    def drop(self, function: int) -> None:
+        """The function leaves, and the requests that still waited are lost."""
         self.backlog[function] = 0.0
-        return lost
 
     def advance(self, step: int, arrivals: Floats) -> tuple[Floats, Floats]:
         """Run `(functions, steps)` arrivals from `step` on; what was served and its mean execution time in ms, alike.
