@@ -159,7 +159,7 @@ def late_requests(
         return np.zeros(0)
     backlog = np.maximum(np.cumsum(arrivals) - np.cumsum(served), 0.0)
     wait_s = waits_s(arrivals, backlog, step_s)
-    leaves = np.floor(np.arange(arrivals.size) + 0.5 + np.minimum(wait_s / step_s, 2.0**40) + _ROUNDING)
+    leaves = np.floor(np.arange(arrivals.size) + 0.5 + np.minimum(wait_s / step_s, 2.0**40) - _ROUNDING)
     never = leaves >= arrivals.size
     at = np.minimum(leaves, arrivals.size - 1).astype(np.int64)
     ran = np.where(served > 0.0, np.arange(served.size), 0)

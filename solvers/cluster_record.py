@@ -119,10 +119,14 @@ class Record:
             trained_s = float(pools.trained[f]) / function.full_rate
             asked_s = (span.stop - span.start) * clock.step_s * function.gpus
         else:
-            columns = (column[f, span] for column in (self.arrivals, self.served, self.execution_ms))
-            mine = late_requests(*columns, clock.step_s, function.slo_ms, cut_off=span.stop < clock.steps)
+            arrivals, served, execution_ms = (
+                column[f, span] for column in (self.arrivals, self.served, self.execution_ms)
+            )
+            mine = late_requests(
+                arrivals, served, execution_ms, clock.step_s, function.slo_ms, cut_off=span.stop < clock.steps
+            )
             late[span] += mine
-            requests, missed = float(self.arrivals[f, span].sum()), float(mine.sum())
+            requests, missed = float(arrivals.sum()), float(mine.sum())
         return FunctionOutcome(
             name=function.name,
             kind=function.kind,

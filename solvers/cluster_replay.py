@@ -39,7 +39,7 @@ _LEARN_S, _SPREAD_S = 10.0, 60.0  # how often loads are observed, and placement 
 
 @dataclass(frozen=True)
 class ClusterMoment:
-    """The cluster at the beginning of a control period, when the system has acted; `waiting` counts what has no place."""
+    """The cluster at the beginning of a control period, when the system has acted; `waiting` counts the unplaced."""
 
     time_s: float
     placement: Placement
