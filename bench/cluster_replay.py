@@ -2,8 +2,8 @@
 
     python bench/cluster_replay.py [local|light|large|all] [SEEDS]     # all, 3 seeds
 
-local: 5 nodes of 4 GPUs as in the paper's testbed, 15 minutes, 14 functions that come and go, whose load peaks at 0.1 to
-1.5 of what a whole GPU serves. light: 20 functions that peak at 0.03 to 0.4 of it. large: 1000 nodes of 4 GPUs, 5
+local: 5 nodes of 4 GPUs as in the paper's testbed, 15 minutes, 14 functions that come and go, whose load peaks at 0.1
+to 1.5 of what a whole GPU serves. light: 20 functions that peak at 0.03 to 0.4 of it. large: 1000 nodes of 4 GPUs, 5
 minutes, 400 functions, loads as in local. `cluster_workloads.py` says where latencies and loads come from. All systems
 see the same arrivals. Figures are means over seeds, ratios are taken seed by seed; no parameter was chosen on these
 seeds (those of "dilu_core" on seeds 0 to 3 of local).

@@ -20,12 +20,17 @@ from dilu_core.solvers.placement.spreading import Spreading
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One placed instance: number of its function and configuration, its booking, and the step it serves from."""
+    """One placed instance: number of its function and configuration, its booking, and the step it serves from.
+
+    `request_milli` and `limit_milli` are what it books on each of its GPUs.
+    """
 
     function: int
     configuration: int
     booking: Booking
     ready_at: int
+    request_milli: int
+    limit_milli: int
 
 
 Wanted = tuple[int, int]
@@ -118,7 +123,7 @@ class Fleet:
             self.refused[function] += 1
             return False
         booking = found[1]
-        member = Member(function, configuration, booking, ready_at)
+        member = Member(function, configuration, booking, ready_at, booking.request_milli, booking.limit_milli)
         self.members[booking.instance.name] = self._of[function][booking.instance.name] = member
         self.launched[function] += 1
         self.version += 1
@@ -145,8 +150,8 @@ class Fleet:
         free, capacity = self.bookings.free, self.bookings.capacity
 
         def others(name: str) -> int:
-            booking = self.members[name].booking
-            return sum(int(capacity[row, 0] - free[row, 0]) - booking.request_milli for row in booking.gpus)
+            member = self.members[name]
+            return sum(int(capacity[row, 0] - free[row, 0]) - member.request_milli for row in member.booking.gpus)
 
         return min(reversed(mine), key=others)
 

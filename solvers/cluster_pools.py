@@ -35,6 +35,7 @@ class Pools:
         self.trained = np.zeros(functions)
         self.spare_milli = np.full(functions, np.nan)
         self.used_milli = self.borrowed_milli = 0.0
+        self._tier = [int(each.is_training) for each in fleet.functions]  # best effort
         self._sharing = SHARINGS.index(fleet.system.sharing)
         self._pools: list[list[int]] = [[-1] * len(menu) for menu in fleet.menus]
         self._function_of: list[int] = []  # of each pool
@@ -70,7 +71,7 @@ class Pools:
         part = self._dispatch(owner)
         queued = part * self.backlog[owner]
         by_pool = part[:, None] * arrivals[owner]
-        training = np.array([self.fleet.functions[f].is_training for f in self._function_of], np.int64)
+        training = np.array([self._tier[f] for f in self._function_of], np.int64)
         trained, rows = np.zeros(pools), self._rows
         out, execution_ms = np.zeros(by_pool.shape), np.zeros(by_pool.shape)
         used, borrowed, spare = np.zeros((3, rows.gpu_of.size))
@@ -117,16 +118,16 @@ class Pools:
         parts: list[int] = []
         self._next_ready = np.iinfo(np.int64).max
         for number, member in enumerate(self.fleet.members.values()):
-            booking = member.booking
+            gpus = member.booking.gpus
             is_ready = member.ready_at <= step
             if not is_ready:
                 self._next_ready = min(self._next_ready, member.ready_at)
             pool = self._pool(member.function, member.configuration)
-            gang = number if len(booking.gpus) > 1 else -1
-            tier = int(self.fleet.functions[member.function].is_training)
-            for gpu in booking.gpus:
-                listed.append((pool, gpu, booking.request_milli, booking.limit_milli, tier, gang, int(is_ready)))
-                parts.append(len(booking.gpus))
+            gang = number if len(gpus) > 1 else -1
+            tier = self._tier[member.function]
+            for gpu in gpus:
+                listed.append((pool, gpu, member.request_milli, member.limit_milli, tier, gang, int(is_ready)))
+                parts.append(len(gpus))
         table = np.array(listed, np.int64).reshape(-1, 7)
         self._parts = np.array(parts, np.float64)
         self._version = self.fleet.version

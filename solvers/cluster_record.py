@@ -52,7 +52,7 @@ class Record:
         request, _, memory = ledger.capacity[active].sum(axis=0).tolist()
         request_free, _, memory_free = ledger.free[active].sum(axis=0).tolist()
         needed = sum(
-            min(each.booking.request_milli, self._needed_milli[each.function]) * len(each.booking.gpus)
+            min(each.request_milli, self._needed_milli[each.function]) * len(each.booking.gpus)
             for each in fleet.members.values()
         )
         self._rows.append(

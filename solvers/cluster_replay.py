@@ -39,12 +39,25 @@ _LEARN_S, _SPREAD_S = 10.0, 60.0  # how often loads are observed, and placement 
 
 @dataclass(frozen=True)
 class ClusterMoment:
-    """The cluster at the beginning of a control period, when the system has acted; `waiting` counts the unplaced."""
+    """The cluster at the beginning of a control period, when the system has acted; to be looked at only then."""
 
     time_s: float
-    placement: Placement
-    instances: tuple[Instance, ...]
-    waiting: int
+    fleet: Fleet
+
+    @property
+    def placement(self) -> Placement:
+        """Where every instance sits."""
+        return self.fleet.placement()
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The placed instances as they were asked for."""
+        return self.fleet.instances()
+
+    @property
+    def waiting(self) -> int:
+        """Instances that wait for a place."""
+        return len(self.fleet.waiting)
 
 
 def replay_cluster(
@@ -84,8 +97,7 @@ def replay_cluster(
     for period in range(clock.periods):
         run.act(period)
         if observer is not None:
-            fleet = run.fleet
-            observer(ClusterMoment(period * clock.control_s, fleet.placement(), fleet.instances(), len(fleet.waiting)))
+            observer(ClusterMoment(period * clock.control_s, run.fleet))
         run.advance(period)
     return run.record.result(run.pools, time.perf_counter() - started)
 

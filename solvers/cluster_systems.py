@@ -107,12 +107,12 @@ def scaled_by(make: Callable[[HorizontalParams], Policy[Any]], **fields: Any) ->
 
 
 def _reactive(function: ClusterFunction, menu: Menu) -> Scaler:
-    """As many instances as the last second needs, at once; kept for a minute."""
+    """As many instances as the last second needs at 80 % of their capacity, at once; kept for a minute."""
     return ResidualScaler(menu, first_of)
 
 
 def _infless(function: ClusterFunction, menu: Menu) -> Scaler:
-    return ResidualScaler(menu, largest_filled_batch(function.slo_ms or 0.0), scale_in_load=0.8)
+    return ResidualScaler(menu, largest_filled_batch(function.slo_ms or 0.0))
 
 
 def _fast_gshare(function: ClusterFunction, menu: Menu) -> Scaler:
@@ -143,9 +143,9 @@ INFLESS = ClusterSystem(name="INFless-like", quotas=quotas.one_per_batch, scaler
 
 After its greedy scheduling: the largest batch that the residual load fills in time, in the share of greatest throughput
 per resource, on the server it fills most (the resource-efficiency score); loads are dispatched in proportion to
-capacity, and instances go where the others serve the peak at 0.8 (its alpha). Approximations: GPU shares only, no CPU;
-its histogram of idle times (LSTH), which pre-warms and keeps alive, is a fixed minute; training, which it does not
-know, runs at the published request.
+capacity, and instances planned for 0.8 of it (its alpha). Approximations: GPU shares only, no CPU; its histogram of
+idle times (LSTH), which pre-warms and keeps alive, is a fixed minute; training, which it does not know, runs at the
+published request.
 """
 
 DILU = ClusterSystem(
