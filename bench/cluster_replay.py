@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from cluster_workloads import Setting, setting, workload
+from cluster_workloads import Mix, Setting, setting, workload
 
 from dilu_core.cluster import Cluster
 from dilu_core.placement import PlacementProblem, verify_placement
@@ -29,10 +29,10 @@ from dilu_core.solvers.cluster_measures import ClusterReplayResult
 from dilu_core.solvers.cluster_replay import ClusterMoment, replay_cluster
 from dilu_core.solvers.cluster_systems import DILU, EXCLUSIVE, OURS, SYSTEMS, ClusterSystem
 
-SCENARIOS = {  # nodes, functions, seconds, least and greatest peak of a load
-    "local": (5, 14, 900.0, (0.1, 1.5)),
-    "light": (5, 20, 900.0, (0.03, 0.4)),
-    "large": (1000, 400, 300.0, (0.1, 1.5)),
+SCENARIOS = {  # nodes of 4 GPUs, and what comes
+    "local": (5, Mix(14, 900.0, (1, 2), (0.1, 1.5))),
+    "light": (5, Mix(20, 900.0, (1, 2), (0.03, 0.4))),
+    "large": (1000, Mix(400, 300.0, (2, 4), (0.1, 1.5))),
 }
 FIRST_SEED = 100
 VERIFY_S = 60.0
@@ -66,16 +66,18 @@ def main() -> int:
 
 def run(where: Setting, name: str, seeds: range) -> dict[str, Runs]:
     """Every system on every seed's workload; the placement is verified once a minute."""
-    nodes, count, duration_s, loads = SCENARIOS[name]
+    nodes, mix = SCENARIOS[name]
     cluster = where.cluster(nodes)
-    kind = where.gpu_type.name
-    print(f"\n{name}: {nodes} nodes x 4 {kind}, {count} functions, {duration_s:g} s, seeds {seeds[0]}..{seeds[-1]}")
+    print(
+        f"\n{name}: {nodes} nodes x 4 {where.gpu_type.name}, {mix.functions} functions in {mix.duration_s:g} s, loads of "
+        f"{mix.loads[0]:g} to {mix.loads[1]:g} GPUs, gangs of {mix.gangs}, seeds {seeds[0]}..{seeds[-1]}"
+    )
     results: dict[str, Runs] = {}
     for seed in seeds:
-        functions = workload(where, count, duration_s, seed, loads)
+        functions = workload(where, mix, seed)
         for system in SYSTEMS:
             observer = verifier(cluster, system)
-            done = replay_cluster(functions, cluster, system, duration_s=duration_s, observer=observer)
+            done = replay_cluster(functions, cluster, system, duration_s=mix.duration_s, observer=observer)
             results.setdefault(system.name, []).append(done)
     return results
 
