@@ -3,10 +3,10 @@
     python bench/cluster_replay.py [local|light|large|all] [SEEDS]     # all, 3 seeds
 
 local: 5 nodes of 4 GPUs as in the paper's testbed, 15 minutes, 14 functions that come and go, whose load peaks at 0.1
-to 1.5 of what a whole GPU serves. light: 20 functions that peak at 0.03 to 0.4 of it. large: 1000 nodes of 4 GPUs, 5
-minutes, 400 functions, loads as in local. `cluster_workloads.py` says where latencies and loads come from. All systems
-see the same arrivals. Figures are means over seeds, ratios are taken seed by seed; no parameter was chosen on these
-seeds (those of "dilu_core" on seeds 0 to 3 of local).
+to 1.5 of what a whole GPU serves. light: 20 functions that peak at 0.03 to 0.4 of it. large: 1000 nodes of 4 GPUs as in
+its simulation, 5 minutes, 400 functions, loads as in local. `cluster_workloads.py` says where latencies and loads come
+from. All systems see the same arrivals. Figures are means over seeds, ratios are taken seed by seed; the parameters of
+"dilu_core" and of the reactive systems were chosen on other seeds, 0 to 3 of local and light.
 
 SM free: request that is not booked, on GPUs in use (the published fragmentation). beyond: that, and what is booked
 beyond the most efficient quota. idle: SM time nobody ran. late: requests over their SLO, of all and as the mean over
@@ -69,8 +69,8 @@ def run(where: Setting, name: str, seeds: range) -> dict[str, Runs]:
     nodes, mix = SCENARIOS[name]
     cluster = where.cluster(nodes)
     print(
-        f"\n{name}: {nodes} nodes x 4 {where.gpu_type.name}, {mix.functions} functions in {mix.duration_s:g} s, loads of "
-        f"{mix.loads[0]:g} to {mix.loads[1]:g} GPUs, gangs of {mix.gangs}, seeds {seeds[0]}..{seeds[-1]}"
+        f"\n{name}: {nodes} nodes x 4 {where.gpu_type.name}, {mix.functions} functions in {mix.duration_s:g} s, loads "
+        f"of {mix.loads[0]:g} to {mix.loads[1]:g} GPUs, gangs of {mix.gangs}, seeds {seeds[0]}..{seeds[-1]}"
     )
     results: dict[str, Runs] = {}
     for seed in seeds:
