@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined
 from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, borrowable, divide_gpu
-from dilu_core.kernels.cpu.replay import share_for_rate
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -53,6 +52,36 @@ def _between(table: Floats, function: int, share: float) -> float:
     if part <= 0.0:
         return table[function, low]
     return table[function, low] + part * (table[function, low + 1] - table[function, low])
+
+
+@compiled
+def least_share(table: Floats, wanted_rps: float, most: int, near: int) -> float:
+    """As `kernels.cpu.replay.share_for_rate`, searched from `near` outwards: shares change little between steps."""
+    if wanted_rps <= 0.0:
+        return 0.0
+    if wanted_rps > table[most]:
+        return float(most)
+    low, high, stride = 0, most, 1  # table[low] < wanted_rps <= table[high]
+    if 0 < near < most:
+        if table[near] < wanted_rps:
+            low = near
+            while low + stride < most and table[low + stride] < wanted_rps:
+                low += stride
+                stride *= 2
+            high = min(low + stride, most)
+        else:
+            high = near
+            while high - stride > 0 and table[high - stride] >= wanted_rps:
+                high -= stride
+                stride *= 2
+            low = max(high - stride, 0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if table[middle] < wanted_rps:
+            low = middle
+        else:
+            high = middle
+    return low + (wanted_rps - table[low]) / (table[high] - table[low])
 
 
 @compiled
@@ -151,6 +180,7 @@ def advance_shared(
     most = rows.request if sharing == TIME_SLICES else rows.limit
     want, grant, unit_rps = np.zeros(count), np.zeros(count), np.zeros(count)
     total_rps, execution_sum, cut = np.zeros(functions), np.zeros(functions), np.ones(gpus)
+    near = rows.request.copy()  # where the least share is likely to lie
     short = np.zeros(functions, dtype=np.bool_)  # whether all would have to give their most
     part, slowest_ms = np.ones(functions), np.zeros(count)  # part of what is granted that is used
     for step in range(first, stop):
@@ -169,7 +199,8 @@ def advance_shared(
             f = rows.function_of[i]
             if not short[f] and want[i] > 0.0:
                 part_rps = backlog[f] / step_s * unit_rps[leader[i]] / total_rps[f]
-                want[i] = share_for_rate(rates[f], part_rps, most[i])
+                want[i] = least_share(rates[f], part_rps, most[i], near[i])
+                near[i] = int(want[i])
         for gpu in range(gpus):
             cut[gpu] = divide_gpu(sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.tier, want, grant)
         for gpu in range(gpus):
@@ -191,7 +222,7 @@ def advance_shared(
             f = rows.function_of[i]
             if want[i] <= 0.0:
                 continue
-            share = share_for_rate(rates[f], unit_rps[leader[i]] * part[f], most[i])
+            share = least_share(rates[f], unit_rps[leader[i]] * part[f], most[i], int(grant[i]))
             used[i] += share
             borrowed[i] += max(share - rows.request[i], 0.0)
             if training[f] == 0:

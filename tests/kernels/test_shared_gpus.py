@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, WORK_CONSERVING
-from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared
+from dilu_core.kernels.cpu.replay import share_for_rate
+from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared, least_share
 
 STEPS, STEP_S = 6, 0.1
 RULES = [WORK_CONSERVING, HARD_CAPS, TIME_SLICES]
@@ -88,7 +89,7 @@ def on_every_gpu(sharing, rows, wants):
     return grants, cuts
 
 
-def least_share(table, wanted, most):
+def scanned_share(table, wanted, most):
     """The first entry of the table that serves as much, and the way to it."""
     enough = np.flatnonzero(table[: most + 1] >= wanted)
     if wanted <= 0.0 or enough.size == 0:
@@ -139,7 +140,7 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
             need = waiting[function] / STEP_S
             if not training[function] and 0.0 < need <= total(speed, function):
                 for k in members:
-                    wants[k] = least_share(rates[function], need * one / total(speed, function), most[k])
+                    wants[k] = scanned_share(rates[function], need * one / total(speed, function), most[k])
         grants, cuts = on_every_gpu(sharing, rows, wants)
         speed = speeds(grants)
         for k in working if sharing != TIME_SLICES else []:
@@ -164,7 +165,7 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                     continue
                 slowest = 0.0
                 for k in members:
-                    used = least_share(rates[function], one * part, most[k])
+                    used = scanned_share(rates[function], one * part, most[k])
                     out["used"][k] += used
                     out["borrowed"][k] += max(0.0, used - rows[k]["request"])
                     promise = rows[k]["limit" if sharing == HARD_CAPS else "request"] * cuts[k]
@@ -239,6 +240,15 @@ def test_nothing_is_lost_and_no_gpu_gives_more_than_it_has(problem, sharing):
         assert -1e-9 <= ours["spare"][k] <= (each["limit"] - each["request"]) * STEPS + 1e-9
         if not each["ready"]:
             assert ours["used"][k] == ours["spare"][k] == 0.0
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=1, max_size=40), st.floats(0, 60), st.data())
+def test_a_search_from_anywhere_finds_the_same_share(steps, wanted, data):
+    """Where the search starts does not change, not even by rounding, what it finds."""
+    table = np.concatenate(([0.0], np.cumsum(steps)))
+    most = data.draw(st.integers(1, table.size - 1))
+    found = least_share(table, wanted, most, data.draw(st.integers(-3, 45)))
+    assert found == share_for_rate(table, wanted, most)
 
 
 @given(problems(), st.sampled_from(RULES), st.lists(st.integers(0, STEPS), max_size=3))
