@@ -125,6 +125,6 @@ def _own_part(left: float, own: int, members: Integers, request: Integers, tier:
                 weight -= request[i]
                 met = True
         if not met:
-            return per_weight * request[own]
+            return float(per_weight * request[own])
         below = per_weight
     return 0.0

@@ -50,8 +50,8 @@ def _between(table: Floats, function: int, share: float) -> float:
     low = int(share)
     part = share - low
     if part <= 0.0:
-        return table[function, low]
-    return table[function, low] + part * (table[function, low + 1] - table[function, low])
+        return float(table[function, low])
+    return float(table[function, low] + part * (table[function, low + 1] - table[function, low]))
 
 
 @compiled
@@ -81,7 +81,7 @@ def least_share(table: Floats, wanted_rps: float, most: int, near: int) -> float
             low = middle
         else:
             high = middle
-    return low + (wanted_rps - table[low]) / (table[high] - table[low])
+    return float(low + (wanted_rps - table[low]) / (table[high] - table[low]))
 
 
 @compiled
