@@ -44,11 +44,11 @@ def cold_steps(params: HorizontalParams, step_s: float) -> int:
     return math.ceil(min(params.cold_start_s / step_s, LARGEST) - 1e-9)
 
 
-def clock(trace: ArrivalTrace, step_s: float, control_s: float) -> tuple[float, int]:
-    """The step, and the steps in a control period."""
+def clock(trace: ArrivalTrace, step_s: float, control_s: float, *, tables: int = 1) -> tuple[float, int]:
+    """The step, and the steps in a control period; `tables` functions are replayed at once."""
     step_s = finite("step_s", step_s, above=0.0)
     control_s = finite("control_s", control_s, above=0.0)
-    if trace.duration_s / step_s > _MOST_STEPS:
+    if trace.duration_s / step_s * tables > _MOST_STEPS:
         fail(
             "step_s", f"is {step_s}; {trace.duration_s:g} s would take more than {_MOST_STEPS} steps. Slice the trace."
         )
