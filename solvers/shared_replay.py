@@ -10,74 +10,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core._checks import choice, distinct, fail, instances_of, int_column, integer, read_only
+from dilu_core._checks import choice, distinct, instances_of, integer, read_only
 from dilu_core.coscaling.policy import Observation
 from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, WORK_CONSERVING
 from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared
 from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.solvers.replay_results import Clock, Conduct, ReplayResult, replay_result
-from dilu_core.solvers.replay_setup import asked, clock, cold_steps, initial_count
-from dilu_core.solvers.shared_seats import Crew, Seating
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.replay_setup import asked
+from dilu_core.solvers.shared_results import SharedReplayResult, TrainingReplay
+from dilu_core.solvers.shared_seats import Seating, seated_tenants
+from dilu_core.solvers.shared_tenants import Tenant, loads_of
 from dilu_core.units import FULL_GPU_MILLI
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 SHARING = {"work-conserving": WORK_CONSERVING, "hard-caps": HARD_CAPS, "time-slices": TIME_SLICES}
-"""How a GPU is divided: lent by need (vertical co-scaling), capped at the limits (static MPS), or fixed at the requests.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingReplay:
-    """What sharing did to a training tenant.
-
-    `throughput_rps` is the mean rate of samples over all its workers, `alone_rps` what the same workers on the same
-    GPUs reach without neighbours, `loss` the part of that which is missing (NaN where it is 0). `rates_rps` is the
-    throughput of every control period `(periods,)`; the GPU-seconds are as in `ReplayResult`.
-    """
-
-    samples: float
-    throughput_rps: float
-    alone_rps: float
-    loss: float
-    gpu_seconds: float
-    reserved_gpu_seconds: float
-    borrowed_gpu_seconds: float
-    rates_rps: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class SharedReplayResult:
-    """What the policies did with their traces on the shared GPUs.
-
-    `functions` holds the `ReplayResult` of every inference tenant by name, `training` the `TrainingReplay` of every
-    training tenant, `refused` the launches of each tenant for which no GPU had room. Per control period, starting at
-    `time_s` `(periods,)`: `gpu_used_milli` `(periods, gpus)`, the mean share in use on each GPU, and `gpu_booked_milli`
-    of the same shape, the requests booked on it.
-    """
-
-    functions: Mapping[str, ReplayResult]
-    training: Mapping[str, TrainingReplay]
-    refused: Mapping[str, int]
-    time_s: Floats
-    gpu_used_milli: Floats
-    gpu_booked_milli: Integers
-    termination: Termination
-    stats: SolveStats
-
-    @property
-    def gpu_seconds(self) -> float:
-        """Of all tenants together."""
-        return sum(each.gpu_seconds for each in (*self.functions.values(), *self.training.values()))
+"""How a GPU is divided: lent by need (vertical co-scaling), capped at limits (static MPS), or fixed at requests."""
 
 
 def replay_shared(
@@ -106,8 +61,8 @@ def replay_shared(
     distinct("tenants", [tenant.name for tenant in everyone])
     gpus = integer("gpus", gpus, at_least=1, at_most=100_000)
     rule = SHARING[choice("sharing", sharing, tuple(SHARING))]
-    ticks, arrivals, per_control = _loads(everyone, step_s, control_s)
-    seats = _seated(everyone, gpus, seating, ticks.step_s)
+    ticks, arrivals, per_control = loads_of(everyone, step_s, control_s)
+    seats = seated_tenants(everyone, gpus, seating, ticks.step_s)
     run = _Run(everyone, seats, ticks, arrivals, gpus, rule)
     for period, first in enumerate(ticks.edges.tolist()):
         if period:
@@ -205,7 +160,8 @@ class _Run:
         self.samples[:, period] = self.trained - trained
 
     def _per_function(self, rows: SharedInstances, values: NDArray[Any]) -> Floats:
-        return np.bincount(rows.function_of, weights=values, minlength=len(self.tenants))
+        sums: Floats = np.bincount(rows.function_of, weights=values, minlength=len(self.tenants)).astype(np.float64)
+        return sums
 
     def result(self, started: float) -> SharedReplayResult:
         """The reports on all tenants."""
@@ -256,50 +212,3 @@ class _Run:
             borrowed_gpu_seconds=borrowed,
             rates_rps=read_only(self.samples[function] / span_s),
         )
-
-
-def _loads(tenants: tuple[Tenant, ...], step_s: float, control_s: float) -> tuple[Clock, Floats, int]:
-    """The clock, the requests of every tenant per step `(tenants, steps)`, and the steps in a control period."""
-    traced = [(f"tenants[{i}].trace", each.trace) for i, each in enumerate(tenants) if each.trace is not None]
-    if not traced:
-        fail("tenants", "has no inference tenant, so that nothing says how long to replay. Add one, if with no load.")
-    duration_s = traced[0][1].duration_s
-    for name, trace in traced:
-        if abs(trace.duration_s - duration_s) > 1e-9 * duration_s:
-            fail(name, f"covers {trace.duration_s:g} s and {traced[0][0]} {duration_s:g} s. Slice them alike.")
-    step_s, per_control = clock(traced[0][1], step_s, control_s, tables=len(tenants))
-    loads = [None if each.trace is None else each.trace.resampled(step_s).rates_rps * step_s for each in tenants]
-    steps = max(each.size for each in loads if each is not None)
-    arrivals = np.zeros((len(tenants), steps))
-    for row, load in zip(arrivals, loads, strict=True):
-        if load is not None:
-            row[: load.size] = load
-    return Clock(step_s, steps, np.arange(0, steps, per_control)), arrivals, per_control
-
-
-def _seated(
-    tenants: tuple[Tenant, ...], gpus: int, seating: Mapping[str, Sequence[int]] | None, step_s: float
-) -> Seating:
-    """Everyone's instances at the start, training first."""
-    if seating is not None and not isinstance(seating, Mapping):
-        fail("seating", f"is {seating!r:.80}; expected a mapping from tenants' names to GPUs, or None.")
-    allowed = dict(seating or {})
-    crews = []
-    for tenant in tenants:
-        own = allowed.pop(tenant.name, range(gpus))
-        usable = int_column(f"seating[{tenant.name!r}]", list(own), at_least=0, at_most=gpus - 1).tolist()
-        steps = cold_steps(tenant.params, step_s)
-        crews.append(Crew(tenant.params, sorted(set(usable)), steps, int(tenant.trains), tenant.gang))
-    if allowed:
-        fail("seating", f"names {next(iter(allowed))!r:.80}, which is no tenant.")
-    seats = Seating(crews, gpus)
-    for function in sorted(range(len(tenants)), key=lambda each: not tenants[each].trains):
-        tenant = tenants[function]
-        if tenant.trace is None:
-            wanted = 1 if tenant.instances is None else tenant.instances
-        else:
-            wanted = initial_count(tenant.instances, tenant.trace, tenant.params)
-        seated = seats.seat(function, wanted, 0)
-        if seated < wanted:
-            fail("gpus", f"is {gpus}; only {seated} of the first {wanted} instances of {tenant.name!r} find room.")
-    return seats

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dilu_core._checks import fail, int_column
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.kernels.cpu.shared_gpus import SharedInstances
+from dilu_core.solvers.replay_setup import cold_steps, initial_count
+from dilu_core.solvers.shared_tenants import Tenant
 from dilu_core.units import FULL_GPU_MILLI
 
 
@@ -112,3 +115,31 @@ class Seating:
             ]
         table: NDArray[np.int64] = np.array(rows, dtype=np.int64).reshape(len(rows), len(SharedInstances._fields))
         return SharedInstances(*(np.ascontiguousarray(column) for column in table.T))
+
+
+def seated_tenants(
+    tenants: tuple[Tenant, ...], gpus: int, seating: Mapping[str, Sequence[int]] | None, step_s: float
+) -> Seating:
+    """Everyone's instances at the start, training first."""
+    if seating is not None and not isinstance(seating, Mapping):
+        fail("seating", f"is {seating!r:.80}; expected a mapping from tenants' names to GPUs, or None.")
+    allowed = dict(seating or {})
+    crews = []
+    for tenant in tenants:
+        own = allowed.pop(tenant.name, range(gpus))
+        usable = int_column(f"seating[{tenant.name!r}]", list(own), at_least=0, at_most=gpus - 1).tolist()
+        steps = cold_steps(tenant.params, step_s)
+        crews.append(Crew(tenant.params, sorted(set(usable)), steps, int(tenant.trains), tenant.gang))
+    if allowed:
+        fail("seating", f"names {next(iter(allowed))!r:.80}, which is no tenant.")
+    seats = Seating(crews, gpus)
+    for function in sorted(range(len(tenants)), key=lambda each: not tenants[each].trains):
+        tenant = tenants[function]
+        if tenant.trace is None:
+            wanted = 1 if tenant.instances is None else tenant.instances
+        else:
+            wanted = initial_count(tenant.instances, tenant.trace, tenant.params)
+        seated = seats.seat(function, wanted, 0)
+        if seated < wanted:
+            fail("gpus", f"is {gpus}; only {seated} of the first {wanted} instances of {tenant.name!r} find room.")
+    return seats

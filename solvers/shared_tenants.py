@@ -13,7 +13,8 @@ from dilu_core._checks import choice, fail, flag, float_column, integer, share_m
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import Policy
 from dilu_core.performance import LatencyModel
-from dilu_core.solvers.replay_setup import check_function, rate_table
+from dilu_core.solvers.replay_results import Clock
+from dilu_core.solvers.replay_setup import check_function, clock, rate_table
 from dilu_core.traces import ArrivalTrace
 from dilu_core.units import FULL_GPU_MILLI
 
@@ -106,3 +107,22 @@ def _execution_table(execution_ms: Callable[[int], float] | ArrayLike | None, pa
 def _widened(table: Floats) -> Floats:
     """`table` up to a whole GPU; beyond the limit nothing changes."""
     return np.concatenate((table, np.full(FULL_GPU_MILLI + 1 - table.size, table[-1])))
+
+
+def loads_of(tenants: tuple[Tenant, ...], step_s: float, control_s: float) -> tuple[Clock, Floats, int]:
+    """The clock, the requests of every tenant per step `(tenants, steps)`, and the steps in a control period."""
+    traced = [(f"tenants[{i}].trace", each.trace) for i, each in enumerate(tenants) if each.trace is not None]
+    if not traced:
+        fail("tenants", "has no inference tenant, so that nothing says how long to replay. Add one, if with no load.")
+    duration_s = traced[0][1].duration_s
+    for name, trace in traced:
+        if abs(trace.duration_s - duration_s) > 1e-9 * duration_s:
+            fail(name, f"covers {trace.duration_s:g} s and {traced[0][0]} {duration_s:g} s. Slice them alike.")
+    step_s, per_control = clock(traced[0][1], step_s, control_s, tables=len(tenants))
+    loads = [None if each.trace is None else each.trace.resampled(step_s).rates_rps * step_s for each in tenants]
+    steps = max(each.size for each in loads if each is not None)
+    arrivals = np.zeros((len(tenants), steps))
+    for row, load in zip(arrivals, loads, strict=True):
+        if load is not None:
+            row[: load.size] = load
+    return Clock(step_s, steps, np.arange(0, steps, per_control)), arrivals, per_control
