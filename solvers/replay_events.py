@@ -61,6 +61,7 @@ class Function:
         self.servers: list[Server] = []
         self.state: Any = None if tenant.policy is None else tenant.policy.initial_state()
         self.latencies_s: list[float] = []
+        self.hungry = False  # whether requests wait, as its servers know
         self.arrived = 0  # in this control period
         self.spare = self.ready_s = 0.0  # milli-GPU seconds borrowable and instance-seconds ready in this period
         self.paid_before_s = self.borrowed = self.samples = self.pace = self.paced_since = 0.0
@@ -84,7 +85,7 @@ class OwnSpare:
     def wanted(self, server: Server) -> int:
         """While requests wait the limit, else the request."""
         params = server.function.tenant.params
-        return params.limit_milli if server.function.queue else params.request_milli
+        return params.limit_milli if server.function.hungry else params.request_milli
 
     def shares(self, servers: list[Server], wants: list[int], now: float) -> list[int]:
         """The request, and beyond it what is spare now."""
@@ -108,7 +109,7 @@ class SharedDivision:
         params = server.function.tenant.params
         if self.sharing == "time-slices":
             return params.request_milli
-        hungry = server.function.tenant.trains or bool(server.function.queue) or self.sharing == "hard-caps"
+        hungry = server.function.tenant.trains or server.function.hungry or self.sharing == "hard-caps"
         return params.limit_milli if hungry else params.request_milli
 
     def shares(self, servers: list[Server], wants: list[int], now: float) -> list[int]:
@@ -169,7 +170,7 @@ class Simulation:
             elif kind == _Kind.ARRIVAL:
                 what.arrived += 1
                 what.queue.append(moment)
-                self._dispatch(what)
+                self._dispatch(what, set())
             else:
                 self._divide(set(self.gpus))
                 if kind == _Kind.CONTROL:
@@ -224,8 +225,7 @@ class Simulation:
         self._settle(server)
         server.ready = True
         server.idle_since = self.now
-        self._divide({server.gpu})
-        self._dispatch(server.function)
+        self._dispatch(server.function, {server.gpu})
 
     def _done(self, server: Server, version: int) -> None:
         if version != server.version:
@@ -236,11 +236,10 @@ class Simulation:
         server.batch, server.left, server.idle_since = [], 0.0, self.now
         if server not in function.servers:
             self.gpus[server.gpu].remove(server)
-        self._divide({server.gpu})
-        self._dispatch(function)
+        self._dispatch(function, {server.gpu})
 
-    def _dispatch(self, function: Function) -> None:
-        """Give what waits to idle servers, the longest idle first, and divide anew the GPUs that this touches."""
+    def _dispatch(self, function: Function, touched: set[int]) -> None:
+        """Give what waits to idle servers, the longest idle first; divide anew the GPUs `touched` by this or before."""
         idle = sorted(
             (server for server in function.servers if server.ready and not server.batch),
             key=lambda server: server.idle_since,
@@ -252,8 +251,11 @@ class Simulation:
             count = min(function.batch, len(function.queue))
             server.batch = [function.queue.popleft() for _ in range(count)]
             server.left = 1.0
-        # whether requests wait decides what every server of the function wants
-        self._divide({server.gpu for server in function.servers})
+            touched.add(server.gpu)
+        if function.hungry != bool(function.queue):  # that decides what every server of the function wants
+            function.hungry = not function.hungry
+            touched |= {server.gpu for server in function.servers}
+        self._divide(touched)
 
     def _settle(self, server: Server) -> None:
         """Account for the time since the last change of anything about `server`."""
@@ -327,7 +329,7 @@ class Simulation:
                 function.launched += self.launch(function, change)
             for _ in range(-change):
                 self._give_up(function.servers[-1])
-            self._dispatch(function)
+            self._dispatch(function, set())
 
     def _give_up(self, server: Server) -> None:
         """The server takes nothing new and is paid no longer; what it executes it finishes."""

@@ -2,9 +2,9 @@
 
 The share of a GPU goes by one of three rules. WORK_CONSERVING (vertical co-scaling): an instance with work gets the
 share it wants up to its request; what is left is lent by max-min fairness weighted by request, up to the limit, to tier
-0 before tier 1; requests that exceed the GPU together are cut in proportion. HARD_CAPS (static MPS percentages): the
-limit is a cap, and wants that exceed the GPU together shrink in proportion. TIME_SLICES (fixed quotas): the request is
-the cap, and nothing is lent.
+0 before tier 1. HARD_CAPS (static MPS percentages): the limit is a cap, and instances that want more than the GPU
+together compete with weights of their limits. TIME_SLICES (fixed quotas): the request is the cap, and nothing is lent.
+Requests (or slices) that exceed the GPU together are cut by max-min fairness, weighted by request.
 
 What an instance wants is the least share that serves its part of its function's queue within the step; a queue is
 divided in proportion to what the instances would serve if all with work wanted their most. A training worker always
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined
-from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, borrowable, divide_gpu
+from dilu_core.kernels.cpu.gpu_division import TIME_SLICES, WORK_CONSERVING, divide_gpu, reachable
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -171,15 +171,15 @@ def advance_shared(
     milli-GPU steps, the share used, what of it was beyond the request, and what could have been borrowed beyond the
     request: the grant if the instance alone had wanted its most, less its request.
     Written in columns `first` to `stop`: `served` (F, steps) requests that left, and `execution` (F, steps) the mean
-    execution time in ms of their batches (0 where none left). A batch executes at the request at least, where no cut
-    forbids it, and at the grant where that is more; under hard caps at the limit.
+    execution time in ms of their batches (0 where none left). A batch executes at the share the instance would get
+    if it alone wanted its most; where shares are lent by need at no more than its request, unless it is granted more.
     """
     leader = _leaders(rows.gang_of, rows.ready)
     order, begins = _by_gpu(leader, rows.gpu_of, gpus)
     count, functions = leader.shape[0], backlog.shape[0]
     most = rows.request if sharing == TIME_SLICES else rows.limit
-    want, grant, unit_rps = np.zeros(count), np.zeros(count), np.zeros(count)
-    total_rps, execution_sum, cut = np.zeros(functions), np.zeros(functions), np.ones(gpus)
+    want, grant, reach, unit_rps = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count)
+    total_rps, execution_sum = np.zeros(functions), np.zeros(functions)
     near = rows.request.copy()  # where the least share is likely to lie
     short = np.zeros(functions, dtype=np.bool_)  # whether all would have to give their most
     part, slowest_ms = np.ones(functions), np.zeros(count)  # part of what is granted that is used
@@ -191,7 +191,8 @@ def advance_shared(
             f = rows.function_of[i]
             want[i] = most[i] if training[f] != 0 or backlog[f] > 0.0 else 0.0
         for gpu in range(gpus):
-            divide_gpu(sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.tier, want, grant)
+            here = order[begins[gpu] : begins[gpu + 1]]
+            divide_gpu(sharing, here, rows.request, rows.limit, rows.tier, want, grant)
         _total_rates(order, rows, leader, grant, rates, unit_rps, total_rps)
         for f in range(functions):
             short[f] = training[f] != 0 or backlog[f] > total_rps[f] * step_s
@@ -202,11 +203,9 @@ def advance_shared(
                 want[i] = least_share(rates[f], part_rps, most[i], near[i])
                 near[i] = int(want[i])
         for gpu in range(gpus):
-            cut[gpu] = divide_gpu(sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.tier, want, grant)
-        for gpu in range(gpus):
-            borrowable(
-                sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.limit, rows.tier, want, grant, spare
-            )
+            here = order[begins[gpu] : begins[gpu + 1]]
+            divide_gpu(sharing, here, rows.request, rows.limit, rows.tier, want, grant)
+            reachable(sharing, here, rows.request, rows.limit, rows.tier, want, grant, reach)
         _total_rates(order, rows, leader, grant, rates, unit_rps, total_rps)
 
         for f in range(functions):
@@ -220,14 +219,15 @@ def advance_shared(
             slowest_ms[leader[i]] = 0.0
         for i in order:
             f = rows.function_of[i]
+            spare[i] += max(reach[i] - rows.request[i], 0.0)
             if want[i] <= 0.0:
                 continue
             share = least_share(rates[f], unit_rps[leader[i]] * part[f], most[i], int(grant[i]))
             used[i] += share
             borrowed[i] += max(share - rows.request[i], 0.0)
             if training[f] == 0:
-                promised = rows.limit[i] if sharing == HARD_CAPS else rows.request[i]
-                share = max(grant[i], promised * cut[rows.gpu_of[i]], 1.0)
+                promised = min(reach[i], float(rows.request[i])) if sharing == WORK_CONSERVING else reach[i]
+                share = max(grant[i], promised, 1.0)
                 slowest_ms[leader[i]] = max(slowest_ms[leader[i]], _between(execution_ms, f, share))
             else:
                 trained[f] += unit_rps[leader[i]] * step_s

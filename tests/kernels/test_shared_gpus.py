@@ -50,43 +50,46 @@ def run(sharing, rows, arrivals, rates, training, *, gpus=2, execution=None, bac
 # ---- the plain engine: dictionaries, bisection, one question at a time
 
 
+def plain_fill(left, goals, weights):
+    """Weighted max-min parts of `left`, by bisection of the level."""
+    if sum(goals) <= left:
+        return goals
+    low, high = 0.0, 1001.0
+    for _ in range(70):
+        level = (low + high) / 2
+        taken = sum(min(goal, level * weight) for goal, weight in zip(goals, weights, strict=True))
+        low, high = (level, high) if taken < left else (low, level)
+    return [min(goal, low * weight) for goal, weight in zip(goals, weights, strict=True)]
+
+
 def plain_division(sharing, rows, wants):
-    """Grants on one GPU, and the cut."""
-    total = sum(wants)
-    if sharing != WORK_CONSERVING:
-        cut = min(1.0, 1000.0 / total) if total else 1.0
-        return [want * cut for want in wants], cut
-    base = [min(want, each["request"]) for want, each in zip(wants, rows, strict=True)]
-    if sum(base) > 1000.0:
-        return [one * 1000.0 / sum(base) for one in base], 1000.0 / sum(base)
-    grants, left = list(base), 1000.0 - sum(base)
+    """Grants on one GPU."""
+    requests = [each["request"] for each in rows]
+    if sharing == HARD_CAPS:
+        return plain_fill(1000.0, wants, [each["limit"] for each in rows])
+    base = [min(want, request) for want, request in zip(wants, requests, strict=True)]
+    grants = plain_fill(1000.0, base, requests)
+    left = 1000.0 - sum(grants)
+    if sharing == TIME_SLICES or sum(base) > 1000.0:
+        return grants
     for tier in (0, 1):
         some = [k for k, each in enumerate(rows) if each["tier"] == tier]
-        asked = {k: wants[k] - base[k] for k in some}
-        if sum(asked.values()) <= left:
-            lent = asked
-        else:
-            low, high = 0.0, 1001.0
-            for _ in range(70):
-                level = (low + high) / 2
-                taken = sum(min(asked[k], level * rows[k]["request"]) for k in some)
-                low, high = (level, high) if taken < left else (low, level)
-            lent = {k: min(asked[k], low * rows[k]["request"]) for k in some}
-        for k in some:
-            grants[k] += lent[k]
-        left -= sum(lent.values())
-    return grants, 1.0
+        lent = plain_fill(left, [wants[k] - base[k] for k in some], [requests[k] for k in some])
+        for k, extra in zip(some, lent, strict=True):
+            grants[k] += extra
+        left -= sum(lent)
+    return grants
 
 
 def on_every_gpu(sharing, rows, wants):
-    """Grants and cuts of all rows, GPU by GPU."""
-    grants, cuts = [0.0] * len(rows), [1.0] * len(rows)
+    """Grants of all rows, GPU by GPU."""
+    grants = [0.0] * len(rows)
     for gpu in {each["gpu_of"] for each in rows}:
         here = [k for k, each in enumerate(rows) if each["gpu_of"] == gpu]
-        shares, cut = plain_division(sharing, [rows[k] for k in here], [wants[k] for k in here])
+        shares = plain_division(sharing, [rows[k] for k in here], [wants[k] for k in here])
         for k, share in zip(here, shares, strict=True):
-            grants[k], cuts[k] = share, cut
-    return grants, cuts
+            grants[k] = share
+    return grants
 
 
 def scanned_share(table, wanted, most):
@@ -134,19 +137,20 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                 one for one, members in zip(speed, units, strict=True) if rows[members[0]]["function_of"] == function
             )
 
-        speed = speeds(on_every_gpu(sharing, rows, wants)[0])
+        speed = speeds(on_every_gpu(sharing, rows, wants))
         for one, members in zip(speed, units, strict=True):
             function = rows[members[0]]["function_of"]
             need = waiting[function] / STEP_S
             if not training[function] and 0.0 < need <= total(speed, function):
                 for k in members:
                     wants[k] = scanned_share(rates[function], need * one / total(speed, function), most[k])
-        grants, cuts = on_every_gpu(sharing, rows, wants)
+        grants = on_every_gpu(sharing, rows, wants)
+        reach = [0.0] * len(rows)
         speed = speeds(grants)
-        for k in working if sharing != TIME_SLICES else []:
-            greedy = list(wants)
-            greedy[k] = float(rows[k]["limit"])
-            out["spare"][k] += max(0.0, on_every_gpu(sharing, rows, greedy)[0][k] - rows[k]["request"])
+        for k in working:
+            greedy = [float(most[k]) if other == k else want for other, want in enumerate(wants)]
+            reach[k] = on_every_gpu(sharing, rows, greedy)[k]
+            out["spare"][k] += max(0.0, reach[k] - rows[k]["request"])
         for function in range(functions):
             able = total(speed, function)
             if training[function]:
@@ -168,7 +172,7 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                     used = scanned_share(rates[function], one * part, most[k])
                     out["used"][k] += used
                     out["borrowed"][k] += max(0.0, used - rows[k]["request"])
-                    promise = rows[k]["limit" if sharing == HARD_CAPS else "request"] * cuts[k]
+                    promise = min(reach[k], rows[k]["request"]) if sharing == WORK_CONSERVING else reach[k]
                     share = max(1.0, promise, grants[k])
                     slowest = max(slowest, np.interp(share, shares, batch_ms[function]))
                 time_sum += slowest * one
