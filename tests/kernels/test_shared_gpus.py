@@ -137,16 +137,21 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                 one for one, members in zip(speed, units, strict=True) if rows[members[0]]["function_of"] == function
             )
 
-        speed = speeds(on_every_gpu(sharing, rows, wants))
-        for one, members in zip(speed, units, strict=True):
-            function = rows[members[0]]["function_of"]
-            need = waiting[function] / STEP_S
-            if not training[function] and 0.0 < need <= total(speed, function):
-                for k in members:
-                    wants[k] = scanned_share(rates[function], need * one / total(speed, function), most[k])
-        grants = on_every_gpu(sharing, rows, wants)
+        short = {function for function in range(functions) if not training[function] and waiting[function] > 0.0}
+        while True:
+            grants = on_every_gpu(sharing, rows, wants)
+            speed = speeds(grants)
+            relieved = {each for each in short if waiting[each] <= total(speed, each) * STEP_S}
+            if not relieved:
+                break
+            short -= relieved
+            for one, members in zip(speed, units, strict=True):
+                function = rows[members[0]]["function_of"]
+                if function in relieved:
+                    need = waiting[function] / STEP_S * one / total(speed, function)
+                    for k in members:
+                        wants[k] = scanned_share(rates[function], need, most[k])
         reach = [0.0] * len(rows)
-        speed = speeds(grants)
         for k in working:
             greedy = [float(most[k]) if other == k else want for other, want in enumerate(wants)]
             reach[k] = on_every_gpu(sharing, rows, greedy)[k]
