@@ -289,7 +289,7 @@ class Simulation:
                     done_at = self.now + max(0.0, server.left) / speed
                     self._schedule(done_at, _Kind.DONE, (server, server.version))
             for server in here:
-                if server.ready:
+                if server.ready and not server.function.tenant.trains:
                     server.could_borrow = self._borrowable(server, working, wants)
             for function in {server.function for server in here if server.function.tenant.trains}:
                 paces = [float(function.tenant.rates[server.share]) for server in function.servers if server.ready]
