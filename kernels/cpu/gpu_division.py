@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled, inlined
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -14,16 +14,18 @@ WORK_CONSERVING, HARD_CAPS, TIME_SLICES = range(3)
 """The rules of `kernels.cpu.shared_gpus`."""
 
 _WHOLE_GPU = 1000.0
-_TIERS = 2
+_EVERY_TIER = -1
 
 
 @compiled
 def divide_gpu(
-    sharing: int, members: Integers, request: Integers, tier: Integers, want: Floats, grant: Floats
-) -> float:
-    """Write what each of the rows `members` of one GPU gets of its `want`; return the cut that oversold ones suffer.
+    sharing: int, members: Integers, request: Integers, limit: Integers, tier: Integers, want: Floats, grant: Floats
+) -> None:
+    """Write what each of the rows `members` of one GPU gets of its `want`, at most that.
 
-    `request` and `tier` are columns over all rows, as are `want` (>= 0, at most what the rule allows) and `grant`.
+    Columns are over all rows; `want` is at most the limit, in TIME_SLICES at most the request. Where the wants exceed
+    the GPU, it goes by max-min fairness weighted by limit (HARD_CAPS) or by request: from nothing, or for
+    WORK_CONSERVING first up to the requests, then beyond them tier by tier.
     """
     wanted, guaranteed = 0.0, 0.0
     for i in members:
@@ -32,50 +34,59 @@ def divide_gpu(
     if wanted <= _WHOLE_GPU:
         for i in members:
             grant[i] = want[i]
-        return 1.0
-    if sharing != WORK_CONSERVING:
+        return
+    if sharing == WORK_CONSERVING and guaranteed <= _WHOLE_GPU:
         for i in members:
-            grant[i] = want[i] * (_WHOLE_GPU / wanted)
-        return _WHOLE_GPU / wanted
-    if guaranteed >= _WHOLE_GPU:
-        for i in members:
-            grant[i] = min(want[i], float(request[i])) * (_WHOLE_GPU / guaranteed)
-        return _WHOLE_GPU / guaranteed
-    left = _WHOLE_GPU - guaranteed
+            grant[i] = min(want[i], float(request[i]))
+        left = _WHOLE_GPU - guaranteed
+        left -= _fill(left, 0, members, request, limit, tier, want, grant)
+        _fill(left, 1, members, request, limit, tier, want, grant)
+        return
     for i in members:
-        grant[i] = min(want[i], float(request[i]))
-    for level in range(_TIERS):
-        left -= _lend(left, level, members, request, tier, want, grant)
-    return 1.0
+        grant[i] = 0.0
+    weight = limit if sharing == HARD_CAPS else request
+    _fill(_WHOLE_GPU, _EVERY_TIER, members, weight, weight, tier, want, grant)
 
 
 @compiled
-def _lend(
-    left: float, level: int, members: Integers, request: Integers, tier: Integers, want: Floats, grant: Floats
+def _fill(
+    left: float,
+    level: int,
+    members: Integers,
+    weight: Integers,
+    ceiling: Integers,
+    tier: Integers,
+    want: Floats,
+    grant: Floats,
 ) -> float:
-    """Add to the grants of tier `level` their max-min part of `left`, weighted by request; return what was lent."""
-    lent, weight = 0.0, 0.0
+    """Raise the grants of tier `level` by their weighted max-min part of `left`; return what that took.
+
+    No grant exceeds its want, nor `ceiling`.
+    """
+    taken, weights = 0.0, 0.0
     for i in members:
-        if tier[i] == level and grant[i] < want[i]:
-            weight += request[i]
-    while weight > 0.0 and lent < left:
-        per_weight, met = (left - lent) / weight, False
-        for i in members:  # those whose want the level passes are met in full, and the level rises
-            if tier[i] == level and grant[i] < want[i] and want[i] - grant[i] <= per_weight * request[i]:
-                lent += want[i] - grant[i]
-                weight -= request[i]
-                grant[i] = want[i]
+        if (level == _EVERY_TIER or tier[i] == level) and grant[i] < min(want[i], float(ceiling[i])):
+            weights += weight[i]
+    while weights > 0.0 and taken < left:
+        per_weight, met = (left - taken) / weights, False
+        for i in members:  # those whose goal the level passes are met in full, and the level rises
+            goal = min(want[i], float(ceiling[i]))
+            beyond = goal - grant[i]
+            if (level == _EVERY_TIER or tier[i] == level) and 0.0 < beyond <= per_weight * weight[i]:
+                taken += beyond
+                weights -= weight[i]
+                grant[i] = goal
                 met = True
         if not met:
             for i in members:
-                if tier[i] == level and grant[i] < want[i]:
-                    grant[i] += per_weight * request[i]
+                if (level == _EVERY_TIER or tier[i] == level) and grant[i] < min(want[i], float(ceiling[i])):
+                    grant[i] += per_weight * weight[i]
             return left
-    return lent
+    return taken
 
 
 @compiled
-def borrowable(
+def reachable(
     sharing: int,
     members: Integers,
     request: Integers,
@@ -83,48 +94,62 @@ def borrowable(
     tier: Integers,
     want: Floats,
     grant: Floats,
-    spare: Floats,
+    reach: Floats,
 ) -> None:
-    """Add to `spare` what each row could have borrowed beyond its request, had it alone wanted its limit."""
-    if sharing == TIME_SLICES:
-        return
+    """Write what each of the rows `members` would get if it alone wanted its most: its limit, or in TIME_SLICES its
+    request."""
     wanted, guaranteed = 0.0, 0.0
     for i in members:
         wanted += want[i]
         guaranteed += min(want[i], float(request[i]))
     for i in members:
-        room = float(limit[i] - request[i])
-        others = wanted - want[i]
-        if others + limit[i] <= _WHOLE_GPU or want[i] >= limit[i]:
-            spare[i] += room if want[i] < limit[i] else max(grant[i] - request[i], 0.0)
+        most = float(request[i] if sharing == TIME_SLICES else limit[i])
+        needed = guaranteed - min(want[i], float(request[i])) + request[i]
+        if want[i] >= most:
+            reach[i] = grant[i]
+        elif wanted - want[i] + most <= _WHOLE_GPU:
+            reach[i] = most
         elif sharing == HARD_CAPS:
-            spare[i] += max(limit[i] * _WHOLE_GPU / (others + limit[i]) - request[i], 0.0)
+            reach[i] = min(most, _own_part(_WHOLE_GPU, i, members, limit, tier, want, False))
+        elif sharing == TIME_SLICES or needed > _WHOLE_GPU:
+            reach[i] = min(float(request[i]), _own_part(_WHOLE_GPU, i, members, request, tier, want, False))
         else:
-            left = _WHOLE_GPU - request[i] - (guaranteed - min(want[i], float(request[i])))
-            spare[i] += min(room, _own_part(left, i, members, request, tier, want))
+            beyond = _own_part(_WHOLE_GPU - needed, i, members, request, tier, want, True)
+            reach[i] = min(most, request[i] + beyond)
+
+
+@inlined
+def _asked(i: int, own: int, weight: Integers, tier: Integers, want: Floats, tiered: bool) -> float:
+    """What row `i` asks for beside `own` in this round: up to its weight, or beyond it where tiers count."""
+    if i == own or (tiered and tier[i] != tier[own]):
+        return 0.0
+    return max(float(want[i]) - weight[i], 0.0) if tiered else min(float(want[i]), float(weight[i]))
 
 
 @compiled
-def _own_part(left: float, own: int, members: Integers, request: Integers, tier: Integers, want: Floats) -> float:
-    """The part of `left` that row `own` is lent beyond its request, if it wants without end."""
-    weight = float(request[own])
+def _own_part(
+    left: float, own: int, members: Integers, weight: Integers, tier: Integers, want: Floats, tiered: bool
+) -> float:
+    """The max-min part of `left` that row `own` gets if it asks without end.
+
+    With `tiered`, what is divided is what requests (`weight`) leave, and lower tiers come first.
+    """
+    weights = float(weight[own])
     for i in members:
-        beyond = want[i] - request[i]
-        if i != own and beyond > 0.0:
-            if tier[i] < tier[own]:
-                left -= beyond
-            elif tier[i] == tier[own]:
-                weight += request[i]
-    below = -1.0  # wants up to this multiple of the request are met
+        if tiered and tier[i] < tier[own]:
+            left -= max(want[i] - weight[i], 0.0)
+        if _asked(i, own, weight, tier, want, tiered) > 0.0:
+            weights += weight[i]
+    below = 0.0  # what is asked for up to this level per weight is met
     while left > 0.0:
-        per_weight, met = left / weight, False
+        level, met = left / weights, False
         for i in members:
-            ratio = (want[i] - request[i]) / request[i]
-            if i != own and tier[i] == tier[own] and below < ratio <= per_weight and ratio > 0.0:
-                left -= want[i] - request[i]
-                weight -= request[i]
+            asked = _asked(i, own, weight, tier, want, tiered)
+            if below * weight[i] < asked <= level * weight[i]:
+                left -= asked
+                weights -= weight[i]
                 met = True
         if not met:
-            return per_weight * request[own]
-        below = per_weight
+            return float(level * weight[own])
+        below = level
     return 0.0

@@ -2,13 +2,14 @@
 
 The share of a GPU goes by one of three rules. WORK_CONSERVING (vertical co-scaling): an instance with work gets the
 share it wants up to its request; what is left is lent by max-min fairness weighted by request, up to the limit, to tier
-0 before tier 1; requests that exceed the GPU together are cut in proportion. HARD_CAPS (static MPS percentages): the
-limit is a cap, and wants that exceed the GPU together shrink in proportion. TIME_SLICES (fixed quotas): the request is
-the cap, and nothing is lent.
+0 before tier 1. HARD_CAPS (static MPS percentages): the limit is a cap, and instances that want more than the GPU
+together compete with weights of their limits. TIME_SLICES (fixed quotas): the request is the cap, and nothing is lent.
+Requests (or slices) that exceed the GPU together are cut by max-min fairness, weighted by request.
 
-What an instance wants is the least share that serves its part of its function's queue within the step; a queue is
-divided in proportion to what the instances would serve if all with work wanted their most. A training worker always
-wants its most. Rows of one gang advance together, at the least rate among them.
+What an instance wants is the least share that serves its part of its function's queue within the step, its most where
+the queue is longer than that; a queue is divided in proportion to what the instances serve at the grants they would
+have then. A training worker always wants its most. Rows of one gang advance together, at the least rate among them;
+what the faster ones leave of their grants goes to nobody in that step.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined
-from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, borrowable, divide_gpu
-from dilu_core.kernels.cpu.replay import share_for_rate
+from dilu_core.kernels.cpu.gpu_division import TIME_SLICES, WORK_CONSERVING, divide_gpu, reachable
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -51,8 +51,38 @@ def _between(table: Floats, function: int, share: float) -> float:
     low = int(share)
     part = share - low
     if part <= 0.0:
-        return table[function, low]
-    return table[function, low] + part * (table[function, low + 1] - table[function, low])
+        return float(table[function, low])
+    return float(table[function, low] + part * (table[function, low + 1] - table[function, low]))
+
+
+@compiled
+def least_share(table: Floats, wanted_rps: float, most: int, near: int) -> float:
+    """As `kernels.cpu.replay.share_for_rate`, searched from `near` outwards: shares change little between steps."""
+    if wanted_rps <= 0.0:
+        return 0.0
+    if wanted_rps > table[most]:
+        return float(most)
+    low, high, stride = 0, most, 1  # table[low] < wanted_rps <= table[high]
+    if 0 < near < most:
+        if table[near] < wanted_rps:
+            low = near
+            while low + stride < most and table[low + stride] < wanted_rps:
+                low += stride
+                stride *= 2
+            high = min(low + stride, most)
+        else:
+            high = near
+            while high - stride > 0 and table[high - stride] >= wanted_rps:
+                high -= stride
+                stride *= 2
+            low = max(high - stride, 0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if table[middle] < wanted_rps:
+            low = middle
+        else:
+            high = middle
+    return float(low + (wanted_rps - table[low]) / (table[high] - table[low]))
 
 
 @compiled
@@ -90,26 +120,101 @@ def _by_gpu(leader: Integers, gpu_of: Integers, gpus: int) -> tuple[Integers, In
     return order, begins
 
 
+class _Scratch(NamedTuple):
+    """Work space. `order`: rows that work, GPU by GPU; `begins` `(gpus + 1,)`: where each GPU's start there.
+
+    Per row: `leader` of its gang, `most` share it may have, `near` which the least share is likely to lie, share it
+    may `want`, its `grant`, its `reach` if it alone wanted its most, and at leaders the rate of the gang.
+    Per function: rate of all instances; whether it is `short`, that is, needs all it can get; and whether it is
+    `relieved`: was short until this round.
+    """
+
+    order: Integers
+    begins: Integers
+    leader: Integers
+    most: Integers
+    near: Integers
+    want: Floats
+    grant: Floats
+    reach: Floats
+    gang_rps: Floats
+    total_rps: Floats
+    short: Integers
+    relieved: Integers
+
+
 @compiled
-def _total_rates(
-    order: Integers,
-    rows: SharedInstances,
-    leader: Integers,
-    grant: Floats,
+def _prepared(sharing: int, gpus: int, functions: int, rows: SharedInstances) -> _Scratch:
+    leader = _leaders(rows.gang_of, rows.ready)
+    order, begins = _by_gpu(leader, rows.gpu_of, gpus)
+    count = leader.shape[0]
+    return _Scratch(
+        order,
+        begins,
+        leader,
+        rows.request if sharing == TIME_SLICES else rows.limit,
+        rows.request.copy(),
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(functions),
+        np.zeros(functions, dtype=np.int64),
+        np.zeros(functions, dtype=np.int64),
+    )
+
+
+@compiled
+def _total_rates(rates: Floats, rows: SharedInstances, work: _Scratch) -> None:
+    """Per gang (at its leader) the least rate that its grants allow, and their sum per function."""
+    work.total_rps[:] = 0.0
+    for i in work.order:
+        work.gang_rps[work.leader[i]] = np.inf
+    for i in work.order:
+        rate = _between(rates, rows.function_of[i], work.grant[i])
+        work.gang_rps[work.leader[i]] = min(work.gang_rps[work.leader[i]], rate)
+    for i in work.order:
+        if work.leader[i] == i:
+            work.total_rps[rows.function_of[i]] += work.gang_rps[i]
+
+
+@compiled
+def _divide(
+    sharing: int,
+    step_s: float,
     rates: Floats,
-    unit_rps: Floats,
-    total_rps: Floats,
+    training: Integers,
+    rows: SharedInstances,
+    backlog: Floats,
+    work: _Scratch,
 ) -> None:
-    """Per instance (at its leader row) the least rate that its grants allow, and their sum per function."""
-    total_rps[:] = 0.0
-    for i in order:
-        unit_rps[leader[i]] = np.inf
-    for i in order:
-        rate = _between(rates, rows.function_of[i], grant[i])
-        unit_rps[leader[i]] = min(unit_rps[leader[i]], rate)
-    for i in order:
-        if leader[i] == i:
-            total_rps[rows.function_of[i]] += unit_rps[i]
+    """Find wants and grants for one step: all with work want their most, then in rounds no more than they need.
+
+    In every round, functions whose queue is served by what they were granted want just that from then on. That only
+    raises the grants of others, so that nobody served is cut again, and the rounds end when none is relieved.
+    """
+    for f in range(backlog.shape[0]):
+        work.short[f] = 1 if training[f] != 0 or backlog[f] > 0.0 else 0
+    for i in work.order:
+        work.want[i] = work.most[i] if work.short[rows.function_of[i]] != 0 else 0.0
+    again = True
+    while again:
+        for gpu in range(work.begins.shape[0] - 1):
+            here = work.order[work.begins[gpu] : work.begins[gpu + 1]]
+            divide_gpu(sharing, here, rows.request, rows.limit, rows.tier, work.want, work.grant)
+        _total_rates(rates, rows, work)
+        again = False
+        for f in range(backlog.shape[0]):
+            enough = training[f] == 0 and backlog[f] <= work.total_rps[f] * step_s
+            work.relieved[f] = 1 if work.short[f] != 0 and enough else 0
+            if work.relieved[f] != 0:
+                work.short[f], again = 0, True
+        for i in work.order:
+            f = rows.function_of[i]
+            if work.relieved[f] != 0:
+                part_rps = backlog[f] / step_s * work.gang_rps[work.leader[i]] / work.total_rps[f]
+                work.want[i] = least_share(rates[f], part_rps, work.most[i], work.near[i])
+                work.near[i] = int(work.want[i])
 
 
 @compiled
@@ -142,68 +247,46 @@ def advance_shared(
     milli-GPU steps, the share used, what of it was beyond the request, and what could have been borrowed beyond the
     request: the grant if the instance alone had wanted its most, less its request.
     Written in columns `first` to `stop`: `served` (F, steps) requests that left, and `execution` (F, steps) the mean
-    execution time in ms of their batches (0 where none left). A batch executes at the request at least, where no cut
-    forbids it, and at the grant where that is more; under hard caps at the limit.
+    execution time in ms of their batches (0 where none left). A batch executes at the share the instance would get
+    if it alone wanted its most; where shares are lent by need at no more than its request, unless it is granted more.
     """
-    leader = _leaders(rows.gang_of, rows.ready)
-    order, begins = _by_gpu(leader, rows.gpu_of, gpus)
-    count, functions = leader.shape[0], backlog.shape[0]
-    most = rows.request if sharing == TIME_SLICES else rows.limit
-    want, grant, unit_rps = np.zeros(count), np.zeros(count), np.zeros(count)
-    total_rps, execution_sum, cut = np.zeros(functions), np.zeros(functions), np.ones(gpus)
-    short = np.zeros(functions, dtype=np.bool_)  # whether all would have to give their most
-    part, slowest_ms = np.ones(functions), np.zeros(count)  # part of what is granted that is used
+    work = _prepared(sharing, gpus, backlog.shape[0], rows)
+    part, execution_sum = np.ones(backlog.shape[0]), np.zeros(backlog.shape[0])
+    slowest_ms = np.zeros(work.leader.shape[0])
     for step in range(first, stop):
-        for f in range(functions):
+        for f in range(backlog.shape[0]):
             backlog[f] += arrivals[f, step]
-            execution_sum[f] = 0.0
-        for i in order:
-            f = rows.function_of[i]
-            want[i] = most[i] if training[f] != 0 or backlog[f] > 0.0 else 0.0
+        _divide(sharing, step_s, rates, training, rows, backlog, work)
         for gpu in range(gpus):
-            divide_gpu(sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.tier, want, grant)
-        _total_rates(order, rows, leader, grant, rates, unit_rps, total_rps)
-        for f in range(functions):
-            short[f] = training[f] != 0 or backlog[f] > total_rps[f] * step_s
-        for i in order:
-            f = rows.function_of[i]
-            if not short[f] and want[i] > 0.0:
-                part_rps = backlog[f] / step_s * unit_rps[leader[i]] / total_rps[f]
-                want[i] = share_for_rate(rates[f], part_rps, most[i])
-        for gpu in range(gpus):
-            cut[gpu] = divide_gpu(sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.tier, want, grant)
-        for gpu in range(gpus):
-            borrowable(
-                sharing, order[begins[gpu] : begins[gpu + 1]], rows.request, rows.limit, rows.tier, want, grant, spare
-            )
-        _total_rates(order, rows, leader, grant, rates, unit_rps, total_rps)
-
-        for f in range(functions):
-            served[f, step] = 0.0
+            here = work.order[work.begins[gpu] : work.begins[gpu + 1]]
+            reachable(sharing, here, rows.request, rows.limit, rows.tier, work.want, work.grant, work.reach)
+        for f in range(backlog.shape[0]):
+            served[f, step] = execution[f, step] = execution_sum[f] = 0.0
             if training[f] == 0:
-                fastest = total_rps[f] * step_s
+                fastest = work.total_rps[f] * step_s
                 part[f] = min(1.0, backlog[f] / fastest) if fastest > 0.0 else 0.0
                 served[f, step] = backlog[f] if backlog[f] <= fastest * _WHOLE else fastest
                 backlog[f] = 0.0 if backlog[f] <= fastest * _WHOLE else backlog[f] - fastest
-        for i in order:
-            slowest_ms[leader[i]] = 0.0
-        for i in order:
-            f = rows.function_of[i]
-            if want[i] <= 0.0:
+        for i in work.order:
+            slowest_ms[work.leader[i]] = 0.0
+        for i in work.order:
+            f, gang = rows.function_of[i], work.leader[i]
+            spare[i] += max(work.reach[i] - rows.request[i], 0.0)
+            if work.want[i] <= 0.0:
                 continue
-            share = share_for_rate(rates[f], unit_rps[leader[i]] * part[f], most[i])
+            share = least_share(rates[f], work.gang_rps[gang] * part[f], work.most[i], int(work.grant[i]))
             used[i] += share
             borrowed[i] += max(share - rows.request[i], 0.0)
             if training[f] == 0:
-                promised = rows.limit[i] if sharing == HARD_CAPS else rows.request[i]
-                share = max(grant[i], promised * cut[rows.gpu_of[i]], 1.0)
-                slowest_ms[leader[i]] = max(slowest_ms[leader[i]], _between(execution_ms, f, share))
+                executing = work.reach[i]
+                if sharing == WORK_CONSERVING:
+                    executing = max(work.grant[i], min(executing, float(rows.request[i])))
+                slowest_ms[gang] = max(slowest_ms[gang], _between(execution_ms, f, max(executing, 1.0)))
             else:
-                trained[f] += unit_rps[leader[i]] * step_s
-        for i in order:
-            if leader[i] == i and want[i] > 0.0:
-                execution_sum[rows.function_of[i]] += slowest_ms[i] * unit_rps[i]
-        for f in range(functions):
-            execution[f, step] = 0.0
+                trained[f] += work.gang_rps[gang] * step_s
+        for i in work.order:
+            if work.leader[i] == i and work.want[i] > 0.0:
+                execution_sum[rows.function_of[i]] += slowest_ms[i] * work.gang_rps[i]
+        for f in range(backlog.shape[0]):
             if training[f] == 0 and served[f, step] > 0.0:
-                execution[f, step] = execution_sum[f] / total_rps[f]
+                execution[f, step] = execution_sum[f] / work.total_rps[f]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, WORK_CONSERVING
-from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared
+from dilu_core.kernels.cpu.replay import share_for_rate
+from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared, least_share
 
 STEPS, STEP_S = 6, 0.1
 RULES = [WORK_CONSERVING, HARD_CAPS, TIME_SLICES]
@@ -49,46 +50,49 @@ def run(sharing, rows, arrivals, rates, training, *, gpus=2, execution=None, bac
 # ---- the plain engine: dictionaries, bisection, one question at a time
 
 
+def plain_fill(left, goals, weights):
+    """Weighted max-min parts of `left`, by bisection of the level."""
+    if sum(goals) <= left:
+        return goals
+    low, high = 0.0, 1001.0
+    for _ in range(70):
+        level = (low + high) / 2
+        taken = sum(min(goal, level * weight) for goal, weight in zip(goals, weights, strict=True))
+        low, high = (level, high) if taken < left else (low, level)
+    return [min(goal, low * weight) for goal, weight in zip(goals, weights, strict=True)]
+
+
 def plain_division(sharing, rows, wants):
-    """Grants on one GPU, and the cut."""
-    total = sum(wants)
-    if sharing != WORK_CONSERVING:
-        cut = min(1.0, 1000.0 / total) if total else 1.0
-        return [want * cut for want in wants], cut
-    base = [min(want, each["request"]) for want, each in zip(wants, rows, strict=True)]
-    if sum(base) > 1000.0:
-        return [one * 1000.0 / sum(base) for one in base], 1000.0 / sum(base)
-    grants, left = list(base), 1000.0 - sum(base)
+    """Grants on one GPU."""
+    requests = [each["request"] for each in rows]
+    if sharing == HARD_CAPS:
+        return plain_fill(1000.0, wants, [each["limit"] for each in rows])
+    base = [min(want, request) for want, request in zip(wants, requests, strict=True)]
+    grants = plain_fill(1000.0, base, requests)
+    left = 1000.0 - sum(grants)
+    if sharing == TIME_SLICES or sum(base) > 1000.0:
+        return grants
     for tier in (0, 1):
         some = [k for k, each in enumerate(rows) if each["tier"] == tier]
-        asked = {k: wants[k] - base[k] for k in some}
-        if sum(asked.values()) <= left:
-            lent = asked
-        else:
-            low, high = 0.0, 1001.0
-            for _ in range(70):
-                level = (low + high) / 2
-                taken = sum(min(asked[k], level * rows[k]["request"]) for k in some)
-                low, high = (level, high) if taken < left else (low, level)
-            lent = {k: min(asked[k], low * rows[k]["request"]) for k in some}
-        for k in some:
-            grants[k] += lent[k]
-        left -= sum(lent.values())
-    return grants, 1.0
+        lent = plain_fill(left, [wants[k] - base[k] for k in some], [requests[k] for k in some])
+        for k, extra in zip(some, lent, strict=True):
+            grants[k] += extra
+        left -= sum(lent)
+    return grants
 
 
 def on_every_gpu(sharing, rows, wants):
-    """Grants and cuts of all rows, GPU by GPU."""
-    grants, cuts = [0.0] * len(rows), [1.0] * len(rows)
+    """Grants of all rows, GPU by GPU."""
+    grants = [0.0] * len(rows)
     for gpu in {each["gpu_of"] for each in rows}:
         here = [k for k, each in enumerate(rows) if each["gpu_of"] == gpu]
-        shares, cut = plain_division(sharing, [rows[k] for k in here], [wants[k] for k in here])
+        shares = plain_division(sharing, [rows[k] for k in here], [wants[k] for k in here])
         for k, share in zip(here, shares, strict=True):
-            grants[k], cuts[k] = share, cut
-    return grants, cuts
+            grants[k] = share
+    return grants
 
 
-def least_share(table, wanted, most):
+def scanned_share(table, wanted, most):
     """The first entry of the table that serves as much, and the way to it."""
     enough = np.flatnonzero(table[: most + 1] >= wanted)
     if wanted <= 0.0 or enough.size == 0:
@@ -133,19 +137,25 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                 one for one, members in zip(speed, units, strict=True) if rows[members[0]]["function_of"] == function
             )
 
-        speed = speeds(on_every_gpu(sharing, rows, wants)[0])
-        for one, members in zip(speed, units, strict=True):
-            function = rows[members[0]]["function_of"]
-            need = waiting[function] / STEP_S
-            if not training[function] and 0.0 < need <= total(speed, function):
-                for k in members:
-                    wants[k] = least_share(rates[function], need * one / total(speed, function), most[k])
-        grants, cuts = on_every_gpu(sharing, rows, wants)
-        speed = speeds(grants)
-        for k in working if sharing != TIME_SLICES else []:
-            greedy = list(wants)
-            greedy[k] = float(rows[k]["limit"])
-            out["spare"][k] += max(0.0, on_every_gpu(sharing, rows, greedy)[0][k] - rows[k]["request"])
+        short = {function for function in range(functions) if not training[function] and waiting[function] > 0.0}
+        while True:
+            grants = on_every_gpu(sharing, rows, wants)
+            speed = speeds(grants)
+            relieved = {each for each in short if waiting[each] <= total(speed, each) * STEP_S}
+            if not relieved:
+                break
+            short -= relieved
+            for one, members in zip(speed, units, strict=True):
+                function = rows[members[0]]["function_of"]
+                if function in relieved:
+                    need = waiting[function] / STEP_S * one / total(speed, function)
+                    for k in members:
+                        wants[k] = scanned_share(rates[function], need, most[k])
+        reach = [0.0] * len(rows)
+        for k in working:
+            greedy = [float(most[k]) if other == k else want for other, want in enumerate(wants)]
+            reach[k] = on_every_gpu(sharing, rows, greedy)[k]
+            out["spare"][k] += max(0.0, reach[k] - rows[k]["request"])
         for function in range(functions):
             able = total(speed, function)
             if training[function]:
@@ -164,10 +174,10 @@ def plain_engine(sharing, rows, arrivals, rates, training, backlog):
                     continue
                 slowest = 0.0
                 for k in members:
-                    used = least_share(rates[function], one * part, most[k])
+                    used = scanned_share(rates[function], one * part, most[k])
                     out["used"][k] += used
                     out["borrowed"][k] += max(0.0, used - rows[k]["request"])
-                    promise = rows[k]["limit" if sharing == HARD_CAPS else "request"] * cuts[k]
+                    promise = min(reach[k], rows[k]["request"]) if sharing == WORK_CONSERVING else reach[k]
                     share = max(1.0, promise, grants[k])
                     slowest = max(slowest, np.interp(share, shares, batch_ms[function]))
                 time_sum += slowest * one
@@ -239,6 +249,15 @@ def test_nothing_is_lost_and_no_gpu_gives_more_than_it_has(problem, sharing):
         assert -1e-9 <= ours["spare"][k] <= (each["limit"] - each["request"]) * STEPS + 1e-9
         if not each["ready"]:
             assert ours["used"][k] == ours["spare"][k] == 0.0
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=1, max_size=40), st.floats(0, 60), st.data())
+def test_a_search_from_anywhere_finds_the_same_share(steps, wanted, data):
+    """Where the search starts does not change, not even by rounding, what it finds."""
+    table = np.concatenate(([0.0], np.cumsum(steps)))
+    most = data.draw(st.integers(1, table.size - 1))
+    found = least_share(table, wanted, most, data.draw(st.integers(-3, 45)))
+    assert found == share_for_rate(table, wanted, most)
 
 
 @given(problems(), st.sampled_from(RULES), st.lists(st.integers(0, STEPS), max_size=3))
