@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dilu_core.instances import InstanceKind
 from dilu_core.result import SolveStats, Termination
-from dilu_core.solvers.replay_measures import waits_s
+from dilu_core.solvers.replay_measures import latencies_s
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -157,14 +157,8 @@ def late_requests(
     """
     if not arrivals.size:
         return np.zeros(0)
-    backlog = np.maximum(np.cumsum(arrivals) - np.cumsum(served), 0.0)
-    wait_s = waits_s(arrivals, backlog, step_s)
-    leaves = np.floor(np.arange(arrivals.size) + 0.5 + np.minimum(wait_s / step_s, 2.0**40) - _ROUNDING)
-    never = leaves >= arrivals.size
-    at = np.minimum(leaves, arrivals.size - 1).astype(np.int64)
-    ran = np.where(served > 0.0, np.arange(served.size), 0)
-    latest = execution_ms[np.maximum.accumulate(ran)]  # rounding may put a request just behind the step that served it
-    latency_ms = 1000.0 * wait_s + latest[at]
+    came, gone = np.cumsum(arrivals), float(served.sum())
+    latency_s = latencies_s(arrivals, np.maximum(came - np.cumsum(served), 0.0), execution_ms / 1000.0, step_s)
     if cut_off:
-        latency_ms[never] = np.inf
-    return np.where(latency_ms > slo_ms * (1.0 + _ROUNDING), arrivals, 0.0)
+        latency_s[came - 0.5 * arrivals > gone * (1.0 + _ROUNDING)] = np.inf
+    return np.where(1000.0 * latency_s > slo_ms * (1.0 + _ROUNDING), arrivals, 0.0)
