@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dilu_core.cluster import Cluster, GpuType
 from dilu_core.instances import InstanceKind
@@ -171,7 +172,7 @@ def workload(where: Setting, mix: Mix, seed: int) -> list[ClusterFunction]:
 
 
 def _shape(where: Setting, seconds: float, draw: np.random.Generator) -> ArrivalTrace:
-    """Load over time with a 99th percentile of 1."""
+    """Load over time whose 99th percentile is 1, or less where its peak would be above 2."""
     count = int(seconds)
     clock = np.arange(count)
     form = int(draw.integers(3 + len(where.recorded)))
@@ -180,7 +181,7 @@ def _shape(where: Setting, seconds: float, draw: np.random.Generator) -> Arrival
         rates = np.roll(whole, -int(draw.integers(whole.size)))
         rates = np.resize(rates, count)
         smooth = np.convolve(rates, np.full(5, 0.2), "same")
-        return ArrivalTrace(np.maximum(smooth / max(float(np.percentile(smooth, 99)), 1e-9), 0.0))
+        return _scaled(smooth)
     if form == 0:
         wave = 0.55 + 0.45 * np.sin(2.0 * np.pi * (clock / draw.uniform(120.0, 600.0) + draw.random()))
     else:
@@ -190,7 +191,12 @@ def _shape(where: Setting, seconds: float, draw: np.random.Generator) -> Arrival
         while at < count:
             wave[int(at) : int(at + draw.exponential(long)) + 1] = draw.uniform(0.5, 1.0)
             at += long + draw.exponential(often)
-    return ArrivalTrace(wave / max(float(np.percentile(wave, 99)), 1e-9))
+    return _scaled(wave)
+
+
+def _scaled(rates: NDArray[np.float64]) -> ArrivalTrace:
+    level = max(float(np.percentile(rates, 99)), 0.5 * float(rates.max()))
+    return ArrivalTrace(rates / level if level > 0.0 else rates)
 
 
 def _random_arrivals(trace: ArrivalTrace, draw: np.random.Generator) -> ArrivalTrace:
