@@ -44,7 +44,8 @@ def latencies_s(arrivals: Floats, backlog_after: Floats, execution_s: Floats | f
     `execution_s` is one for all, or one per step.
     """
     waits, leaves_in = waits_s(arrivals, backlog_after, step_s)
-    return waits + (execution_s if isinstance(execution_s, float) else execution_s[leaves_in])
+    executions: Floats = np.broadcast_to(execution_s, arrivals.shape)[leaves_in]
+    return waits + executions
 
 
 def late_part(latency_ms: Floats, weights: Floats, slo_ms: float | None) -> float:

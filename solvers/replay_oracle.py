@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from dilu_core._checks import choice, integer, read_only
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import Policy
-from dilu_core.solvers.replay_events import Function, OwnSpare, SharedDivision, Simulation
+from dilu_core.solvers.replay_actors import Function, OwnSpare, SharedDivision
+from dilu_core.solvers.replay_events import Simulation
 from dilu_core.solvers.replay_setup import initial_count, spare_steps
 from dilu_core.solvers.shared_tenants import Tenant
 from dilu_core.traces import ArrivalTrace

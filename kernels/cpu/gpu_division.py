@@ -28,21 +28,25 @@ def divide_gpu(
     WORK_CONSERVING first up to the requests, then beyond them tier by tier.
     """
     wanted, guaranteed = 0.0, 0.0
-    for i in members:
+    for at in range(members.shape[0]):
+        i = int(members[at])
         wanted += want[i]
         guaranteed += min(want[i], float(request[i]))
     if wanted <= _WHOLE_GPU:
-        for i in members:
+        for at in range(members.shape[0]):
+            i = int(members[at])
             grant[i] = want[i]
         return
     if sharing == WORK_CONSERVING and guaranteed <= _WHOLE_GPU:
-        for i in members:
+        for at in range(members.shape[0]):
+            i = int(members[at])
             grant[i] = min(want[i], float(request[i]))
         left = _WHOLE_GPU - guaranteed
         left -= _fill(left, 0, members, request, limit, tier, want, grant)
         _fill(left, 1, members, request, limit, tier, want, grant)
         return
-    for i in members:
+    for at in range(members.shape[0]):
+        i = int(members[at])
         grant[i] = 0.0
     weight = limit if sharing == HARD_CAPS else request
     _fill(_WHOLE_GPU, _EVERY_TIER, members, weight, weight, tier, want, grant)
@@ -64,12 +68,14 @@ def _fill(
     No grant exceeds its want, nor `ceiling`.
     """
     taken, weights = 0.0, 0.0
-    for i in members:
+    for at in range(members.shape[0]):
+        i = int(members[at])
         if (level == _EVERY_TIER or tier[i] == level) and grant[i] < min(want[i], float(ceiling[i])):
             weights += weight[i]
     while weights > 0.0 and taken < left:
         per_weight, met = (left - taken) / weights, False
-        for i in members:  # those whose goal the level passes are met in full, and the level rises
+        for at in range(members.shape[0]):  # those whose goal the level passes are met in full, and the level rises
+            i = int(members[at])
             goal = min(want[i], float(ceiling[i]))
             beyond = goal - grant[i]
             if (level == _EVERY_TIER or tier[i] == level) and 0.0 < beyond <= per_weight * weight[i]:
@@ -78,7 +84,8 @@ def _fill(
                 grant[i] = goal
                 met = True
         if not met:
-            for i in members:
+            for at in range(members.shape[0]):
+                i = int(members[at])
                 if (level == _EVERY_TIER or tier[i] == level) and grant[i] < min(want[i], float(ceiling[i])):
                     grant[i] += per_weight * weight[i]
             return left
@@ -99,10 +106,12 @@ def reachable(
     """Write what each of the rows `members` would get if it alone wanted its most: its limit, or in TIME_SLICES its
     request."""
     wanted, guaranteed = 0.0, 0.0
-    for i in members:
+    for at in range(members.shape[0]):
+        i = int(members[at])
         wanted += want[i]
         guaranteed += min(want[i], float(request[i]))
-    for i in members:
+    for at in range(members.shape[0]):
+        i = int(members[at])
         most = float(request[i] if sharing == TIME_SLICES else limit[i])
         needed = guaranteed - min(want[i], float(request[i])) + request[i]
         if want[i] >= most:
@@ -135,7 +144,8 @@ def _own_part(
     With `tiered`, what is divided is what requests (`weight`) leave, and lower tiers come first.
     """
     weights = float(weight[own])
-    for i in members:
+    for at in range(members.shape[0]):
+        i = int(members[at])
         if tiered and tier[i] < tier[own]:
             left -= max(want[i] - weight[i], 0.0)
         if _asked(i, own, weight, tier, want, tiered) > 0.0:
@@ -143,7 +153,8 @@ def _own_part(
     below = 0.0  # what is asked for up to this level per weight is met
     while left > 0.0:
         level, met = left / weights, False
-        for i in members:
+        for at in range(members.shape[0]):
+            i = int(members[at])
             asked = _asked(i, own, weight, tier, want, tiered)
             if below * weight[i] < asked <= level * weight[i]:
                 left -= asked

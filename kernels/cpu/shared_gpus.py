@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.cpu.gpu_division import TIME_SLICES, WORK_CONSERVING, divide_gpu, reachable
+from dilu_core.kernels.cpu.replay import between, least_share
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -43,46 +44,6 @@ class SharedInstances(NamedTuple):
     tier: Integers
     gang_of: Integers
     ready: Integers
-
-
-@inlined
-def _between(table: Floats, function: int, share: float) -> float:
-    """`table[function]` at a share that need not be whole, linearly between whole ones."""
-    low = int(share)
-    part = share - low
-    if part <= 0.0:
-        return float(table[function, low])
-    return float(table[function, low] + part * (table[function, low + 1] - table[function, low]))
-
-
-@compiled
-def least_share(table: Floats, wanted_rps: float, most: int, near: int) -> float:
-    """As `kernels.cpu.replay.share_for_rate`, searched from `near` outwards: shares change little between steps."""
-    if wanted_rps <= 0.0:
-        return 0.0
-    if wanted_rps > table[most]:
-        return float(most)
-    low, high, stride = 0, most, 1  # table[low] < wanted_rps <= table[high]
-    if 0 < near < most:
-        if table[near] < wanted_rps:
-            low = near
-            while low + stride < most and table[low + stride] < wanted_rps:
-                low += stride
-                stride *= 2
-            high = min(low + stride, most)
-        else:
-            high = near
-            while high - stride > 0 and table[high - stride] >= wanted_rps:
-                high -= stride
-                stride *= 2
-            low = max(high - stride, 0)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if table[middle] < wanted_rps:
-            low = middle
-        else:
-            high = middle
-    return float(low + (wanted_rps - table[low]) / (table[high] - table[low]))
 
 
 @compiled
@@ -168,12 +129,15 @@ def _prepared(sharing: int, gpus: int, functions: int, rows: SharedInstances) ->
 def _total_rates(rates: Floats, rows: SharedInstances, work: _Scratch) -> None:
     """Per gang (at its leader) the least rate that its grants allow, and their sum per function."""
     work.total_rps[:] = 0.0
-    for i in work.order:
+    for at in range(work.order.shape[0]):
+        i = int(work.order[at])
         work.gang_rps[work.leader[i]] = np.inf
-    for i in work.order:
-        rate = _between(rates, rows.function_of[i], work.grant[i])
+    for at in range(work.order.shape[0]):
+        i = int(work.order[at])
+        rate = between(rates, rows.function_of[i], work.grant[i])
         work.gang_rps[work.leader[i]] = min(work.gang_rps[work.leader[i]], rate)
-    for i in work.order:
+    for at in range(work.order.shape[0]):
+        i = int(work.order[at])
         if work.leader[i] == i:
             work.total_rps[rows.function_of[i]] += work.gang_rps[i]
 
@@ -195,7 +159,8 @@ def _divide(
     """
     for f in range(backlog.shape[0]):
         work.short[f] = 1 if training[f] != 0 or backlog[f] > 0.0 else 0
-    for i in work.order:
+    for at in range(work.order.shape[0]):
+        i = int(work.order[at])
         work.want[i] = work.most[i] if work.short[rows.function_of[i]] != 0 else 0.0
     again = True
     while again:
@@ -209,8 +174,9 @@ def _divide(
             work.relieved[f] = 1 if work.short[f] != 0 and enough else 0
             if work.relieved[f] != 0:
                 work.short[f], again = 0, True
-        for i in work.order:
-            f = rows.function_of[i]
+        for at in range(work.order.shape[0]):
+            i = int(work.order[at])
+            f = int(rows.function_of[i])
             if work.relieved[f] != 0:
                 part_rps = backlog[f] / step_s * work.gang_rps[work.leader[i]] / work.total_rps[f]
                 work.want[i] = least_share(rates[f], part_rps, work.most[i], work.near[i])
@@ -267,10 +233,12 @@ def advance_shared(
                 part[f] = min(1.0, backlog[f] / fastest) if fastest > 0.0 else 0.0
                 served[f, step] = backlog[f] if backlog[f] <= fastest * _WHOLE else fastest
                 backlog[f] = 0.0 if backlog[f] <= fastest * _WHOLE else backlog[f] - fastest
-        for i in work.order:
+        for at in range(work.order.shape[0]):
+            i = int(work.order[at])
             slowest_ms[work.leader[i]] = 0.0
-        for i in work.order:
-            f, gang = rows.function_of[i], work.leader[i]
+        for at in range(work.order.shape[0]):
+            i = int(work.order[at])
+            f, gang = int(rows.function_of[i]), int(work.leader[i])
             spare[i] += max(work.reach[i] - rows.request[i], 0.0)
             if work.want[i] <= 0.0:
                 continue
@@ -281,10 +249,11 @@ def advance_shared(
                 executing = work.reach[i]
                 if sharing == WORK_CONSERVING:
                     executing = max(work.grant[i], min(executing, float(rows.request[i])))
-                slowest_ms[gang] = max(slowest_ms[gang], _between(execution_ms, f, max(executing, 1.0)))
+                slowest_ms[gang] = max(slowest_ms[gang], between(execution_ms, f, max(executing, 1.0)))
             else:
                 trained[f] += work.gang_rps[gang] * step_s
-        for i in work.order:
+        for at in range(work.order.shape[0]):
+            i = int(work.order[at])
             if work.leader[i] == i and work.want[i] > 0.0:
                 execution_sum[rows.function_of[i]] += slowest_ms[i] * work.gang_rps[i]
         for f in range(backlog.shape[0]):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, WORK_CONSERVING
-from dilu_core.kernels.cpu.replay import share_for_rate
-from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared, least_share
+from dilu_core.kernels.cpu.gpu_division import HARD_CAPS, TIME_SLICES, WORK_CONSERVING, divide_gpu, reachable
+from dilu_core.kernels.cpu.replay import least_share, share_for_rate
+from dilu_core.kernels.cpu.shared_gpus import SharedInstances, advance_shared
 
 STEPS, STEP_S = 6, 0.1
 RULES = [WORK_CONSERVING, HARD_CAPS, TIME_SLICES]
@@ -268,6 +268,48 @@ def test_calls_may_be_cut_anywhere(problem, sharing, cuts):
     parts = run(sharing, rows, arrivals, rates, training, backlog=backlog, cuts=sorted(cuts))
     for name, values in whole.items():
         assert np.array_equal(values, parts[name]), name
+
+
+@st.composite
+def divisions(draw):
+    """Members of one GPU: requests, limits, tiers, and what each wants."""
+    count = draw(st.integers(1, 7))
+    request = np.array(draw(st.lists(st.integers(1, 1000), min_size=count, max_size=count)))
+    limit = np.minimum(request + np.array(draw(st.lists(st.integers(0, 900), min_size=count, max_size=count))), 1000)
+    tier = np.array(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
+    part = np.array(draw(st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.7, 1.0]), min_size=count, max_size=count)))
+    return request, limit, tier, part
+
+
+def divided(sharing, request, limit, tier, want):
+    grant, reach, members = np.zeros(want.size), np.zeros(want.size), np.arange(want.size)
+    divide_gpu(sharing, members, request, limit, tier, want, grant)
+    reachable(sharing, members, request, limit, tier, want, grant, reach)
+    return grant, reach
+
+
+@given(divisions(), st.sampled_from(RULES), st.data())
+def test_a_division_keeps_its_promises(problem, sharing, data):
+    """Nobody gets more than it wants, nothing wanted stays idle, requests are kept, and one's modesty hurts nobody."""
+    request, limit, tier, part = problem
+    most = request if sharing == TIME_SLICES else limit
+    want = part * most
+    grant, reach = divided(sharing, request, limit, tier, want)
+    assert (grant <= want + 1e-9).all()
+    assert grant.sum() == pytest.approx(min(1000.0, want.sum()))
+    assert (reach >= grant - 1e-6).all()
+    assert (reach <= most + 1e-9).all()
+    guaranteed = np.minimum(want, request)
+    if sharing == WORK_CONSERVING and guaranteed.sum() <= 1000.0:
+        assert (grant >= guaranteed - 1e-9).all()
+        lent_below = (grant - guaranteed)[tier == 1].sum()
+        assert lent_below < 1e-6 or (grant[tier == 0] >= want[tier == 0] - 1e-6).all()
+    modest = data.draw(st.integers(0, want.size - 1))
+    less = want.copy()
+    less[modest] *= data.draw(st.floats(0, 1))
+    others = np.arange(want.size) != modest
+    after, _ = divided(sharing, request, limit, tier, less)
+    assert (after[others] >= grant[others] - 1e-6).all()
 
 
 LINEAR = np.arange(1001.0)[None, :] / 10.0  # 100 rps on a whole GPU
