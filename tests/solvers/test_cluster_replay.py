@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.cluster import Cluster, GpuType
+from dilu_core.correlation import LoadCorrelation
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.performance import RooflineModel
 from dilu_core.placement import PlacementProblem, verify_placement
@@ -212,6 +213,24 @@ def test_scale_in_empties_a_gpu_where_the_system_cares(system, left):
     fleet.give_up(0, 0, 1, step=10)
     assert fleet.bookings.gpus_used == left
     assert fleet.planned == [[1], [0], [1]]
+
+
+def test_functions_whose_load_rises_together_are_kept_apart():
+    """Told so, placement takes the GPU without the one that bursts with it, though best fit would take the other."""
+    together = [serving(name) for name in ("a", "b")]
+    fillers = [serving("c", memory_mib=600), serving("d", memory_mib=550)]
+    functions = (*together, *fillers)
+    rising = {"a": ArrivalTrace([1.0, 9.0] * 50), "b": ArrivalTrace([1.0, 9.0] * 50)}
+    shared = []
+    for told in (False, True):
+        fleet = Fleet(one_gpu(gpus=2), functions, [most_efficient(each) for each in functions], OURS)
+        if told:
+            fleet.keep_apart(LoadCorrelation.of(rising))
+        for f in (2, 3, 0, 1):
+            assert fleet.launch(f, 0, 0)
+        (a,), (b,) = (fleet.of(f).values() for f in (0, 1))
+        shared.append(a.booking.gpus == b.booking.gpus)
+    assert shared == [True, False]
 
 
 @settings(max_examples=40)
