@@ -27,7 +27,7 @@ from dilu_core.cluster import Cluster
 from dilu_core.placement import PlacementProblem, verify_placement
 from dilu_core.solvers.cluster_measures import ClusterReplayResult
 from dilu_core.solvers.cluster_replay import ClusterMoment, replay_cluster
-from dilu_core.solvers.cluster_systems import DILU, EXCLUSIVE, OURS, SYSTEMS, ClusterSystem
+from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, DILU, EXCLUSIVE, OURS, ClusterSystem
 
 SCENARIOS = {  # nodes of 4 GPUs, and what comes
     "local": (5, Mix(14, 900.0, (1, 2), (0.1, 1.5))),
@@ -75,7 +75,7 @@ def run(where: Setting, name: str, seeds: range) -> dict[str, Runs]:
     results: dict[str, Runs] = {}
     for seed in seeds:
         functions = workload(where, mix, seed)
-        for system in SYSTEMS:
+        for system in CLUSTER_SYSTEMS:
             observer = verifier(cluster, system)
             done = replay_cluster(functions, cluster, system, duration_s=mix.duration_s, observer=observer)
             results.setdefault(system.name, []).append(done)

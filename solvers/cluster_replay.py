@@ -75,7 +75,7 @@ def replay_cluster(
     Arguments:
         workload: functions with distinct names, in any order.
         cluster: the GPUs.
-        system: how functions get quotas, places and instances, such as one of `cluster_systems.SYSTEMS`.
+        system: how functions get quotas, places and instances, such as one of `cluster_systems.CLUSTER_SYSTEMS`.
         duration_s: how long; `None` until the last function has left or its trace is over.
         step_s, control_s: step of the queues and GPUs, and control period, a whole number of steps. Arrivals and
             departures of functions take effect at the next control period.

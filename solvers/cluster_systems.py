@@ -182,5 +182,5 @@ may add up to three GPUs. (With the published caps, 2 and 1.5, the local workloa
 more GPUs and twice as many requests were late, on seeds 0 to 3.)
 """
 
-SYSTEMS = (EXCLUSIVE, MPS_LIMIT, MPS_REQUEST, FAST_GSHARE, INFLESS, DILU, OURS)
+CLUSTER_SYSTEMS = (EXCLUSIVE, MPS_LIMIT, MPS_REQUEST, FAST_GSHARE, INFLESS, DILU, OURS)
 """All of them."""

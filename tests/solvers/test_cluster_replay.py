@@ -22,6 +22,7 @@ from dilu_core.solvers.cluster_pools import Pools
 from dilu_core.solvers.cluster_quotas import most_efficient, one_per_batch
 from dilu_core.solvers.cluster_replay import replay_cluster
 from dilu_core.solvers.cluster_systems import (
+    CLUSTER_SYSTEMS,
     DILU,
     EXCLUSIVE,
     FAST_GSHARE,
@@ -29,7 +30,6 @@ from dilu_core.solvers.cluster_systems import (
     MPS_LIMIT,
     MPS_REQUEST,
     OURS,
-    SYSTEMS,
 )
 from dilu_core.solvers.cluster_workload import ClusterFunction
 from dilu_core.traces import ArrivalTrace
@@ -37,7 +37,7 @@ from dilu_core.traces import ArrivalTrace
 SHARES = tuple(range(100, 1001, 100))
 LINEAR = RooflineModel(0.0, 0.0, 0.0, 1.0)  # serves one request per second and milli-GPU, at any batch
 GPU = GpuType("A", 1000)
-BY_NAME = pytest.mark.parametrize("system", SYSTEMS, ids=[each.name for each in SYSTEMS])
+BY_NAME = pytest.mark.parametrize("system", CLUSTER_SYSTEMS, ids=[each.name for each in CLUSTER_SYSTEMS])
 
 
 def serving(name="f", rates=(150.0,) * 30, **changes):
@@ -112,7 +112,7 @@ def test_a_surge_is_absorbed_by_share_or_waits_for_a_cold_start(system, absorbs)
 def test_training_beside_inference_takes_what_is_left():
     """At 80 requests per second a training job of 700..1000 gets 920 where shares are lent, 700 where they are not."""
     loads = [serving(rates=[80.0] * 30), training()]
-    speed = {each.name: replay_cluster(loads, one_gpu(), each).training_speed for each in SYSTEMS}
+    speed = {each.name: replay_cluster(loads, one_gpu(), each).training_speed for each in CLUSTER_SYSTEMS}
     assert speed[EXCLUSIVE.name] == pytest.approx(0.0)  # no GPU is left for it
     assert speed[MPS_LIMIT.name] == pytest.approx(0.0)  # nor for a worker that books it whole
     for static in (MPS_REQUEST, FAST_GSHARE, INFLESS):
@@ -239,7 +239,7 @@ def test_requests_are_served_or_wait(data):
     """Whatever the fleet and the order of launches: arrivals = served + backlog, and the parts of a queue agree."""
     count = data.draw(st.integers(1, 3))
     functions = tuple(serving(f"f{i}") for i in range(count))
-    system = data.draw(st.sampled_from(SYSTEMS))
+    system = data.draw(st.sampled_from(CLUSTER_SYSTEMS))
     menus = [one_per_batch(each) for each in functions]
     fleet = Fleet(one_gpu(gpus=2), functions, menus, system)
     pools = Pools(fleet, 0.1)

@@ -20,7 +20,7 @@ from dilu_core.solvers.cluster_scaling import (
     first_of,
     largest_filled_batch,
 )
-from dilu_core.solvers.cluster_systems import OURS, SYSTEMS
+from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, OURS
 from dilu_core.solvers.cluster_workload import ClusterFunction
 from dilu_core.traces import ArrivalTrace
 
@@ -187,4 +187,4 @@ def test_a_system_is_checked_at_the_door(argument, value):
 
 def test_systems_have_distinct_names():
     """A table needs them."""
-    assert len({each.name for each in SYSTEMS}) == len(SYSTEMS)
+    assert len({each.name for each in CLUSTER_SYSTEMS}) == len(CLUSTER_SYSTEMS)
