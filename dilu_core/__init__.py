@@ -70,6 +70,10 @@ if TYPE_CHECKING:
     from dilu_core.solvers.batch_vertical import BatchGrants, BatchVerticalScaler, SharedGpus, spare_by_function
     from dilu_core.solvers.batch_vertical_state import BatchVerticalState
     from dilu_core.solvers.calibrating import calibrate
+    from dilu_core.solvers.cluster_measures import ClusterReplayResult, ClusterTimeline, FunctionOutcome
+    from dilu_core.solvers.cluster_replay import ClusterMoment, replay_cluster
+    from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, ClusterSystem
+    from dilu_core.solvers.cluster_workload import ClusterFunction
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
     from dilu_core.solvers.joint_search import search_joint, search_joint_many
@@ -107,6 +111,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLUSTER_SYSTEMS",
     "GPU_PEAKS",
     "Admission",
     "ArrivalTrace",
@@ -122,7 +127,12 @@ __all__ = [
     "BudgetedState",
     "Calibration",
     "Cluster",
+    "ClusterFunction",
+    "ClusterMoment",
+    "ClusterReplayResult",
     "ClusterState",
+    "ClusterSystem",
+    "ClusterTimeline",
     "CoScaler",
     "Configuration",
     "CorrelationEstimator",
@@ -132,6 +142,7 @@ __all__ = [
     "FileFormatError",
     "FragmentationChange",
     "FragmentationReport",
+    "FunctionOutcome",
     "FunctionPlan",
     "FunctionSpec",
     "GpuInstance",
@@ -259,6 +270,7 @@ __all__ = [
     "read_trace",
     "read_workload",
     "replay",
+    "replay_cluster",
     "replay_many",
     "run_trials",
     "search_joint",
@@ -443,6 +455,20 @@ _NAMES_OF = {
     ),
     "dilu_core.solvers.batch_vertical_state": ("BatchVerticalState",),
     "dilu_core.solvers.calibrating": ("calibrate",),
+    "dilu_core.solvers.cluster_measures": (
+        "ClusterReplayResult",
+        "ClusterTimeline",
+        "FunctionOutcome",
+    ),
+    "dilu_core.solvers.cluster_replay": (
+        "ClusterMoment",
+        "replay_cluster",
+    ),
+    "dilu_core.solvers.cluster_systems": (
+        "CLUSTER_SYSTEMS",
+        "ClusterSystem",
+    ),
+    "dilu_core.solvers.cluster_workload": ("ClusterFunction",),
     "dilu_core.solvers.fitting": (
         "fit_latency",
         "fit_latency_many",
