@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -127,7 +127,7 @@ def reachable(
             reach[i] = min(most, request[i] + beyond)
 
 
-@inlined
+@compiled
 def _asked(i: int, own: int, weight: Integers, tier: Integers, want: Floats, tiered: bool) -> float:
     """What row `i` asks for beside `own` in this round: up to its weight, or beyond it where tiers count."""
     if i == own or (tiered and tier[i] != tier[own]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled
 
 
 @compiled
@@ -58,7 +58,7 @@ def least_share(table: NDArray[np.float64], wanted_rps: float, most: int, near: 
     return float(low + (wanted_rps - table[low]) / (table[high] - table[low]))
 
 
-@inlined
+@compiled
 def between(table: NDArray[np.float64], function: int, share: float) -> float:
     """`table[function]` at a share that need not be whole, linearly between whole ones."""
     low = int(share)
