@@ -94,6 +94,10 @@ if TYPE_CHECKING:
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.quota_sweep import QuotaFronts, QuotaSweep, Scenario, sweep_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
+    from dilu_core.solvers.replay_oracle import OracleReplay, oracle_replay, oracle_shared_replay
+    from dilu_core.solvers.shared_replay import replay_shared
+    from dilu_core.solvers.shared_results import SharedReplayResult, TrainingReplay
+    from dilu_core.solvers.shared_tenants import Tenant, batch_tables
     from dilu_core.solvers.trials.drive import run_trials
     from dilu_core.solvers.trials.search import TrialSearch
     from dilu_core.solvers.tuning import tune
@@ -185,6 +189,7 @@ __all__ = [
     "Objective",
     "Observation",
     "ObserveReport",
+    "OracleReplay",
     "Oversubscription",
     "Placement",
     "PlacementDecision",
@@ -209,6 +214,7 @@ __all__ = [
     "Scenario",
     "ShadowReport",
     "SharedGpus",
+    "SharedReplayResult",
     "Slot",
     "SolveStats",
     "StagedPolicy",
@@ -222,6 +228,7 @@ __all__ = [
     "TokenState",
     "TrainingFit",
     "TrainingModel",
+    "TrainingReplay",
     "Trial",
     "TrialRecord",
     "TrialResult",
@@ -238,6 +245,7 @@ __all__ = [
     "WhatIf",
     "Workload",
     "alternative_configurations",
+    "batch_tables",
     "calibrate",
     "core_percentages",
     "first_cells",
@@ -251,6 +259,8 @@ __all__ = [
     "gpu_scale",
     "learn_prior",
     "mps_percentages",
+    "oracle_replay",
+    "oracle_shared_replay",
     "place",
     "plan",
     "plot_fragmentation",
@@ -272,6 +282,7 @@ __all__ = [
     "replay",
     "replay_cluster",
     "replay_many",
+    "replay_shared",
     "run_trials",
     "search_joint",
     "search_joint_many",
@@ -528,6 +539,20 @@ _NAMES_OF = {
         "ReplayResult",
         "ReplayTimeline",
         "replay",
+    ),
+    "dilu_core.solvers.replay_oracle": (
+        "OracleReplay",
+        "oracle_replay",
+        "oracle_shared_replay",
+    ),
+    "dilu_core.solvers.shared_replay": ("replay_shared",),
+    "dilu_core.solvers.shared_results": (
+        "SharedReplayResult",
+        "TrainingReplay",
+    ),
+    "dilu_core.solvers.shared_tenants": (
+        "Tenant",
+        "batch_tables",
     ),
     "dilu_core.solvers.trials.drive": ("run_trials",),
     "dilu_core.solvers.trials.search": ("TrialSearch",),
