@@ -42,6 +42,15 @@ class Booking:
         return self.instance.configurations[self.configuration].limit_milli
 
     @property
+    def quota_milli(self) -> tuple[int, int]:
+        """`request_milli` and `limit_milli`."""
+        instance = self.instance
+        if self.configuration:
+            return self.request_milli, self.limit_milli
+        request = instance.request_milli
+        return request, instance.limit_milli if len(self.gpus) == instance.gpus else request
+
+    @property
     def fields(self) -> tuple[Instance, tuple[int, ...], tuple[int, ...], int, tuple[MigSlice, ...]]:
         """What `Bookings.book` takes to write it down again."""
         return self.instance, self.gpus, self.memory_mib, self.configuration, self.mig

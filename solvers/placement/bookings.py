@@ -172,12 +172,13 @@ class Bookings(LedgerColumns):
 
     def _index(self, booking: Booking, sign: int) -> None:
         """Keep everything but the columns of the GPUs; nothing that counts to zero stays behind."""
-        instance, name = booking.instance, booking.instance.name
-        on_gpu = self.on_gpu
-        for gpu in booking.gpus:
-            if sign > 0:
+        instance, on_gpu = booking.instance, self.on_gpu
+        name = instance.name
+        if sign > 0:
+            for gpu in booking.gpus:
                 on_gpu[gpu][name] = booking
-            else:
+        else:
+            for gpu in booking.gpus:
                 del on_gpu[gpu][name]
         if instance.gpus > 1 and instance.kind == "training":
             gangs_on = self.gangs_on
