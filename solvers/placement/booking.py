@@ -26,6 +26,11 @@ class Booking:
         return self.instance.gpus == 1 and len(self.gpus) > 1
 
     @property
+    def is_training_gang(self) -> bool:
+        """Whether several workers train on it in step, so that the slowest slows down all."""
+        return self.instance.gpus > 1 and self.instance.kind == "training"
+
+    @property
     def request_milli(self) -> int:
         """What it books as request on each of its GPUs."""
         if self.configuration == 0:

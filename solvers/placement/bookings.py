@@ -31,7 +31,7 @@ class Bookings(LedgerColumns):
         self.by_name: dict[str, Booking] = {}
         self.reserved: dict[str, HostBooking] = {}
         self.on_gpu: list[dict[str, Booking]] = [{} for _ in range(self.held.size)]
-        self.gangs_on: dict[int, dict[str, Booking]] = {}  # row -> the training gangs on it
+        self.gangs_on: dict[int, int] = {}  # row -> how many training gangs are on it
         self._log: list[_Change] | None = None
 
     @property
@@ -166,7 +166,7 @@ class Bookings(LedgerColumns):
         other.functions = self.functions.copy()
         other.by_name, other.reserved = dict(self.by_name), dict(self.reserved)
         other.on_gpu = [here.copy() for here in self.on_gpu]
-        other.gangs_on = {row: gangs.copy() for row, gangs in self.gangs_on.items()}
+        other.gangs_on = dict(self.gangs_on)
         other._log = None
         return other
 
@@ -180,15 +180,14 @@ class Bookings(LedgerColumns):
         else:
             for gpu in booking.gpus:
                 del on_gpu[gpu][name]
-        if instance.gpus > 1 and instance.kind == "training":
+        if booking.is_training_gang:
             gangs_on = self.gangs_on
             for gpu in booking.gpus:
-                if sign > 0:
-                    gangs_on.setdefault(gpu, {})[name] = booking
+                number = gangs_on.get(gpu, 0) + sign
+                if number:
+                    gangs_on[gpu] = number
                 else:
-                    del gangs_on[gpu][name]
-                    if not gangs_on[gpu]:
-                        del gangs_on[gpu]
+                    del gangs_on[gpu]
         if instance.function or instance.anti_affinity:
             self.functions.count(instance, booking.gpus, sign)
         if instance.cpu_milli or instance.host_memory_mib:
@@ -252,4 +251,3 @@ class Bookings(LedgerColumns):
     def placement(self) -> Placement:
         """Everything booked, as a placement."""
         return Placement({name: self.slots(booking) for name, booking in self.by_name.items()})
-

@@ -89,8 +89,8 @@ class Chooser:
         self._part = np.zeros(self.largest_node + 1, np.int64)
         self.gang_memory_column = np.zeros(self.largest_node + 1, np.int64)
         # views are quicker to read and fill item by item
-        self._chosen_view, self._part_view = memoryview(self._chosen), memoryview(self._part)
-        self._gang_memory_view = memoryview(self.gang_memory_column)
+        self._chosen_view, self._part_view = self._chosen.data, self._part.data
+        self._gang_memory_view = self.gang_memory_column.data
         self._whole = TRY_ACTIVE | TRY_OPENING
         self._splits = self._whole | TRY_SPLIT_OPENING | (0 if split_last else TRY_SPLIT)
         self._always_special = b.partitions.any_there
@@ -170,8 +170,8 @@ class Chooser:
         )
         if function and b.gangs_on and instance.kind != "training":
             for row in b.gangs_on.keys() & b.function_on.get(function, {}).keys():
-                for gang in b.gangs_on[row].values():
-                    for gpu in gang.gpus:
+                for gang in b.on_gpu[row].values():
+                    for gpu in gang.gpus if gang.is_training_gang else ():
                         if self.preference[gpu] == NEUTRAL and gpu not in b.function_on[function]:
                             self.preference[gpu] = BESIDE_GANG
         if self.spreading is not None:

@@ -46,7 +46,7 @@ class Gradient:
         self._number: dict[tuple[object, ...], int] = {}
         self._next = 0
         self._demand = np.zeros(6, np.int64)
-        self._demand_view = memoryview(self._demand)  # quicker to fill
+        self._demand_view = self._demand.data  # quicker to fill
         self._chosen = np.zeros(int(np.diff(bookings.node_start).max(initial=0)) + 1, np.int64)
         self.mix = NO_MIX
         self.expect(NO_MIX if mix is None else mix)

@@ -61,7 +61,7 @@ class LedgerColumns:
         """Where the rows and memory of a booking on several GPUs are handed over; views are quicker to fill."""
         largest = int(np.diff(self.node_start).max(initial=0))
         self._rows, self._memory = np.zeros(largest, np.int64), np.zeros(largest, np.int64)
-        self._row_view, self._memory_view = memoryview(self._rows), memoryview(self._memory)
+        self._row_view, self._memory_view = self._rows.data, self._memory.data
 
     @property
     def gpus_used(self) -> int:

@@ -12,8 +12,8 @@ T = TypeVar("T")
 def unchecked(kind: type[T]) -> Callable[..., T]:
     """A function of all fields of the slotted dataclass `kind`, in order, that makes one without `__init__`.
 
-    It fills in an object of a class with the same slots that is not frozen, and then makes it one of `kind`: assignments
-    to slots take a third of the time of `object.__setattr__` or of the slots' own `__set__`.
+    It fills in an object of a class with the same slots that is not frozen, and then makes it one of `kind`: plain
+    assignments to slots take a third of the time of `object.__setattr__` or of the slots' own `__set__`.
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     scope: dict[str, Any] = {"kind": kind, "blank": type(kind.__name__, (), {"__slots__": tuple(names)})}
