@@ -154,7 +154,8 @@ def _pick_gang(
     score_sum = 0.0
     for k in range(size):
         opened += 1 if held[picked[k]] == 0 else 0
-        liked_sum += preference[picked[k]] if special else 0
+        if special:
+            liked_sum += int(preference[picked[k]])
         score_sum += scores[k]
     return opened, liked_sum, score_sum
 
