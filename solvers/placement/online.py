@@ -207,9 +207,9 @@ class ClusterState:
 
     def remove(self, name: str) -> Instance | HostReservation:
         """Take `name` off its GPUs, or give back what it reserved, and return it; `StateError` where it is not here."""
-        if check.text("name", name) in self._bookings.by_name:
+        if isinstance(name, str) and name in self._bookings.by_name:
             return self._bookings.cancel(name).instance
-        if name in self._bookings.reserved:
+        if check.text("name", name) in self._bookings.reserved:
             return self._reservation(self._bookings.unreserve(name))
         raise StateError(f"no instance {name!r} is placed here; {len(self)} others are.")
 
