@@ -25,7 +25,7 @@ from dilu_core.solvers.policy_replay import replay_many
 from dilu_core.solvers.replay import replay
 from dilu_core.solvers.replay_oracle import oracle_shared_replay
 from dilu_core.solvers.shared_replay import replay_shared
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
 
 PARAMS = HorizontalParams(10.0, 300, 600, slo_ms=300.0, base_latency_ms=100.0)
@@ -112,7 +112,7 @@ def shared(load: ArrivalTrace, replayed: Callable[..., object]) -> Callable[[], 
 
     def run() -> object:
         third = load.duration_s / 3.0
-        everyone = [Tenant(f"f{k}", PARAMS, load.shifted(k * third), CoScaler(PARAMS)) for k in range(3)]
+        everyone = [ReplayTenant(f"f{k}", PARAMS, load.shifted(k * third), CoScaler(PARAMS)) for k in range(3)]
         return replayed(everyone, gpus=8)
 
     return run

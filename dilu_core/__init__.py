@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.replay_oracle import OracleReplay, oracle_replay, oracle_shared_replay
     from dilu_core.solvers.shared_replay import replay_shared
     from dilu_core.solvers.shared_results import SharedReplayResult, TrainingReplay
-    from dilu_core.solvers.shared_tenants import Tenant, batch_tables
+    from dilu_core.solvers.shared_tenants import ReplayTenant, batch_tables
     from dilu_core.solvers.trials.drive import run_trials
     from dilu_core.solvers.trials.search import TrialSearch
     from dilu_core.solvers.tuning import tune
@@ -207,6 +207,7 @@ __all__ = [
     "QuotaSweep",
     "ReplayFigures",
     "ReplayResult",
+    "ReplayTenant",
     "ReplayTimeline",
     "RooflineModel",
     "ScalingDecision",
@@ -551,7 +552,7 @@ _NAMES_OF = {
         "TrainingReplay",
     ),
     "dilu_core.solvers.shared_tenants": (
-        "Tenant",
+        "ReplayTenant",
         "batch_tables",
     ),
     "dilu_core.solvers.trials.drive": ("run_trials",),

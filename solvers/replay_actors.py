@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dilu_core.coscaling.sharing import fit_proportionally, water_fill
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.units import FULL_GPU_MILLI
 
 
@@ -37,7 +37,7 @@ class Server:
 class Function:
     """One tenant: its queue, its servers in the order of launch, and what was counted."""
 
-    def __init__(self, tenant: Tenant, gpus: Sequence[int], arrivals_s: list[float], batch: int) -> None:
+    def __init__(self, tenant: ReplayTenant, gpus: Sequence[int], arrivals_s: list[float], batch: int) -> None:
         self.tenant = tenant
         self.gpus = gpus
         self.arrivals_s = arrivals_s

@@ -22,7 +22,7 @@ from dilu_core.coscaling.policy import Policy
 from dilu_core.solvers.replay_actors import Function, OwnSpare, SharedDivision
 from dilu_core.solvers.replay_events import Simulation
 from dilu_core.solvers.replay_setup import initial_count, spare_steps
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
 from dilu_core.units import FULL_GPU_MILLI
 
@@ -73,7 +73,7 @@ def oracle_replay(
     latency is the time from arrival to completion, so the base latency of `params` plays no part in it. `spacing` and
     `seed` say how the requests of the trace come. The other arguments are those of `replay`.
     """
-    tenant = Tenant("function", params, trace, policy, rate_rps=rate_rps, instances=initial_instances)
+    tenant = ReplayTenant("function", params, trace, policy, rate_rps=rate_rps, instances=initial_instances)
     periods = trace.rates_rps.size
     spare = spare_steps("spare_milli", spare_milli, trace, periods, trace.period_s)
     division = OwnSpare(spare.tolist(), trace.period_s)
@@ -81,7 +81,7 @@ def oracle_replay(
 
 
 def oracle_shared_replay(
-    tenants: Iterable[Tenant],
+    tenants: Iterable[ReplayTenant],
     *,
     gpus: int,
     sharing: str = "work-conserving",
@@ -120,7 +120,7 @@ def arrival_times(trace: ArrivalTrace, spacing: str, seed: int) -> NDArray[np.fl
 
 
 def _simulated(
-    tenants: list[Tenant],
+    tenants: list[ReplayTenant],
     division: OwnSpare | SharedDivision,
     seats: list[list[int]],
     batches: Mapping[str, int],

@@ -25,7 +25,7 @@ from dilu_core.solvers.replay_results import Clock, Conduct, ReplayResult, repla
 from dilu_core.solvers.replay_setup import asked
 from dilu_core.solvers.shared_results import SharedReplayResult, TrainingReplay
 from dilu_core.solvers.shared_seats import Seating, seated_tenants
-from dilu_core.solvers.shared_tenants import Tenant, loads_of
+from dilu_core.solvers.shared_tenants import ReplayTenant, loads_of
 from dilu_core.units import FULL_GPU_MILLI
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ SHARING = {"work-conserving": WORK_CONSERVING, "hard-caps": HARD_CAPS, "time-sli
 
 
 def replay_shared(
-    tenants: Iterable[Tenant],
+    tenants: Iterable[ReplayTenant],
     *,
     gpus: int,
     sharing: str = "work-conserving",
@@ -57,7 +57,7 @@ def replay_shared(
     not fit; an exception of a policy is passed on.
     """
     started = time.perf_counter()
-    everyone = instances_of("tenants", tenants, Tenant)
+    everyone = instances_of("tenants", tenants, ReplayTenant)
     distinct("tenants", [tenant.name for tenant in everyone])
     gpus = integer("gpus", gpus, at_least=1, at_most=100_000)
     rule = SHARING[choice("sharing", sharing, tuple(SHARING))]
@@ -75,7 +75,7 @@ class _Run:
     """The state of a shared replay, and what it has seen."""
 
     def __init__(
-        self, tenants: tuple[Tenant, ...], seats: Seating, ticks: Clock, arrivals: Floats, gpus: int, rule: int
+        self, tenants: tuple[ReplayTenant, ...], seats: Seating, ticks: Clock, arrivals: Floats, gpus: int, rule: int
     ) -> None:
         functions, periods = len(tenants), ticks.edges.size
         self.tenants, self.seats, self.ticks, self.arrivals, self.gpus, self.rule = (
@@ -179,7 +179,7 @@ class _Run:
             stats=SolveStats(seconds, counts={"decisions": ticks.edges.size - 1, "steps": ticks.steps}),
         )
 
-    def _inference(self, function: int, tenant: Tenant, seconds: float) -> ReplayResult:
+    def _inference(self, function: int, tenant: ReplayTenant, seconds: float) -> ReplayResult:
         arrivals, crew = self.arrivals[function], self.seats.crews[function]
         waiting = np.cumsum(arrivals) - np.cumsum(self.served[function])
         waiting[-1] = self.backlog[function]
@@ -197,7 +197,7 @@ class _Run:
         )
         return replay_result(tenant.params, self.ticks, seen, seconds)
 
-    def _training(self, function: int, tenant: Tenant) -> TrainingReplay:
+    def _training(self, function: int, tenant: ReplayTenant) -> TrainingReplay:
         span_s, alone = self.ticks.span_s, float(self.alone[function])
         throughput = float(self.trained[function] / span_s.sum())
         reserved = float((self.instances[function] * span_s).sum()) * tenant.params.request_milli / FULL_GPU_MILLI

@@ -12,7 +12,7 @@ from dilu_core._checks import fail, int_column
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.kernels.cpu.shared_gpus import SharedInstances
 from dilu_core.solvers.replay_setup import cold_steps, initial_count
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.units import FULL_GPU_MILLI
 
 
@@ -118,7 +118,7 @@ class Seating:
 
 
 def seated_tenants(
-    tenants: tuple[Tenant, ...], gpus: int, seating: Mapping[str, Sequence[int]] | None, step_s: float
+    tenants: tuple[ReplayTenant, ...], gpus: int, seating: Mapping[str, Sequence[int]] | None, step_s: float
 ) -> Seating:
     """Everyone's instances at the start, training first."""
     if seating is not None and not isinstance(seating, Mapping):

@@ -25,7 +25,7 @@ KINDS = ("inference", "training")
 
 
 @dataclass(frozen=True, eq=False)
-class Tenant:
+class ReplayTenant:
     """One function of a shared replay.
 
     An inference tenant has a `trace` of arrivals and a horizontal `policy`, and starts with `instances` ready ones (by
@@ -109,7 +109,7 @@ def _widened(table: Floats) -> Floats:
     return np.concatenate((table, np.full(FULL_GPU_MILLI + 1 - table.size, table[-1])))
 
 
-def loads_of(tenants: tuple[Tenant, ...], step_s: float, control_s: float) -> tuple[Clock, Floats, int]:
+def loads_of(tenants: tuple[ReplayTenant, ...], step_s: float, control_s: float) -> tuple[Clock, Floats, int]:
     """The clock, the requests of every tenant per step `(tenants, steps)`, and the steps in a control period."""
     traced = [(f"tenants[{i}].trace", each.trace) for i, each in enumerate(tenants) if each.trace is not None]
     if not traced:

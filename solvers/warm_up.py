@@ -35,7 +35,7 @@ from dilu_core.solvers.quota_search import search_quota
 from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
 from dilu_core.solvers.shared_replay import replay_shared
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
 
 
@@ -104,5 +104,5 @@ def warm_up() -> SolveStats:
     replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")
     vertical = BatchVerticalScaler()
     vertical.decide(vertical.initial_state(), SharedGpus([0], ["slo"], [300], [600]))
-    replay_shared([Tenant("one", params, ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params))], gpus=1)
+    replay_shared([ReplayTenant("one", params, ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params))], gpus=1)
     return SolveStats(time.perf_counter() - started, "cpu")

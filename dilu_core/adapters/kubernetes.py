@@ -1,9 +1,9 @@
 """Kubernetes as plain dictionaries: nothing here imports its client, opens a connection or keeps a clock.
 
-    pod_resources(instance, scheme)                 what a pod asks for under HAMi, KAI-Scheduler, MIG or MPS
-    instance_from_pod(pod), node_from_kubernetes(node)      the way back
-    filter, prioritize, assigned, released          a scheduler extender over a ClusterState
-    external_metric_value(decision, ...)            what a HorizontalPodAutoscaler follows
+pod_resources(instance, scheme)                 what a pod asks for under HAMi, KAI-Scheduler, MIG or MPS
+instance_from_pod(pod), node_from_kubernetes(node)      the way back
+filter, prioritize, assigned, released          a scheduler extender over a ClusterState
+external_metric_value(decision, ...)            what a HorizontalPodAutoscaler follows
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from dilu_core.errors import InvalidArgumentError
 from dilu_core.solvers.replay import replay
 from dilu_core.solvers.replay_oracle import arrival_times, oracle_replay, oracle_shared_replay
 from dilu_core.solvers.shared_replay import replay_shared
-from dilu_core.solvers.shared_tenants import Tenant
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
 
 PARAMS = HorizontalParams(10.0, 300, 600, slo_ms=300.0, base_latency_ms=100.0)
@@ -167,9 +167,9 @@ def tenants(shift):
     """Two functions that burst, `shift` seconds apart, beside training on every GPU."""
     burst = ArrivalTrace([8.0] * 20 + [30.0] * 20 + [8.0] * 30)
     return [
-        Tenant("a", PARAMS, burst, CoScaler(PARAMS)),
-        Tenant("b", PARAMS, burst.shifted(shift), CoScaler(PARAMS)),
-        Tenant("t", HorizontalParams(50.0, 100, 1000), kind="training", instances=2),
+        ReplayTenant("a", PARAMS, burst, CoScaler(PARAMS)),
+        ReplayTenant("b", PARAMS, burst.shifted(shift), CoScaler(PARAMS)),
+        ReplayTenant("t", HorizontalParams(50.0, 100, 1000), kind="training", instances=2),
     ]
 
 
@@ -213,8 +213,8 @@ def test_a_gang_that_trains_beside_a_burst_is_replayed():
     def both():
         gang = HorizontalParams(50.0, 300, 1000)
         return [
-            Tenant("a", PARAMS, trace, Script(), instances=1),
-            Tenant("t", gang, kind="training", instances=2, gang=True),
+            ReplayTenant("a", PARAMS, trace, Script(), instances=1),
+            ReplayTenant("t", gang, kind="training", instances=2, gang=True),
         ]
 
     fluid, events = replay_shared(both(), gpus=2), oracle_shared_replay(both(), gpus=2)

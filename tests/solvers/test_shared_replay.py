@@ -18,7 +18,7 @@ from dilu_core.errors import InvalidArgumentError
 from dilu_core.performance import RooflineModel
 from dilu_core.solvers.replay import replay
 from dilu_core.solvers.shared_replay import SHARING, replay_shared
-from dilu_core.solvers.shared_tenants import Tenant, batch_tables
+from dilu_core.solvers.shared_tenants import ReplayTenant, batch_tables
 from dilu_core.traces import ArrivalTrace
 
 PARAMS = HorizontalParams(10.0, 300, 600, slo_ms=300.0, base_latency_ms=100.0)
@@ -45,7 +45,7 @@ class Script:
 
 
 def trainer(instances=1, **options):
-    return Tenant("train", TRAINING, kind="training", instances=instances, **options)
+    return ReplayTenant("train", TRAINING, kind="training", instances=instances, **options)
 
 
 @settings(max_examples=25)
@@ -62,7 +62,7 @@ def test_alone_with_plenty_of_gpus_it_is_the_plain_replay(load, rule, cold_start
     )
     trace = ArrivalTrace(np.repeat(load, 3).astype(float))
     plain = replay(trace, CoScaler(params), params, initial_instances=initial)
-    tenant = Tenant("f", params, trace, CoScaler(params), instances=initial)
+    tenant = ReplayTenant("f", params, trace, CoScaler(params), instances=initial)
     shared = replay_shared([tenant], gpus=20).functions["f"]
     for name in FIGURES:
         assert getattr(shared, name) == pytest.approx(getattr(plain, name), nan_ok=True, abs=1e-6), name
@@ -81,8 +81,8 @@ def test_together_they_conserve(load, shift, gpus, sharing):
     trace = ArrivalTrace(np.repeat(load, 2).astype(float))
     tenants = [
         trainer(gpus),
-        Tenant("a", PARAMS, trace, CoScaler(PARAMS), instances=1),
-        Tenant("b", PARAMS, trace.shifted(shift), CoScaler(PARAMS), instances=1),
+        ReplayTenant("a", PARAMS, trace, CoScaler(PARAMS), instances=1),
+        ReplayTenant("b", PARAMS, trace.shifted(shift), CoScaler(PARAMS), instances=1),
     ]
     result = replay_shared(tenants, gpus=gpus, sharing=sharing)
     for each in result.functions.values():
@@ -104,14 +104,17 @@ def test_together_they_conserve(load, shift, gpus, sharing):
 def test_training_loses_what_its_neighbour_takes():
     """Alone 100 samples/s per GPU; a neighbour with a constant load of 600 milli-GPU takes 60 % of one GPU of two."""
     trace = ArrivalTrace.constant(20.0, duration_s=20.0)
-    tenants = [Tenant("a", PARAMS, trace, Script(), instances=1), Tenant("train", PARAMS, kind="training", instances=2)]
-    tenants[1] = Tenant("train", HorizontalParams(10.0, 100, 1000), kind="training", instances=2)
+    tenants = [
+        ReplayTenant("a", PARAMS, trace, Script(), instances=1),
+        ReplayTenant("train", PARAMS, kind="training", instances=2),
+    ]
+    tenants[1] = ReplayTenant("train", HorizontalParams(10.0, 100, 1000), kind="training", instances=2)
     train = replay_shared(tenants, gpus=2).training["train"]
     assert train.alone_rps == pytest.approx(200.0)
     assert train.throughput_rps == pytest.approx(100.0 + 40.0)
     assert train.loss == pytest.approx(0.3)
     assert train.gpu_seconds == pytest.approx((1.0 + 0.4) * 20.0)
-    tenants[1] = Tenant("train", HorizontalParams(10.0, 100, 1000), kind="training", instances=2, gang=True)
+    tenants[1] = ReplayTenant("train", HorizontalParams(10.0, 100, 1000), kind="training", instances=2, gang=True)
     gang = replay_shared(tenants, gpus=2).training["train"]
     assert gang.throughput_rps == pytest.approx(2 * 40.0)
     assert gang.loss == pytest.approx(0.6)
@@ -122,8 +125,8 @@ def test_policies_are_told_what_could_really_be_borrowed():
     load = [5.0] * 3 + [60.0] * 3
     one, other = Script(), Script()
     tenants = [
-        Tenant("a", PARAMS, ArrivalTrace(load), one, instances=1),
-        Tenant("b", PARAMS, ArrivalTrace(load), other, instances=1),
+        ReplayTenant("a", PARAMS, ArrivalTrace(load), one, instances=1),
+        ReplayTenant("b", PARAMS, ArrivalTrace(load), other, instances=1),
     ]
     replay_shared(tenants, gpus=1)
     assert [seen.spare_milli for seen in one.seen] == pytest.approx([300.0] * 3 + [200.0] * 2)
@@ -137,14 +140,14 @@ def test_what_nobody_measured_is_not_known():
     """Without a ready instance the spare share is not known, which is not zero."""
     script = Script(1)
     params = HorizontalParams(10.0, 300, 600, cold_start_s=2.0, min_instances=0)
-    replay_shared([Tenant("a", params, ArrivalTrace([1.0] * 5), script, instances=0)], gpus=1)
+    replay_shared([ReplayTenant("a", params, ArrivalTrace([1.0] * 5), script, instances=0)], gpus=1)
     assert [seen.spare_milli for seen in script.seen] == [None, None, None, 300.0]
 
 
 def test_launches_spread_and_are_refused_where_nothing_fits():
     """Five launches on three GPUs, one of them half booked by training: two, two and one; the sixth is refused."""
-    train = Tenant("train", HorizontalParams(1.0, 500, 500), kind="training", instances=1)
-    tenants = [Tenant("a", PARAMS, ArrivalTrace([1.0] * 4), Script(7, -8), instances=1), train]
+    train = ReplayTenant("train", HorizontalParams(1.0, 500, 500), kind="training", instances=1)
+    tenants = [ReplayTenant("a", PARAMS, ArrivalTrace([1.0] * 4), Script(7, -8), instances=1), train]
     result = replay_shared(tenants, gpus=3, seating={"a": [0, 1]})
     assert result.gpu_booked_milli[1].tolist() == [800, 900, 0]
     assert result.functions["a"].cold_starts == 3
@@ -164,11 +167,11 @@ def test_execution_times_follow_the_granted_share():
     latencies = []
     for load in (0.5 * rates[300], 0.999 * rates[600]):
         trace = ArrivalTrace.constant(float(load), duration_s=5.0)
-        tenant = Tenant("a", params, trace, Script(), instances=1, rate_rps=rates, execution_ms=times)
+        tenant = ReplayTenant("a", params, trace, Script(), instances=1, rate_rps=rates, execution_ms=times)
         latencies.append(replay_shared([tenant], gpus=1).functions["a"].latency_p50_ms)
     assert latencies[0] == pytest.approx(times[300])
     assert latencies[1] == pytest.approx(times[600], rel=0.01)
-    called = Tenant("a", params, trace, Script(), rate_rps=lambda s: rates[s], execution_ms=lambda s: times[s])
+    called = ReplayTenant("a", params, trace, Script(), rate_rps=lambda s: rates[s], execution_ms=lambda s: times[s])
     assert np.array_equal(called.executions[1:], tenant.executions[1:])
     assert np.array_equal(called.rates, tenant.rates)
 
@@ -178,7 +181,7 @@ def test_bursts_in_phase_are_late_where_shifted_ones_are_not():
     burst = ArrivalTrace([15.0] * 40 + [36.0] * 20 + [15.0] * 60)
     late = {}
     for shift in (0.0, 40.0):
-        tenants = [Tenant(f"f{k}", PARAMS, burst.shifted(k * shift), Script(), instances=2) for k in range(3)]
+        tenants = [ReplayTenant(f"f{k}", PARAMS, burst.shifted(k * shift), Script(), instances=2) for k in range(3)]
         result = replay_shared(tenants, gpus=2)
         late[shift] = np.mean([each.violation_rate for each in result.functions.values()])
     assert late[40.0] == 0.0
@@ -190,7 +193,7 @@ def test_replays_are_reproducible_and_read_only():
     trace = ArrivalTrace([3.0, 50.0, 20.0] * 10, period_s=2.0)
 
     def once():
-        return replay_shared([Tenant("a", PARAMS, trace, CoScaler(PARAMS)), trainer()], gpus=2)
+        return replay_shared([ReplayTenant("a", PARAMS, trace, CoScaler(PARAMS)), trainer()], gpus=2)
 
     first, second = once(), once()
     assert first.gpu_seconds == second.gpu_seconds
@@ -202,7 +205,7 @@ def test_replays_are_reproducible_and_read_only():
 
 
 TRACE = ArrivalTrace([1.0, 2.0, 3.0])
-BASE = SimpleNamespace(a=Tenant("a", PARAMS, TRACE, Script()), train=trainer())
+BASE = SimpleNamespace(a=ReplayTenant("a", PARAMS, TRACE, Script()), train=trainer())
 
 
 @pytest.mark.parametrize(
@@ -218,9 +221,9 @@ BASE = SimpleNamespace(a=Tenant("a", PARAMS, TRACE, Script()), train=trainer())
         ([BASE.a], {"seating": {"a": [2]}}, r"seating\['a'\]\[0\]"),
         ([BASE.a], {"seating": [0]}, "seating"),
         ([BASE.a], {"step_s": 0.3}, "control_s"),
-        ([BASE.a, Tenant("b", PARAMS, ArrivalTrace([1.0]), Script())], {}, r"tenants\[1\].trace"),
-        ([Tenant("a", PARAMS, TRACE, Script(), instances=4)], {"gpus": 1}, "gpus is 1; only 3 of the first 4"),
-        ([Tenant("a", PARAMS, TRACE, Script(math.nan))], {}, r"tenants\[0\].policy answered a change"),
+        ([BASE.a, ReplayTenant("b", PARAMS, ArrivalTrace([1.0]), Script())], {}, r"tenants\[1\].trace"),
+        ([ReplayTenant("a", PARAMS, TRACE, Script(), instances=4)], {"gpus": 1}, "gpus is 1; only 3 of the first 4"),
+        ([ReplayTenant("a", PARAMS, TRACE, Script(math.nan))], {}, r"tenants\[0\].policy answered a change"),
     ],
 )
 def test_misuse_is_refused_by_name(tenants, options, named):
@@ -250,7 +253,7 @@ def test_tenants_that_make_no_sense_are_refused(options, named):
     """So are tenants."""
     values: dict[str, Any] = {"name": "a", "params": PARAMS, "trace": TRACE, "policy": Script(), **options}
     with pytest.raises(InvalidArgumentError, match=named):
-        Tenant(**values)
+        ReplayTenant(**values)
 
 
 def test_tables_of_what_is_no_model_are_refused():
