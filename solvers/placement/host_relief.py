@@ -59,8 +59,8 @@ def relieve_hosts(draft: Draft, pending: Sequence[Instance], movable: set[str], 
         if queue and promised > queue[0]:
             heapq.heappush(queue, promised)
         elif _carry_out(draft, relief):
-            for booking in relief.admitted:
-                del waiting[booking.instance.name]
+            for admitted in relief.admitted:
+                del waiting[admitted.instance.name]
             heapq.heappush(queue, promised)
     return True
 
@@ -144,9 +144,9 @@ def _carry_out(draft: Draft, relief: Relief) -> bool:
 
 def _target(ledger: Bookings, held: HostBooking) -> int | None:
     """Another node with room for it: the one with the least free GPU share, then the least CPU left."""
-    roomy = (ledger.host_free >= (held.cpu_milli, held.memory_mib)).all(axis=1)
-    roomy[held.node] = False
-    candidates = np.flatnonzero(roomy)
+    free = ledger.host_free
+    candidates = np.flatnonzero((free[:, 0] >= held.cpu_milli) & (free[:, 1] >= held.memory_mib))
+    candidates = candidates[candidates != held.node]
     if not candidates.size:
         return None
     share = np.add.reduceat(ledger.free[:, 0], ledger.node_start[:-1])

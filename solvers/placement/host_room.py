@@ -45,7 +45,8 @@ def host_per_milli(mix: TaskMix) -> NDArray[np.float64]:
     shapes = mix.shapes.astype(np.float64)
     asked = float((mix.weight * shapes[:, 0] * shapes[:, 3]).sum())
     host = (mix.weight[:, np.newaxis] * shapes[:, 4:6]).sum(axis=0)
-    return host / asked if asked > 0.0 else np.zeros(2)
+    per_milli: NDArray[np.float64] = host / asked if asked > 0.0 else np.zeros(2)
+    return per_milli
 
 
 def _stranded(left: NDArray[np.int64], share: NDArray[np.int64], per_milli: NDArray[np.float64]) -> NDArray[np.float64]:
