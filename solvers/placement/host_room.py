@@ -45,15 +45,15 @@ def host_per_milli(mix: TaskMix) -> NDArray[np.float64]:
     shapes = mix.shapes.astype(np.float64)
     asked = float((mix.weight * shapes[:, 0] * shapes[:, 3]).sum())
     host = (mix.weight[:, np.newaxis] * shapes[:, 4:6]).sum(axis=0)
-    per_milli: NDArray[np.float64] = host / asked if asked > 0.0 else np.zeros(2)
-    return per_milli
+    return np.asarray(host / asked) if asked > 0.0 else np.zeros(2)
 
 
 def _stranded(left: NDArray[np.int64], share: NDArray[np.int64], per_milli: NDArray[np.float64]) -> NDArray[np.float64]:
     """The free share (n,) that hosts with `left` (n, 2) are expected not to be able to serve."""
     served = np.full(left.shape, np.inf)
     np.divide(left, per_milli, out=served, where=per_milli > 0.0)
-    return np.maximum(0.0, share - served.min(axis=1))
+    stranded: NDArray[np.float64] = np.maximum(0.0, share - served.min(axis=1))
+    return stranded
 
 
 def why_no_host(b: Bookings, cpu_milli: int, memory_mib: int, node: int | None) -> tuple[str, Rule, dict[str, int]]:
