@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +52,8 @@ class ScalingReason(StrEnum):
     """Scale-out: arrivals need more instances."""
     BACKLOG = "backlog"
     """Scale-out: requests wait, and the present instances would not catch up in time."""
+    PREDICTED = "predicted"
+    """Scale-out: a forecast expects a load that needs more instances by the time they can serve."""
     FROM_ZERO = "from-zero"
     """Scale-out: something arrived and no instance exists."""
     SPARE_CAPACITY = "spare-capacity"
@@ -84,8 +86,10 @@ class ScalingDecision:
 
     `instances`: how many should exist, starting ones included; `None`: not known, leave them as they are.
     `change`: launch that many (> 0), remove that many (< 0), or nothing (0); the host need look at nothing else.
-    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound (`"min_instances"` or
-    `"max_instances"`) that kept the policy from going further, and `audit` a plain record where a wrapper leaves one.
+    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound (`"min_instances"`,
+    `"max_instances"`, `"max_step_out"` or `"max_step_in"`) that kept the policy from going further, `audit` a plain
+    record where a wrapper leaves one, and `inputs` the observation that was decided on (two decisions that say the same
+    are equal whatever they were made from).
     """
 
     instances: int | None
@@ -94,6 +98,7 @@ class ScalingDecision:
     detail: str = ""
     clipped_by: str | None = None
     audit: Mapping[str, object] | None = None
+    inputs: Observation | None = field(default=None, compare=False)
 
 
 State = TypeVar("State")
