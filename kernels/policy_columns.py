@@ -38,6 +38,10 @@ REASONS = (
 )  # fmt: skip
 STEADY, LOAD, BACKLOG, FROM_ZERO, SPARE, TO_ZERO, BELOW, ABOVE, HOLDING, LEARNING, NO_DATA, CLOCK, PREDICTED = range(13)
 
+# Bounds that clip a decision, as positions in `BOUNDS`.
+BOUNDS = (None, "min_instances", "max_instances", "max_step_out", "max_step_in")
+NO_BOUND, LEAST, MOST, STEP_OUT, STEP_IN = range(5)
+
 STRETCHES = 12  # as in `dilu_core.coscaling.rules`
 MOST_PEAKS = STRETCHES + 1
 LAGS = 128  # as in `dilu_core.coscaling.params`

@@ -170,7 +170,7 @@ def _expect(params: Floats, state: Floats, history: Floats, newest: int) -> None
             ahead = max(ahead, returning)
             if k < HORIZON:
                 soon = max(soon, returning)
-    trusted = int(params[FORECASTS]) & TREND and state[TREND_CONFIDENCE] >= params[LEAST_CONFIDENCE]
+    trusted = int(params[FORECASTS]) & TREND and state[TREND_CONFIDENCE] >= 0.5 * params[LEAST_CONFIDENCE]
     if trusted and state[PENDING] > 0.0 and state[TREND_RPS] > 0.0:
         drift = state[LAST_RPS]
     state[SOON_RPS], state[AHEAD_RPS], state[DRIFT_RPS], state[VOUCHED] = soon, ahead, drift, state[CONFIDENCE]

@@ -134,7 +134,7 @@ def replay_one(
             pending -= 1
         if in_period == per_control:
             served_rps = min(told_rps[period], _rate_at(most, slope, rates) * ready)
-            _, change, _ = policy_step(
+            _, change, _, _ = policy_step(
                 params,
                 state,
                 samples,

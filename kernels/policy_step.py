@@ -41,12 +41,15 @@ from dilu_core.kernels.policy_columns import (
     LAZY_SAMPLES,
     LEAN,
     LEARNING,
+    LEAST,
     LEAST_CONFIDENCE,
     LOAD,
     MAX_INSTANCES,
     MAX_STEP_IN,
     MAX_STEP_OUT,
     MIN_INSTANCES,
+    MOST,
+    NO_BOUND,
     NO_DATA,
     OLDEST,
     OUT_COOLDOWN_S,
@@ -70,6 +73,8 @@ from dilu_core.kernels.policy_columns import (
     SPARE_TRUST,
     STALE_AFTER_S,
     STEADY,
+    STEP_IN,
+    STEP_OUT,
     STRETCH_S,
     TIME_S,
     TO_ZERO,
@@ -383,8 +388,8 @@ def policy_step(
     in_flight: float,
     spare_milli: float,
     p95_ms: float,
-) -> tuple[int, int, int]:
-    """`CoScaler.decide` on numbers: (instances or -1 if not known, change, position of the reason in `REASONS`).
+) -> tuple[int, int, int, int]:
+    """`CoScaler.decide` on numbers: instances or -1 if not known, change, positions in `REASONS` and in `BOUNDS`.
 
     The observation's numbers may be NaN, "not known"; what else a sensor could not have meant is for the caller to sort
     out. Changes `state`, `samples` (at least LAZY_SAMPLES or SHORT_S entries), `peaks` (MOST_PEAKS), and `history` and
@@ -393,22 +398,22 @@ def policy_step(
     fleet_known = not (math.isnan(ready) or math.isnan(starting))
     planned = int(ready) + int(starting) if fleet_known else -1
     if math.isnan(time_s):
-        return planned, 0, CLOCK
+        return planned, 0, CLOCK, NO_BOUND
     elapsed_s = _FIRST_PERIOD_S if math.isnan(state[TIME_S]) else time_s - state[TIME_S]
     if elapsed_s <= 0.0:
         if elapsed_s < 0.0:
             state[TIME_S], state[IN_FLIGHT] = time_s, math.nan
-        return planned, 0, CLOCK
+        return planned, 0, CLOCK, NO_BOUND
     if elapsed_s > params[STALE_AFTER_S]:
         forget(state)
         state[TIME_S] = time_s
-        return planned, 0, LEARNING
+        return planned, 0, LEARNING, NO_BOUND
     if math.isnan(arrivals_rps):
         state[TIME_S], state[IN_FLIGHT] = time_s, math.nan
         state[SINCE_CHANGE_S] += elapsed_s
         if params[FORECASTS] > 0.0:
             pass_over(params, state, history, errors, elapsed_s)
-        return planned, 0, NO_DATA
+        return planned, 0, NO_DATA, NO_BOUND
     lean, backlog = _remember(
         params,
         state,
@@ -425,16 +430,19 @@ def policy_step(
         spare_milli,
     )
     if not fleet_known:
-        return -1, 0, NO_DATA
+        return -1, 0, NO_DATA, NO_BOUND
     proposed, reason, forgets_to = _propose(
         params, state, samples, lean, backlog, arrivals_rps, int(ready), int(starting), in_flight, p95_ms
     )
-    target = proposed
+    target, bound = proposed, NO_BOUND
     if target - planned > params[MAX_STEP_OUT]:  # False where the bound is not known, like the next
-        target = planned + int(params[MAX_STEP_OUT])
+        target, bound = planned + int(params[MAX_STEP_OUT]), STEP_OUT
     elif planned - target > params[MAX_STEP_IN]:
-        target = planned - int(params[MAX_STEP_IN])
-    target = min(max(target, int(params[MIN_INSTANCES])), int(params[MAX_INSTANCES]))
+        target, bound = planned - int(params[MAX_STEP_IN]), STEP_IN
+    if target < params[MIN_INSTANCES]:
+        target, bound = int(params[MIN_INSTANCES]), LEAST
+    elif target > params[MAX_INSTANCES]:
+        target, bound = int(params[MAX_INSTANCES]), MOST
     change = target - planned
     if change > 0 and proposed <= planned:
         reason = BELOW
@@ -449,4 +457,4 @@ def policy_step(
             if not math.isnan(forgets_to):
                 state[PEAKS], state[RUNNING], state[HELD] = 1.0, 0.0, forgets_to
                 peaks[0] = forgets_to
-    return target, change, reason
+    return target, change, reason, bound

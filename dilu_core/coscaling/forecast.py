@@ -185,7 +185,7 @@ def _expecting(params: HorizontalParams, after: Forecast, before: Forecast) -> F
     if lag:
         returning = history[len(history) - lag :][: -(-params.window_s // params.bucket_s)]
         soon, ahead = max(returning[:HORIZON]), max(returning)
-    if params.predict in ("trend", "both") and before.trend_confidence >= params.least_confidence:
+    if params.predict in ("trend", "both") and before.trend_confidence >= 0.5 * params.least_confidence:
         drift = after.pending_rps[-1] if after.pending_rps and after.trend_rps > 0.0 else 0.0
     return after._replace(soon_rps=soon, ahead_rps=ahead, drift_rps=drift, period=lag, vouched=before.confidence)
 
