@@ -131,7 +131,7 @@ def test_a_trend_launches_before_the_load_is_there() -> None:
     plain, _ = run(CoScaler(replace(params, predict="off")), lambda second: 10.0 + 0.5 * second, 400)
     assert any("a trend of +" in each.detail and each.change > 0 for each in decisions)
     assert all(mine.instances >= theirs.instances for mine, theirs in zip(decisions, plain, strict=True))
-    assert sum(mine.instances > theirs.instances for mine, theirs in zip(decisions, plain, strict=True)) > 100
+    assert sum(mine.instances > theirs.instances for mine, theirs in zip(decisions, plain, strict=True)) > 40
 
 
 def test_a_function_at_zero_is_warmed_before_its_next_peak() -> None:
