@@ -3,7 +3,7 @@
     python bench/autoscalers.py [candidates]
 
 Fitting traces: synthetic ones of ten shapes (`synthetic_traces.py`) from two seeds. Judging traces: the same shapes
-from two other seeds, which draw other levels, periods and contrasts, and the recorded traces (DILU_DATA), none of which
+from another seed, which draws other levels, periods and contrasts, and the recorded traces (DILU_DATA), none of which
 the search sees. Functions, neighbours and measures are those of `coscaling_traces.py`; a neighbour's use settles within
 a few replays of the same policy beside itself.
 
@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from coscaling_traces import ROUNDS, SHARE, function_of, recorded, spare_beside
+from coscaling_traces import SHARE, function_of, recorded, spare_beside
 from numpy.typing import NDArray
 from scaling_baselines import BASELINES
 from synthetic_traces import traces as synthetic
@@ -38,8 +38,9 @@ from dilu_core.tuning_space import TuningSpace
 Floats = NDArray[np.float64]
 Settings = dict[str, Any]
 
-FITTING_SEEDS, JUDGING_SEEDS = (1, 2), (11, 12)
+FITTING_SEEDS, JUDGING_SEEDS = (1, 2), (11,)
 CANDIDATES = 400
+ROUNDS = 2  # replays after which neighbours have settled
 NEIGHBOURS = ("none", "shifted", "in phase")
 COST, LATE, COLD, TURNS = range(4)
 
@@ -220,6 +221,11 @@ def settled(trace: ArrivalTrace, neighbours: str, peer: str | None, changes: Set
 def settled_spare(trace: ArrivalTrace, changes: Settings) -> Floats:
     """What two shifted neighbours under the same policy leave, per second of the trace."""
     return np.asarray(spare_beside(settled(trace, "shifted", None, changes), "shifted"))[: trace.rates_rps.size]
+
+
+def least(trace: ArrivalTrace) -> float:
+    """What the requests need at the least, against the fixed fleet."""
+    return trace.requests / function_of(trace).capacity_rps * SHARE / 1000.0 / fixed_gpu_s(trace)
 
 
 def fixed_gpu_s(trace: ArrivalTrace) -> float:

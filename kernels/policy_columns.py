@@ -26,10 +26,12 @@ FORECASTS_BY_NAME = {"off": 0, "trend": TREND, "season": SEASON, "both": TREND +
 # Entries of `state`: `HorizontalState` by name; a ring's count, and where its oldest sample or running peak stands.
 TIME_S, PARTIAL_S, PARTIAL_REQUESTS, SAMPLES, OLDEST, PEAKS, RUNNING, FILLED_S, HELD = range(9)
 KNOWN_S, QUIET_S, SINCE_CHANGE_S, SPARE_MILLI, DELIVERED, SHOWN, IN_FLIGHT, READY, WANTED_S = range(9, 18)
-# `Forecast` by name, where the newest bucket stands in the ring of the history, and its load.
-AGE_S, BUCKET_RPS, SEEN, NEWEST, NEWEST_RPS, LEVEL_RPS, TREND_RPS, PENDING, NEXT_RPS, LAST_RPS = range(18, 28)
-STAY_ERROR, WORST_ERROR, TREND_ERROR, LAG, CONFIDENCE, TREND_CONFIDENCE = range(28, 34)
-SOON_RPS, AHEAD_RPS, DRIFT_RPS, VOUCHED, STATE = range(34, 39)
+STATE = 18
+
+# Entries of `forecast`: `Forecast` by name, where the newest bucket stands in the ring of the history, and its load.
+AGE_S, BUCKET_RPS, SEEN, NEWEST, NEWEST_RPS, LEVEL_RPS, TREND_RPS, PENDING, NEXT_RPS, LAST_RPS = range(10)
+STAY_ERROR, WORST_ERROR, TREND_ERROR, LAG, CONFIDENCE, TREND_CONFIDENCE = range(10, 16)
+SOON_RPS, AHEAD_RPS, DRIFT_RPS, VOUCHED, FORECAST = range(16, 21)
 
 # Reasons, as positions in `REASONS`.
 REASONS = (
@@ -57,20 +59,19 @@ def derive(rows: Floats) -> None:
 
 
 @inlined
-def forget_forecast(state: Floats) -> None:
-    """No bucket seen yet."""
-    for k in range(AGE_S, STATE):
-        state[k] = 0.0
-    state[BUCKET_RPS] = math.nan
-    state[NEWEST] = -1.0
-
-
-@inlined
 def forget(state: Floats) -> None:
     """Nothing seen yet."""
-    for k in range(AGE_S):
+    for k in range(STATE):
         state[k] = 0.0
     state[RUNNING] = -1.0
     state[TIME_S] = state[SINCE_CHANGE_S] = state[SPARE_MILLI] = math.nan
     state[DELIVERED] = state[SHOWN] = state[IN_FLIGHT] = state[READY] = math.nan
-    forget_forecast(state)
+
+
+@inlined
+def forget_forecast(forecast: Floats) -> None:
+    """No bucket seen yet."""
+    for k in range(FORECAST):
+        forecast[k] = 0.0
+    forecast[BUCKET_RPS] = math.nan
+    forecast[NEWEST] = -1.0

@@ -1,7 +1,8 @@
 """The forecasts of the horizontal policy as scalar arithmetic: `dilu_core.coscaling.forecast`, which explains them.
 
-`history` (LAGS,) is a ring of the latest buckets; `errors` (LAGS,) holds the error of a period of L buckets in entry
-LAGS - L, so that both are walked in the same direction. What is not known is NaN.
+`forecast` (FORECAST,) holds scalars. The first half of `season` (2 LAGS,) is a ring of the latest buckets, and its
+entry 2 LAGS - L the error of a period of L buckets, so that both halves are walked in the same direction. What is not
+known is NaN.
 """
 
 from __future__ import annotations
@@ -58,143 +59,144 @@ _WHOLE = 1e-9
 
 
 @inlined
-def follow(params: Floats, state: Floats, history: Floats, errors: Floats, mean_rps: float) -> None:
+def follow(params: Floats, forecast: Floats, season: Floats, mean_rps: float) -> None:
     """One more second, of which `mean_rps` is the short mean."""
-    state[BUCKET_RPS] = mean_rps if math.isnan(state[BUCKET_RPS]) else max(state[BUCKET_RPS], mean_rps)
-    state[AGE_S] += 1.0
-    if state[AGE_S] >= params[BUCKET_S] - _WHOLE:
-        close_bucket(params, state, history, errors, state[BUCKET_RPS])
-        state[BUCKET_RPS] = math.nan
-        state[AGE_S] = max(0.0, state[AGE_S] - params[BUCKET_S])
+    forecast[BUCKET_RPS] = mean_rps if math.isnan(forecast[BUCKET_RPS]) else max(forecast[BUCKET_RPS], mean_rps)
+    forecast[AGE_S] += 1.0
+    if forecast[AGE_S] >= params[BUCKET_S] - _WHOLE:
+        close_bucket(params, forecast, season, forecast[BUCKET_RPS])
+        forecast[BUCKET_RPS] = math.nan
+        forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
 
 @compiled
-def pass_over(params: Floats, state: Floats, history: Floats, errors: Floats, unknown_s: float) -> None:
+def pass_over(params: Floats, forecast: Floats, season: Floats, unknown_s: float) -> None:
     """`unknown_s` seconds of which nothing is known."""
-    state[AGE_S] += unknown_s
-    if state[AGE_S] >= params[BUCKET_S] * LAGS:
-        forget_forecast(state)
-    while state[AGE_S] >= params[BUCKET_S] - _WHOLE:
-        close_bucket(params, state, history, errors, state[BUCKET_RPS])
-        state[BUCKET_RPS] = math.nan
-        state[AGE_S] = max(0.0, state[AGE_S] - params[BUCKET_S])
+    forecast[AGE_S] += unknown_s
+    if forecast[AGE_S] >= params[BUCKET_S] * LAGS:
+        forget_forecast(forecast)
+    while forecast[AGE_S] >= params[BUCKET_S] - _WHOLE:
+        close_bucket(params, forecast, season, forecast[BUCKET_RPS])
+        forecast[BUCKET_RPS] = math.nan
+        forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
 
 @compiled
-def close_bucket(params: Floats, state: Floats, history: Floats, errors: Floats, load_rps: float) -> None:
+def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: float) -> None:
     """One more bucket: its load entered, the next forecast made, and then everybody judged by it."""
-    seen, newest, lag = int(state[SEEN]), int(state[NEWEST]), int(state[LAG])
+    seen, newest, lag = int(forecast[SEEN]), int(forecast[NEWEST]), int(forecast[LAG])
     known = not math.isnan(load_rps)
     if not known:
         if seen == 0:
             return
-        load_rps = _at(history, newest + 1 - lag) if lag > 0 else history[newest]
-        state[PENDING] = 0.0
+        load_rps = _at(season, newest + 1 - lag) if lag > 0 else season[newest]
+        forecast[PENDING] = 0.0
     else:
-        _judge(params, state, history, errors, load_rps)
+        _judge(params, forecast, season, load_rps)
     newest = newest + 1 if newest + 1 < LAGS else 0
-    history[newest] = load_rps
+    season[newest] = load_rps
     seen = min(seen + 1, 2 * LAGS)
-    state[NEWEST], state[NEWEST_RPS], state[SEEN] = newest, load_rps, seen
-    _expect(params, state, history, newest)
+    forecast[NEWEST], forecast[NEWEST_RPS], forecast[SEEN] = newest, load_rps, seen
+    _expect(params, forecast, season, newest)
     if known:
-        _trust(params, state, errors, seen)
+        _trust(params, forecast, season, seen)
 
 
 @inlined
-def recent_rps(state: Floats) -> float:
+def recent_rps(forecast: Floats) -> float:
     """The greatest load of the running bucket and the one before."""
-    running = 0.0 if math.isnan(state[BUCKET_RPS]) else state[BUCKET_RPS]
-    return float(max(running, state[NEWEST_RPS]))
+    running = 0.0 if math.isnan(forecast[BUCKET_RPS]) else forecast[BUCKET_RPS]
+    return float(max(running, forecast[NEWEST_RPS]))
 
 
 @inlined
-def _at(history: Floats, position: int) -> float:
-    return float(history[position if position >= 0 else position + LAGS])
+def _at(season: Floats, position: int) -> float:
+    return float(season[position if position >= 0 else position + LAGS])
 
 
 @inlined
-def _judge(params: Floats, state: Floats, history: Floats, errors: Floats, load: float) -> None:
+def _judge(params: Floats, forecast: Floats, season: Floats, load: float) -> None:
     """The errors with those of one more bucket, and the trend with its load."""
-    seen, newest, expected = int(state[SEEN]), int(state[NEWEST]), math.nan
-    if state[PENDING] == HORIZON:
-        expected = state[NEXT_RPS]
+    seen, newest, expected = int(forecast[SEEN]), int(forecast[NEWEST]), math.nan
+    if forecast[PENDING] == HORIZON:
+        expected = forecast[NEXT_RPS]
     if seen > 0:
-        damped = DAMPING * state[TREND_RPS]
-        surprise = load - (state[LEVEL_RPS] + damped)
-        state[LEVEL_RPS] = state[LEVEL_RPS] + damped + _LEVEL_GAIN * surprise
-        state[TREND_RPS] = damped + _TREND_GAIN * surprise
+        damped = DAMPING * forecast[TREND_RPS]
+        surprise = load - (forecast[LEVEL_RPS] + damped)
+        forecast[LEVEL_RPS] = forecast[LEVEL_RPS] + damped + _LEVEL_GAIN * surprise
+        forecast[TREND_RPS] = damped + _TREND_GAIN * surprise
     else:
-        state[LEVEL_RPS] = load
-        errors[:] = 0.0
-    state[NEXT_RPS] = state[LAST_RPS]
-    state[LAST_RPS] = max(0.0, state[LEVEL_RPS] + _REACH * state[TREND_RPS])
-    state[PENDING] = min(state[PENDING] + 1.0, float(HORIZON))
+        forecast[LEVEL_RPS] = load
+        season[LAGS:] = 0.0
+    forecast[NEXT_RPS] = forecast[LAST_RPS]
+    forecast[LAST_RPS] = max(0.0, forecast[LEVEL_RPS] + _REACH * forecast[TREND_RPS])
+    forecast[PENDING] = min(forecast[PENDING] + 1.0, float(HORIZON))
     if seen < HORIZON:
         return
-    stayed = load - _at(history, newest + 1 - HORIZON)
+    stayed = load - _at(season, newest + 1 - HORIZON)
     stayed *= stayed
     drifted = stayed if math.isnan(expected) else (load - expected) * (load - expected)
-    state[STAY_ERROR] = state[STAY_ERROR] * _FADING + stayed
-    state[WORST_ERROR] = max(state[WORST_ERROR] * _FADING, stayed)
-    state[TREND_ERROR] = state[TREND_ERROR] * _FADING + drifted
+    forecast[STAY_ERROR] = forecast[STAY_ERROR] * _FADING + stayed
+    forecast[WORST_ERROR] = max(forecast[WORST_ERROR] * _FADING, stayed)
+    forecast[TREND_ERROR] = forecast[TREND_ERROR] * _FADING + drifted
     if int(params[FORECASTS]) & SEASON:
         first, last = int(params[FIRST_LAG]), int(params[LAST_LAG])
         # the periods of up to newest + 1 buckets look at the front of the ring, the longer ones at its end
         wrapped = max(first, newest + 2)
-        _judge_periods(errors, history, load, first, min(last, newest + 1), newest + 1)
+        _judge_periods(season, load, first, min(last, newest + 1), newest + 1)
         if seen >= LAGS:
-            _judge_periods(errors, history, load, wrapped, last, newest + 1 + LAGS)
+            _judge_periods(season, load, wrapped, last, newest + 1 + LAGS)
         elif wrapped <= last:
-            unable = errors[LAGS - last : LAGS - wrapped + 1]
+            unable = season[2 * LAGS - last : 2 * LAGS - wrapped + 1]
             for k in range(unable.shape[0]):
                 unable[k] = unable[k] * _FADING + stayed
 
 
 @inlined
-def _judge_periods(errors: Floats, history: Floats, load: float, first: int, last: int, end: int) -> None:
+def _judge_periods(season: Floats, load: float, first: int, last: int, end: int) -> None:
     """The errors of periods `first` to `last` with that of `load`; the bucket one period ago stands at `end` - L."""
     if first <= last:
-        judged, past = errors[LAGS - last : LAGS - first + 1], history[end - last : end - first + 1]
+        judged, past = season[2 * LAGS - last : 2 * LAGS - first + 1], season[end - last : end - first + 1]
         for k in range(judged.shape[0]):
             judged[k] = judged[k] * _FADING + (load - past[k]) * (load - past[k])
 
 
 @inlined
-def _expect(params: Floats, state: Floats, history: Floats, newest: int) -> None:
+def _expect(params: Floats, forecast: Floats, season: Floats, newest: int) -> None:
     """What is now expected by whom the buckets before the newest one trusted."""
-    lag, soon, ahead, drift = int(state[LAG]), 0.0, 0.0, 0.0
+    lag, soon, ahead, drift = int(forecast[LAG]), 0.0, 0.0, 0.0
     if lag > 0:
         for k in range(min(lag, int(params[AHEAD]))):
-            returning = _at(history, newest + 1 - lag + k)
+            returning = _at(season, newest + 1 - lag + k)
             ahead = max(ahead, returning)
             if k < HORIZON:
                 soon = max(soon, returning)
-    trusted = int(params[FORECASTS]) & TREND and state[TREND_CONFIDENCE] >= 0.5 * params[LEAST_CONFIDENCE]
-    if trusted and state[PENDING] > 0.0 and state[TREND_RPS] > 0.0:
-        drift = state[LAST_RPS]
-    state[SOON_RPS], state[AHEAD_RPS], state[DRIFT_RPS], state[VOUCHED] = soon, ahead, drift, state[CONFIDENCE]
+    trusted = int(params[FORECASTS]) & TREND and forecast[TREND_CONFIDENCE] >= 0.5 * params[LEAST_CONFIDENCE]
+    if trusted and forecast[PENDING] > 0.0 and forecast[TREND_RPS] > 0.0:
+        drift = forecast[LAST_RPS]
+    forecast[SOON_RPS], forecast[AHEAD_RPS], forecast[DRIFT_RPS] = soon, ahead, drift
+    forecast[VOUCHED] = forecast[CONFIDENCE]
 
 
 @inlined
-def _trust(params: Floats, state: Floats, errors: Floats, seen: int) -> None:
+def _trust(params: Floats, forecast: Floats, season: Floats, seen: int) -> None:
     """The period and the confidences that count from now on."""
-    state[LAG] = state[CONFIDENCE] = state[TREND_CONFIDENCE] = 0.0
-    worst, total = state[WORST_ERROR], state[STAY_ERROR] + state[WORST_ERROR]
+    forecast[LAG] = forecast[CONFIDENCE] = forecast[TREND_CONFIDENCE] = 0.0
+    worst, total = forecast[WORST_ERROR], forecast[STAY_ERROR] + forecast[WORST_ERROR]
     if not total > 0.0:
         return
-    state[TREND_CONFIDENCE] = 1.0 - (state[TREND_ERROR] + worst) / total
+    forecast[TREND_CONFIDENCE] = 1.0 - (forecast[TREND_ERROR] + worst) / total
     rounds, least = 2, params[LEAST_CONFIDENCE]
     if params[KNOWN_PERIOD] > 0.0:
         rounds, least = 1, 0.0
     first, longest = int(params[FIRST_LAG]), min(int(params[LAST_LAG]), seen // rounds)
     if longest < first or not int(params[FORECASTS]) & SEASON:
         return
-    judged = errors[LAGS - longest : LAGS - first + 1]
+    judged = season[2 * LAGS - longest : 2 * LAGS - first + 1]
     best = 0
     for k in range(judged.shape[0]):
         if judged[k] <= judged[best]:
             best = k
     confidence = 1.0 - (judged[best] + worst) / total
     if confidence >= least:
-        state[LAG], state[CONFIDENCE] = longest - best, confidence
+        forecast[LAG], forecast[CONFIDENCE] = longest - best, confidence

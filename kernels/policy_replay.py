@@ -35,6 +35,7 @@ from dilu_core.kernels.policy_columns import (
     WINDOW_S,
     derive,
     forget,
+    forget_forecast,
 )
 from dilu_core.kernels.policy_step import policy_step
 
@@ -54,8 +55,8 @@ class Memory(NamedTuple):
     state: Floats
     samples: Floats
     peaks: Floats
-    history: Floats
-    errors: Floats
+    forecast: Floats
+    season: Floats
     ready_at: Integers
     launched: Integers
 
@@ -117,7 +118,7 @@ def replay_one(
     slope, cold_steps = params[CAPACITY_RPS] / params[REQUEST_MILLI], int(params[COLD_STEPS])
     base_s = 0.0 if math.isnan(params[BASE_LATENCY_MS]) else params[BASE_LATENCY_MS] / 1000.0
     latest_ms = params[SLO_MS] * (1.0 + _ROUNDING)
-    state, samples, peaks, history, errors, ready_at, launched = memory
+    state, samples, peaks, forecast, season, ready_at, launched = memory
     ready, starting, room = initial, 0, ready_at.shape[0]
     if initial < 0:
         needed = math.ceil(min(first_look_rps / params[CAPACITY_RPS] - 1e-9, params[MAX_INSTANCES]))
@@ -126,6 +127,7 @@ def replay_one(
     steps, backlog, borrowed, late = arrivals.shape[0], 0.0, 0.0, 0.0
     left_before, left, asked, in_period, period, shares, most = 0.0, 0.0, 0, 0, 0, 0, limit
     forget(state)
+    forget_forecast(forecast)
     for step in range(steps):
         while pending > 0 and ready_at[oldest] <= step:
             ready += launched[oldest]
@@ -139,8 +141,8 @@ def replay_one(
                 state,
                 samples,
                 peaks,
-                history,
-                errors,
+                forecast,
+                season,
                 step * step_s,
                 _known(told_rps[period]),
                 float(ready),
@@ -248,6 +250,6 @@ def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any
         1,
         -1,
         40,
-        LAGS,
+        2 * LAGS,
         12,
     )

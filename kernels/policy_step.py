@@ -3,7 +3,7 @@
 The rules of `dilu_core.coscaling` (`CoScaler.decide`), which explains them; here without words: numbers in, numbers
 out, nothing allocated, so that one text serves the CPU kernel and a GPU thread. "Not known" is NaN. The state is five
 arrays: `state` (STATE,) of scalars, the rings `samples` and `peaks` of the latest seconds and of held needs, and
-`history` and `errors` of the forecasts (`kernels.policy_forecast`).
+`forecast` and `season` (`kernels.policy_forecast`).
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ from dilu_core.kernels.policy_columns import (
     WINDOW_S,
     ZERO_DELAY_S,
     forget,
+    forget_forecast,
 )
 from dilu_core.kernels.policy_forecast import follow, pass_over, recent_rps
 
@@ -202,8 +203,8 @@ def _remember(
     state: Floats,
     samples: Floats,
     peaks: Floats,
-    history: Floats,
-    errors: Floats,
+    forecast: Floats,
+    season: Floats,
     time_s: float,
     elapsed_s: float,
     arrivals: float,
@@ -240,13 +241,13 @@ def _remember(
     per_instance = params[CAPACITY_RPS] * lean
     entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
     if seconds > entered and params[FORECASTS] > 0.0:
-        pass_over(params, state, history, errors, float(seconds - entered))
+        pass_over(params, forecast, season, float(seconds - entered))
     for k in range(entered):
         _enter_sample(state, samples, kept, arrivals if k > 0 else first_rps)
         if not lazy:
             mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
             if params[FORECASTS] > 0.0:
-                follow(params, state, history, errors, mean_rps)
+                follow(params, forecast, season, mean_rps)
     state[TIME_S] = time_s
     state[KNOWN_S] = min(params[WINDOW_S], state[KNOWN_S] + seconds)
     state[QUIET_S] = state[QUIET_S] + elapsed_s if arrivals == 0.0 else 0.0
@@ -278,8 +279,8 @@ def _lazy_rule(params: Floats, state: Floats, samples: Floats, ready: int, start
 
 
 @inlined
-def _coming(params: Floats, state: Floats, lean: float) -> float:
-    return float(min(max(state[SOON_RPS], state[DRIFT_RPS]) / (params[CAPACITY_RPS] * lean), _MOST_NEED))
+def _coming(params: Floats, forecast: Floats, lean: float) -> float:
+    return float(min(max(forecast[SOON_RPS], forecast[DRIFT_RPS]) / (params[CAPACITY_RPS] * lean), _MOST_NEED))
 
 
 @inlined
@@ -308,6 +309,7 @@ def _co_scaling_rule(
     params: Floats,
     state: Floats,
     samples: Floats,
+    forecast: Floats,
     lean: float,
     backlog: float,
     planned: int,
@@ -315,15 +317,15 @@ def _co_scaling_rule(
     p95_ms: float,
 ) -> tuple[int, int, float]:
     """The number of instances, the reason, and the need that is held from now on (NaN: as before)."""
-    per_instance, held, coming = params[CAPACITY_RPS] * lean, state[HELD], _coming(params, state, lean)
+    per_instance, held, coming = params[CAPACITY_RPS] * lean, state[HELD], _coming(params, forecast, lean)
     target = max(_ceil(held), _ceil(coming))
     if target > planned:
         target, reason = _scale_out(params, state, samples, planned, target, per_instance, held, backlog)
         return target, reason, math.nan
     proven = lean if math.isnan(state[SHOWN]) else min(lean, state[SHOWN])
     forgets_to = math.nan
-    if state[VOUCHED] >= 0.5 + 0.5 * params[LEAST_CONFIDENCE] and backlog == 0.0:
-        known = min(max(recent_rps(state), state[AHEAD_RPS]) / per_instance, _MOST_NEED)
+    if forecast[VOUCHED] >= 0.5 + 0.5 * params[LEAST_CONFIDENCE] and backlog == 0.0:
+        known = min(max(recent_rps(forecast), forecast[AHEAD_RPS]) / per_instance, _MOST_NEED)
         if known < held:
             held = forgets_to = known
     survivors = max(1, _ceil(max(held, coming) * (lean / proven) / params[SCALE_IN_LOAD]))
@@ -340,6 +342,7 @@ def _propose(
     params: Floats,
     state: Floats,
     samples: Floats,
+    forecast: Floats,
     lean: float,
     backlog: float,
     arrivals: float,
@@ -351,7 +354,7 @@ def _propose(
     lazy, anything = params[IS_LAZY] > 0.0, arrivals > 0.0 or in_flight > 0.0
     planned, coming, reason, forgets_to = ready + starting, 0.0, STEADY, math.nan
     if not lazy:
-        coming = _coming(params, state, lean)
+        coming = _coming(params, forecast, lean)
     if planned == 0 and not anything:
         if coming == 0.0:
             return 0, STEADY, math.nan
@@ -363,7 +366,9 @@ def _propose(
     if lazy:
         target, reason = _lazy_rule(params, state, samples, ready, starting)
     else:
-        target, reason, forgets_to = _co_scaling_rule(params, state, samples, lean, backlog, planned, starting, p95_ms)
+        target, reason, forgets_to = _co_scaling_rule(
+            params, state, samples, forecast, lean, backlog, planned, starting, p95_ms
+        )
     if planned == 0:
         return max(1, target), FROM_ZERO, math.nan
     if ready == 1 and planned == 1 and params[MIN_INSTANCES] == 0.0 and not anything and coming == 0.0:
@@ -379,8 +384,8 @@ def policy_step(
     state: Floats,
     samples: Floats,
     peaks: Floats,
-    history: Floats,
-    errors: Floats,
+    forecast: Floats,
+    season: Floats,
     time_s: float,
     arrivals_rps: float,
     ready: float,
@@ -392,8 +397,8 @@ def policy_step(
     """`CoScaler.decide` on numbers: instances or -1 if not known, change, positions in `REASONS` and in `BOUNDS`.
 
     The observation's numbers may be NaN, "not known"; what else a sensor could not have meant is for the caller to sort
-    out. Changes `state`, `samples` (at least LAZY_SAMPLES or SHORT_S entries), `peaks` (MOST_PEAKS), and `history` and
-    `errors` (LAGS each; any size where nothing is forecast) in place.
+    out. Changes `state`, `samples` (at least LAZY_SAMPLES or SHORT_S entries), `peaks` (MOST_PEAKS), `forecast`
+    (FORECAST) and `season` (2 LAGS; any size where nothing is forecast) in place.
     """
     fleet_known = not (math.isnan(ready) or math.isnan(starting))
     planned = int(ready) + int(starting) if fleet_known else -1
@@ -406,21 +411,22 @@ def policy_step(
         return planned, 0, CLOCK, NO_BOUND
     if elapsed_s > params[STALE_AFTER_S]:
         forget(state)
+        forget_forecast(forecast)
         state[TIME_S] = time_s
         return planned, 0, LEARNING, NO_BOUND
     if math.isnan(arrivals_rps):
         state[TIME_S], state[IN_FLIGHT] = time_s, math.nan
         state[SINCE_CHANGE_S] += elapsed_s
         if params[FORECASTS] > 0.0:
-            pass_over(params, state, history, errors, elapsed_s)
+            pass_over(params, forecast, season, elapsed_s)
         return planned, 0, NO_DATA, NO_BOUND
     lean, backlog = _remember(
         params,
         state,
         samples,
         peaks,
-        history,
-        errors,
+        forecast,
+        season,
         time_s,
         elapsed_s,
         arrivals_rps,
@@ -432,7 +438,7 @@ def policy_step(
     if not fleet_known:
         return -1, 0, NO_DATA, NO_BOUND
     proposed, reason, forgets_to = _propose(
-        params, state, samples, lean, backlog, arrivals_rps, int(ready), int(starting), in_flight, p95_ms
+        params, state, samples, forecast, lean, backlog, arrivals_rps, int(ready), int(starting), in_flight, p95_ms
     )
     target, bound = proposed, NO_BOUND
     if target - planned > params[MAX_STEP_OUT]:  # False where the bound is not known, like the next

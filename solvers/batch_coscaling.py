@@ -32,15 +32,15 @@ _REASONS = tuple(ScalingReason(name) for name in at.REASONS)
 class BatchState(NamedTuple):
     """The memory of n policies: columns of `kernels.policy_columns`, for `BatchCoScaler` alone to read and to write.
 
-    `state` (n, STATE), `samples` (n, most samples), `peaks` (n, MOST_PEAKS), `history` and `errors` (n, LAGS), or
-    (n, 0) where no function forecasts.
+    `state` (n, STATE), `samples` (n, most samples), `peaks` (n, MOST_PEAKS), `forecast` (n, FORECAST) and
+    `season` (n, 2 LAGS), or (n, 0) where no function forecasts.
     """
 
     state: Floats
     samples: Floats
     peaks: Floats
-    history: Floats
-    errors: Floats
+    forecast: Floats
+    season: Floats
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `BatchCoScaler.restored` gives the state back, bit for bit."""
@@ -86,17 +86,18 @@ class BatchCoScaler:
         self._rows = parameter_rows(self.params, _STEP_S)
         lazy = self._rows[:, at.IS_LAZY] > 0.0
         self._samples = int(np.where(lazy, self._rows[:, at.LAZY_SAMPLES], self._rows[:, at.SHORT_S]).max())
-        self._buckets = at.LAGS if self._rows[:, at.FORECASTS].any() else 0
+        self._season = 2 * at.LAGS if self._rows[:, at.FORECASTS].any() else 0
 
     def __len__(self) -> int:
         return len(self.params)
 
     def initial_state(self) -> BatchState:
         """Nothing seen yet."""
-        state = np.empty((len(self), at.STATE))
-        for row in state:
+        state = BatchState(*(np.zeros((len(self), width)) for width in self._widths))
+        for row, forecast in zip(state.state, state.forecast, strict=True):
             at.forget(row)
-        return BatchState(state, *(np.zeros((len(self), width)) for width in self._widths[1:]))
+            at.forget_forecast(forecast)
+        return state
 
     def decide(
         self,
@@ -149,27 +150,28 @@ class BatchCoScaler:
                 )
             columns.append(column)
         state = BatchState(*columns)
-        self._check_positions(state.state)
+        self._check_positions(state)
         return state
 
     @property
     def _widths(self) -> tuple[int, ...]:
-        return at.STATE, self._samples, at.MOST_PEAKS, self._buckets, self._buckets
+        return at.STATE, self._samples, at.MOST_PEAKS, at.FORECAST, self._season
 
     def _check(self, state: object) -> None:
         expected = [(len(self), width) for width in self._widths]
         if not isinstance(state, BatchState) or [column.shape for column in state] != expected:
             fail("state", f"is {state!r:.80}; expected a BatchState of {len(self)} functions with these parameters.")
 
-    def _check_positions(self, state: Floats) -> None:
+    def _check_positions(self, state: BatchState) -> None:
         """Refuse positions in rings that lie outside of them."""
-        for entry, least, most in (
-            (at.SAMPLES, 0, self._samples), (at.OLDEST, 0, self._samples - 1), (at.PEAKS, 0, at.MOST_PEAKS),
-            (at.RUNNING, -1, at.MOST_PEAKS - 1), (at.SEEN, 0, 2 * at.LAGS), (at.NEWEST, -1, self._buckets - 1),
-            (at.LAG, 0, self._buckets), (at.PENDING, 0, 2),
+        for name, entry, least, most in (
+            ("state", at.SAMPLES, 0, self._samples), ("state", at.OLDEST, 0, self._samples - 1),
+            ("state", at.PEAKS, 0, at.MOST_PEAKS), ("state", at.RUNNING, -1, at.MOST_PEAKS - 1),
+            ("forecast", at.SEEN, 0, 2 * at.LAGS), ("forecast", at.NEWEST, -1, at.LAGS - 1),
+            ("forecast", at.LAG, 0, at.LAGS), ("forecast", at.PENDING, 0, 2),
         ):  # fmt: skip
-            for i, value in enumerate(state[:, entry].tolist()):
-                integer(f"data['state'][{i}][{entry}]", value, at_least=least, at_most=most)
+            for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
+                integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=most)
 
     def _column(self, name: str, values: ArrayLike | None) -> Floats:
         try:
@@ -179,15 +181,16 @@ class BatchCoScaler:
             fail(name, f"is {values!r:.80}; expected {len(self)} numbers, one per function, or one for all.")
 
     def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
-        """A copy of what the next decisions may change: the forecasts' columns only where a bucket may end."""
-        small = (state.state.copy(), state.samples.copy(), state.peaks.copy())
-        if not self._buckets or not self._bucket_may_end(state.state, time_s):
-            return BatchState(*small, state.history, state.errors)
-        return BatchState(*small, state.history.copy(), state.errors.copy())
+        """A copy of what the next decisions may change: the long column only where a bucket may end."""
+        small = (state.state.copy(), state.samples.copy(), state.peaks.copy(), state.forecast.copy())
+        if not self._season or not self._bucket_may_end(state, time_s):
+            return BatchState(*small, state.season)
+        return BatchState(*small, state.season.copy())
 
-    def _bucket_may_end(self, state: Floats, time_s: Floats) -> bool:
-        elapsed = np.where(np.isnan(state[:, at.TIME_S]), 1.0, time_s - state[:, at.TIME_S])
-        age = state[:, at.AGE_S] + state[:, at.PARTIAL_S] + elapsed
+    def _bucket_may_end(self, state: BatchState, time_s: Floats) -> bool:
+        before_s = state.state[:, at.TIME_S]
+        elapsed = np.where(np.isnan(before_s), 1.0, time_s - before_s)
+        age = state.forecast[:, at.AGE_S] + state.state[:, at.PARTIAL_S] + elapsed
         return bool((age >= self._rows[:, at.BUCKET_S] - 1e-6).any())
 
 

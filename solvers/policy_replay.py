@@ -159,7 +159,7 @@ class ReplayProblem(NamedTuple):
     per_control: int
     initial: int
     samples: int
-    buckets: int
+    season: int
     launches: int
 
 
@@ -194,7 +194,7 @@ def _problem(
         per_control=per_control,
         initial=-1 if initial_instances is None else integer("initial_instances", initial_instances, at_least=0),
         samples=int(np.where(rows[:, step.IS_LAZY] > 0, rows[:, step.LAZY_SAMPLES], rows[:, step.SHORT_S]).max()),
-        buckets=step.LAGS if rows[:, step.FORECASTS].any() else 0,
+        season=2 * step.LAGS if rows[:, step.FORECASTS].any() else 0,
         launches=math.ceil(min(cold_steps, longest) / per_control) + 2,
     )
 

@@ -19,6 +19,7 @@ from dilu_core.mig import A100_40GB
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.batch_coscaling import BatchCoScaler
 from dilu_core.solvers.fitting import fit_latency
 from dilu_core.solvers.joint_search import search_joint, search_joint_many
 from dilu_core.solvers.placement.column_generation import column_bound
@@ -99,4 +100,6 @@ def warm_up() -> SolveStats:
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
     replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")
+    batch = BatchCoScaler([params])
+    batch.decide(batch.initial_state(), 0.0, 1.0, 1, 0)
     return SolveStats(time.perf_counter() - started, "cpu")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.policy_columns import MOST_PEAKS, STATE
+from dilu_core.kernels.policy_columns import FORECAST, MOST_PEAKS, STATE
 from dilu_core.kernels.policy_replay import Memory, replay_one
 
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ def replay_pairs(
     per_control: int,
     initial: int,
     samples: int,
-    buckets: int,
+    season: int,
     launches: int,
     figures: Floats,
 ) -> None:
@@ -38,15 +38,15 @@ def replay_pairs(
 
     `params` (P, PARAMETERS); of T traces one after the other, trace t has the steps `first[t]:first[t + 1]` of
     `arrivals` and `spare_milli` (all steps, or empty), as many entries and one more of `arrived`, and the periods
-    `first_period[t]:first_period[t + 1]` of `told_rps`. The rest is as in `replay_one`; `samples`, `buckets`
+    `first_period[t]:first_period[t + 1]` of `told_rps`. The rest is as in `replay_one`; `samples`, `season`
     and `launches` are the room that the policy's samples and forecasts and the launches under way need at most.
     """
     memory = Memory(
         np.empty(STATE),
         np.empty(samples),
         np.empty(MOST_PEAKS),
-        np.empty(buckets),
-        np.empty(buckets),
+        np.empty(FORECAST),
+        np.empty(season),
         np.empty(launches, np.int64),
         np.empty(launches, np.int64),
     )

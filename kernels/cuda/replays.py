@@ -19,7 +19,7 @@ from dilu_core.kernels.cuda.chunks import in_chunks
 from dilu_core.kernels.cuda.device import require_device
 from dilu_core.kernels.cuda.numba_kernels import cuda, launch, numba_kernel
 from dilu_core.kernels.cuda.selftest import self_test
-from dilu_core.kernels.policy_columns import MOST_PEAKS, STATE
+from dilu_core.kernels.policy_columns import FORECAST, MOST_PEAKS, STATE
 from dilu_core.kernels.policy_replay import FIGURES, Memory, replay_one, sample_problem
 
 Floats = NDArray[np.float64]
@@ -52,8 +52,8 @@ def replay_kernel(
     initial: int,
     samples: Floats,
     peaks: Floats,
-    history: Floats,
-    errors: Floats,
+    forecast: Floats,
+    season: Floats,
     ready_at: Integers,
     launched: Integers,
     figures: Floats,
@@ -69,8 +69,8 @@ def replay_kernel(
         cuda.local.array(STATE, float64),
         samples[:, thread],
         peaks[:, thread],
-        history[:, thread],
-        errors[:, thread],
+        forecast[:, thread],
+        season[:, thread],
         ready_at[:, thread],
         launched[:, thread],
     )
@@ -102,7 +102,7 @@ def replay_pairs_on_gpu(*arguments: Any) -> RunRecord:
     """
     device = require_device()
     kernel, compile_s = numba_kernel(replay_kernel, SIGNATURE)
-    samples, buckets, launches, figures = arguments[-4:]
+    samples, season, launches, figures = arguments[-4:]
     columns = _copied(arguments)
 
     def run(start: int, stop: int) -> None:
@@ -110,7 +110,7 @@ def replay_pairs_on_gpu(*arguments: Any) -> RunRecord:
         start_kernel()
         figures[start:stop] = found.get()
 
-    bytes_each = 8 * (samples + MOST_PEAKS + 2 * buckets + 2 * launches + FIGURES)
+    bytes_each = 8 * (samples + MOST_PEAKS + FORECAST + season + 2 * launches + FIGURES)
     chunks = in_chunks(figures.shape[0], bytes_each, run)
     return RunRecord("cuda", device.name, chunks, compile_s)
 
@@ -135,8 +135,8 @@ def _prepared(
     """The launch for pairs `start` to `stop` and the device array that it will fill."""
     import cupy
 
-    samples, buckets, launches = arguments[-4:-1]
-    scratch = [cupy.empty((room, stop - start)) for room in (samples, MOST_PEAKS, max(1, buckets), max(1, buckets))]
+    samples, season, launches = arguments[-4:-1]
+    scratch = [cupy.empty((room, stop - start)) for room in (samples, MOST_PEAKS, FORECAST, max(1, season))]
     scratch += [cupy.empty((launches, stop - start), np.int64) for _ in range(2)]
     found = cupy.empty((stop - start, FIGURES))
     every = (start, *columns, *arguments[_COLUMNS:-4], *scratch, found)

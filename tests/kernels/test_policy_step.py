@@ -92,18 +92,20 @@ class Both:
         self.params, self.policy = params, CoScaler(params)
         self.state, self.row = self.policy.initial_state(), parameter_rows([params], 1.0)[0]
         self.memory, self.samples, self.peaks = np.empty(scalar.STATE), np.empty(60), np.empty(scalar.MOST_PEAKS)
-        self.history, self.errors = np.full((2, scalar.LAGS), np.nan)
+        self.forecast, self.season = np.empty(scalar.FORECAST), np.full(2 * scalar.LAGS, np.nan)
         scalar.forget(self.memory)
+        scalar.forget_forecast(self.forecast)
 
     def step(self, *told):
         decision, self.state = self.policy.decide(self.state, Observation(*told))
-        arrays = self.memory, self.samples, self.peaks, self.history, self.errors
+        arrays = self.memory, self.samples, self.peaks, self.forecast, self.season
         target, change, reason, bound = policy_step(self.row, *arrays, *(number(each) for each in told))
         assert (target, change) == (-1 if decision.instances is None else decision.instances, decision.change)
         assert (scalar.REASONS[reason], scalar.BOUNDS[bound]) == (decision.reason.value, decision.clipped_by)
         remembered(self.state, self.memory, self.samples, self.params)
+        expected(self.state.forecast, self.forecast)
         if self.state.forecast.seen % 16 == 0:
-            columns(self.state.forecast, self.memory, self.history, self.errors)
+            columns(self.state.forecast, self.forecast, self.season)
         return decision
 
 
@@ -138,7 +140,7 @@ def test_the_scalar_forecast_is_the_policys(params, pattern, noise, seed, pace):
         planned = both.step(now, None if lost else float(rate), planned, 0, None, 100.0, None).instances
 
 
-def expected(forecast, memory):
+def expected(forecast, entries):
     """The scalar forecast holds what the policy's holds."""
     for entry, name in (
         (scalar.AGE_S, "age_s"),
@@ -157,21 +159,20 @@ def expected(forecast, memory):
         (scalar.DRIFT_RPS, "drift_rps"),
         (scalar.VOUCHED, "vouched"),
     ):
-        np.testing.assert_equal(memory[entry], number(getattr(forecast, name)), err_msg=name)
-    assert memory[scalar.PENDING] == len(forecast.pending_rps)
+        np.testing.assert_equal(entries[entry], number(getattr(forecast, name)), err_msg=name)
+    assert entries[scalar.PENDING] == len(forecast.pending_rps)
 
 
-def columns(forecast, memory, history, errors):
+def columns(forecast, entries, season):
     """The same for the history and for the errors, except those of a known period, which stand elsewhere."""
-    newest, count = int(memory[scalar.NEWEST]), len(forecast.history_rps)
-    assert [history[newest - k] for k in range(count)] == list(forecast.history_rps[::-1])
+    newest, count = int(entries[scalar.NEWEST]), len(forecast.history_rps)
+    assert [season[(newest - k) % scalar.LAGS] for k in range(count)] == list(forecast.history_rps[::-1])
     if len(forecast.errors) > 1:
-        assert errors[: len(forecast.errors)].tolist() == list(forecast.errors[::-1])
+        assert season[scalar.LAGS :][: len(forecast.errors)].tolist() == list(forecast.errors[::-1])
 
 
 def remembered(state, memory, samples, params):
     """The scalar state holds what the policy's state holds; sums of seconds may round otherwise."""
-    expected(state.forecast, memory)
     kept = params.lazy_samples if params.rule == "lazy" else params.short_s
     oldest, count = int(memory[scalar.OLDEST]), int(memory[scalar.SAMPLES])
     assert [samples[(oldest + k) % kept] for k in range(count)] == list(state.samples_rps)

@@ -114,7 +114,7 @@ def test_bad_arguments_are_named() -> None:
         "ready": lambda: batch.decide(state, 0.0, 1.0, anything("many"), 0),
         "data is no": lambda: batch.restored({}),
         r"data\['peaks'\]": lambda: batch.restored({**data, "peaks": [[1.0]] * 4}),
-        r"data\['errors'\]": lambda: batch.restored({**data, "errors": None}),
+        r"data\['season'\]": lambda: batch.restored({**data, "season": None}),
         r"data\['state'\]\[0\]": lambda: batch.restored({**data, "state": [[500.0] * STATE] * 5}),
     }.items():
         with pytest.raises(InvalidArgumentError, match=f"^{message}"):
