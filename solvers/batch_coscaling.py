@@ -129,7 +129,8 @@ class BatchCoScaler:
         ]  # fmt: skip
         after = state if in_place else self._copied(state, told[0])
         answers = np.empty((len(self), 4), dtype=np.int64)
-        decide_rows(self._rows, *after, *told, answers)
+        arguments: list[Any] = [self._rows, *after, *told, answers]
+        decide_rows(*arguments)
         columns = (read_only(np.ascontiguousarray(column)) for column in answers.T)
         return BatchDecision(*columns), after
 

@@ -162,10 +162,10 @@ class CoScaler:
             held = Peaks(state.samples_rps, state.peaks, state.peak_filled_s)
             lean = trusted_lean(params, spare, delivered)
             held, means = hold_peaks(params, held, new, lean, backlog_rps(params, fleet))
-        if self._forecasts and seconds:
-            if seconds > len(new):
-                forecast = passed(params, forecast, float(seconds - len(new)))
-            forecast = followed(params, forecast, means)
+            if self._forecasts and seconds:
+                if seconds > len(new):
+                    forecast = passed(params, forecast, float(seconds - len(new)))
+                forecast = followed(params, forecast, means)
         wanted_s = state.wanted_s
         if fleet is not None:
             wanted_s = wanted_s + elapsed if fleet.planned == 0 and fleet.anything else 0.0

@@ -90,9 +90,9 @@ def test_a_state_is_a_value() -> None:
         again, _ = batch.decide(state, float(second), 20.0, 1, 0, 3.0)
         assert json.dumps(state.to_dict()) == before
         assert found.instances.tolist() == again.instances.tolist()
+        assert not found.change.flags.writeable
         state = after
     assert batch.decide(state, 41.0, 20.0, 1, 0, in_place=True)[1] is state
-    assert not found.change.flags.writeable
 
 
 def anything(value: Any) -> Any:
