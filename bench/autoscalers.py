@@ -84,7 +84,7 @@ def main() -> int:
         print(f"{len(traces)} traces for {what}: {', '.join(trace.name for trace in traces)}")
     with ProcessPoolExecutor(os.cpu_count()) as processes:
         on_fitting = partial(judged, processes, fitting, neighbours="shifted")
-        peers: dict[str, Callable[..., Floats]] = {
+        peers: dict[str, partial[Floats]] = {
             **{name: partial(judged, processes, peer=name) for name in BASELINES},
             "published rule": partial(judged, processes, changes=ALONE),
             PUBLISHED: partial(judged, processes, changes=LAZY),
@@ -142,7 +142,7 @@ def cheapest(
     return dict(space.candidates[int(by_cost[0] if good.any() else np.lexsort((means[:, LATE], ~calm))[0])])
 
 
-def table(rows: dict[str, Callable[..., Floats]], traces: Sequence[ArrivalTrace]) -> dict[str, dict[str, Floats]]:
+def table(rows: dict[str, partial[Floats]], traces: Sequence[ArrivalTrace]) -> dict[str, dict[str, Floats]]:
     """Every row's means over `traces` for every neighbourhood, printed as they come."""
     print(f"\n{'means over the judging traces':52s}{'neighbours':11s}{'GPU-s / peak':>13s}{'late':>8s}", end="")
     print(f"{'cold/h':>8s}{'turns/h':>9s}  turns at constant load")

@@ -31,7 +31,7 @@ STATE = 18
 # Entries of `forecast`: `Forecast` by name, where the newest bucket stands in the ring of the history, and its load.
 AGE_S, BUCKET_RPS, SEEN, NEWEST, NEWEST_RPS, LEVEL_RPS, TREND_RPS, PENDING, NEXT_RPS, LAST_RPS = range(10)
 STAY_ERROR, WORST_ERROR, TREND_ERROR, LAG, CONFIDENCE, TREND_CONFIDENCE = range(10, 16)
-SOON_RPS, AHEAD_RPS, DRIFT_RPS, VOUCHED, FORECAST = range(16, 21)
+SOON_RPS, AHEAD_RPS, BEHIND_RPS, DRIFT_RPS, VOUCHED, FORECAST = range(16, 22)
 
 # Reasons, as positions in `REASONS`.
 REASONS = (

@@ -17,6 +17,7 @@ from dilu_core.kernels.policy_columns import (
     AGE_S,
     AHEAD,
     AHEAD_RPS,
+    BEHIND_RPS,
     BUCKET_RPS,
     BUCKET_S,
     CONFIDENCE,
@@ -164,7 +165,9 @@ def _judge_periods(season: Floats, load: float, first: int, last: int, end: int)
 @inlined
 def _expect(params: Floats, forecast: Floats, season: Floats, newest: int) -> None:
     """What is now expected by whom the buckets before the newest one trusted."""
-    lag, soon, ahead, drift = int(forecast[LAG]), 0.0, 0.0, 0.0
+    lag, soon, ahead, drift, behind = int(forecast[LAG]), 0.0, 0.0, 0.0, 0.0
+    for k in range(min(int(forecast[SEEN]), int(params[AHEAD]) + 1, LAGS)):
+        behind = max(behind, _at(season, newest - k))
     if lag > 0:
         for k in range(min(lag, int(params[AHEAD]))):
             returning = _at(season, newest + 1 - lag + k)
@@ -175,7 +178,7 @@ def _expect(params: Floats, forecast: Floats, season: Floats, newest: int) -> No
     if trusted and forecast[PENDING] > 0.0 and forecast[TREND_RPS] > 0.0:
         drift = forecast[LAST_RPS]
     forecast[SOON_RPS], forecast[AHEAD_RPS], forecast[DRIFT_RPS] = soon, ahead, drift
-    forecast[VOUCHED] = forecast[CONFIDENCE]
+    forecast[BEHIND_RPS], forecast[VOUCHED] = behind, forecast[CONFIDENCE]
 
 
 @inlined

@@ -18,6 +18,7 @@ from dilu_core.kernels.policy_columns import (
     ABOVE,
     AHEAD_RPS,
     BACKLOG,
+    BEHIND_RPS,
     BELOW,
     BURST,
     CAPACITY_RPS,
@@ -325,9 +326,10 @@ def _co_scaling_rule(
     proven = lean if math.isnan(state[SHOWN]) else min(lean, state[SHOWN])
     forgets_to = math.nan
     if forecast[VOUCHED] >= 0.5 + 0.5 * params[LEAST_CONFIDENCE] and backlog == 0.0:
-        known = min(max(recent_rps(forecast), forecast[AHEAD_RPS]) / per_instance, _MOST_NEED)
-        if known < held:
-            held = forgets_to = known
+        recent = recent_rps(forecast)
+        known, behind = max(recent, forecast[AHEAD_RPS]), max(recent, forecast[BEHIND_RPS])
+        if known < behind:
+            held = forgets_to = held * (known / behind)
     survivors = max(1, _ceil(max(held, coming) * (lean / proven) / params[SCALE_IN_LOAD]))
     if survivors >= planned:
         return planned, STEADY, math.nan

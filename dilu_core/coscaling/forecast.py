@@ -47,7 +47,8 @@ class Forecast(NamedTuple):
 
     `lag` is the period trusted for the next forecast, in buckets (0: none), with its `confidence`. `soon_rps` is the
     greatest load that it expects until an instance launched at the next forecast serves, `ahead_rps` that of the
-    window to come, and `drift_rps` what the trend expects; 0 where nothing is forecast. `period`, in buckets, and
+    window to come, and `drift_rps` what the trend expects; 0 where nothing is forecast. `behind_rps` is the greatest
+    load of the window that is over. `period`, in buckets, and
     `vouched`, its confidence, are what `soon_rps` and `ahead_rps` rest on.
     """
 
@@ -67,6 +68,7 @@ class Forecast(NamedTuple):
     trend_confidence: float = 0.0
     soon_rps: float = 0.0
     ahead_rps: float = 0.0
+    behind_rps: float = 0.0
     drift_rps: float = 0.0
     period: int = 0
     vouched: float = 0.0
@@ -182,12 +184,15 @@ def _expecting(params: HorizontalParams, after: Forecast, before: Forecast) -> F
     """`after` with what is now expected by whom `before` trusted."""
     history, lag = after.history_rps, before.lag
     soon = ahead = drift = 0.0
+    window = -(-params.window_s // params.bucket_s)
+    behind = max(history[-window - 1 :])
     if lag:
-        returning = history[len(history) - lag :][: -(-params.window_s // params.bucket_s)]
+        returning = history[len(history) - lag :][:window]
         soon, ahead = max(returning[:HORIZON]), max(returning)
     if params.predict in ("trend", "both") and before.trend_confidence >= 0.5 * params.least_confidence:
         drift = after.pending_rps[-1] if after.pending_rps and after.trend_rps > 0.0 else 0.0
-    return after._replace(soon_rps=soon, ahead_rps=ahead, drift_rps=drift, period=lag, vouched=before.confidence)
+    expected = after._replace(soon_rps=soon, ahead_rps=ahead, behind_rps=behind, drift_rps=drift)
+    return expected._replace(period=lag, vouched=before.confidence)
 
 
 def _trusting(params: HorizontalParams, forecast: Forecast, judged: bool) -> Forecast:

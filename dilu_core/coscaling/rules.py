@@ -185,7 +185,7 @@ def co_scaling_rule(
     1 - scale_in_load - never changes direction, wherever an instance serves its capacity at its request.
 
     Where a period is so sure that it vouches for the window to come, the peaks of the window that is over do not hold
-    instances back: what counts is the load just now and the one to come.
+    instances back: the held need shrinks as the load just now and the one to come are less than that of the window.
     """
     lean = trusted_lean(params, state.spare_milli, state.delivered)
     per_instance = params.capacity_rps * lean
@@ -199,9 +199,9 @@ def co_scaling_rule(
     proven = lean if state.shown is None else min(lean, state.shown)
     forgets_to = None
     if vouches(params, forecast) and backlog_rps(params, fleet) == 0.0:
-        known = min(max(forecast.recent_rps, forecast.ahead_rps) / per_instance, _MOST_NEED)
-        if known < held:
-            held = forgets_to = known
+        known, behind = max(forecast.recent_rps, forecast.ahead_rps), max(forecast.recent_rps, forecast.behind_rps)
+        if known < behind:
+            held = forgets_to = held * (known / behind)
     need = max(held, coming)
     survivors = max(1, _ceil(need * (lean / proven) / params.scale_in_load))
     if survivors >= planned:

@@ -67,6 +67,19 @@ def test_a_sure_period_lets_instances_go_before_the_window_is_over() -> None:
     assert "next 60 s: a period of 120 s" in decisions[released[-1]].detail
 
 
+def test_a_spare_share_that_comes_and_goes_is_no_reason_to_let_go() -> None:
+    """Within a period shorter than the window, and with a neighbour's leavings that jump, nothing turns round often."""
+    random, scaler = np.random.default_rng(1), CoScaler(replace(PARAMS, window_s=180, scale_in_cooldown_s=30.0))
+    state, ready, changes = scaler.initial_state(), 4, 0
+    for second in range(1800):
+        load = 40.0 + 30.0 * np.sin(second / 29.0) ** 2
+        spare = float(random.uniform(0, 400))
+        decision, state = scaler.decide(state, Observation(float(second), load, ready, 0, spare_milli=spare))
+        ready = decision.instances or 0
+        changes += second > 600 and decision.change != 0
+    assert changes <= 4
+
+
 def test_a_period_that_stops_is_forgotten() -> None:
     """After three missed peaks nothing is launched for the next, and its confidence is gone."""
     scaler = CoScaler(PARAMS)

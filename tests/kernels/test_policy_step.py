@@ -156,6 +156,7 @@ def expected(forecast, entries):
         (scalar.TREND_CONFIDENCE, "trend_confidence"),
         (scalar.SOON_RPS, "soon_rps"),
         (scalar.AHEAD_RPS, "ahead_rps"),
+        (scalar.BEHIND_RPS, "behind_rps"),
         (scalar.DRIFT_RPS, "drift_rps"),
         (scalar.VOUCHED, "vouched"),
     ):
