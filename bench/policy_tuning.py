@@ -25,7 +25,7 @@ from dilu_core.tuning_space import TuningSpace
 CHOICES = {
     "spare_trust": (0.0, 0.25, 0.5, 0.75, 1.0),
     "scale_in_cooldown_s": (10.0, 30.0, 90.0),
-    "window_s": (60, 120, 240),
+    "window_s": (60, 120, 180, 240),
     "scale_in_load": (0.7, 0.8, 0.9),
     "clear_s": (3.0, 10.0),
     "short_s": (1, 2, 4),

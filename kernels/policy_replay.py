@@ -14,14 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined
-from dilu_core.kernels.policy_step import (
+from dilu_core.kernels.policy_columns import (
     BASE_LATENCY_MS,
     CAPACITY_RPS,
     COLD_STEPS,
+    FORECASTS,
+    FROM_ZERO_S,
     IS_LAZY,
+    KNOWN_PERIOD,
+    LAGS,
     LEAN,
+    LEAST_CONFIDENCE,
     LIMIT_MILLI,
     MAX_INSTANCES,
+    MAX_STEP_OUT,
     MIN_INSTANCES,
     PARAMETERS,
     REQUEST_MILLI,
@@ -29,8 +35,9 @@ from dilu_core.kernels.policy_step import (
     WINDOW_S,
     derive,
     forget,
-    policy_step,
+    forget_forecast,
 )
+from dilu_core.kernels.policy_step import policy_step
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -48,6 +55,8 @@ class Memory(NamedTuple):
     state: Floats
     samples: Floats
     peaks: Floats
+    forecast: Floats
+    season: Floats
     ready_at: Integers
     launched: Integers
 
@@ -109,7 +118,7 @@ def replay_one(
     slope, cold_steps = params[CAPACITY_RPS] / params[REQUEST_MILLI], int(params[COLD_STEPS])
     base_s = 0.0 if math.isnan(params[BASE_LATENCY_MS]) else params[BASE_LATENCY_MS] / 1000.0
     latest_ms = params[SLO_MS] * (1.0 + _ROUNDING)
-    state, samples, peaks, ready_at, launched = memory
+    state, samples, peaks, forecast, season, ready_at, launched = memory
     ready, starting, room = initial, 0, ready_at.shape[0]
     if initial < 0:
         needed = math.ceil(min(first_look_rps / params[CAPACITY_RPS] - 1e-9, params[MAX_INSTANCES]))
@@ -118,6 +127,7 @@ def replay_one(
     steps, backlog, borrowed, late = arrivals.shape[0], 0.0, 0.0, 0.0
     left_before, left, asked, in_period, period, shares, most = 0.0, 0.0, 0, 0, 0, 0, limit
     forget(state)
+    forget_forecast(forecast)
     for step in range(steps):
         while pending > 0 and ready_at[oldest] <= step:
             ready += launched[oldest]
@@ -126,11 +136,13 @@ def replay_one(
             pending -= 1
         if in_period == per_control:
             served_rps = min(told_rps[period], _rate_at(most, slope, rates) * ready)
-            _, change, _ = policy_step(
+            _, change, _, _ = policy_step(
                 params,
                 state,
                 samples,
                 peaks,
+                forecast,
+                season,
                 step * step_s,
                 _known(told_rps[period]),
                 float(ready),
@@ -211,6 +223,9 @@ def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any
     random = np.random.default_rng(seed)
     traces = [40.0 * random.uniform(0.5, 1.5, each) + 30.0 * np.sin(np.arange(each) / 29.0) ** 2 for each in seconds]
     params = np.empty((sets, PARAMETERS))
+    params[:, MAX_STEP_OUT : FROM_ZERO_S + 1] = (math.nan, math.nan, 0.0, 0.0)
+    params[:, FORECASTS] = np.arange(sets) % 4  # all combinations
+    params[:, LEAST_CONFIDENCE : KNOWN_PERIOD + 1] = (0.6, 5.0, 3.0, 40.0, 0.0)
     params[:, CAPACITY_RPS : COLD_STEPS + 1] = (
         *(9.7, 300.0, 600.0, 803.0, 101.0, 1.0, 40.0),  # the function and its bounds
         *(0.0, 1.2, 0.5, 2.0, 9.3, 60.0, 0.8, 7.0),  # the rule "co-scaling"
@@ -235,5 +250,6 @@ def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any
         1,
         -1,
         40,
+        2 * LAGS,
         12,
     )

@@ -1,8 +1,9 @@
 """One decision of the horizontal policy as scalar arithmetic on a state of constant size, for replays by the thousand.
 
 The rules of `dilu_core.coscaling` (`CoScaler.decide`), which explains them; here without words: numbers in, numbers
-out, nothing allocated, so that one text serves the CPU kernel and a GPU thread. "Not known" is NaN. The state is three
-arrays: `state` (STATE,) of scalars, and the rings `samples` and `peaks` of the latest seconds and of held needs.
+out, nothing allocated, so that one text serves the CPU kernel and a GPU thread. "Not known" is NaN. The state is five
+arrays: `state` (STATE,) of scalars, the rings `samples` and `peaks` of the latest seconds and of held needs, and
+`forecast` and `season` (`kernels.policy_forecast`).
 """
 
 from __future__ import annotations
@@ -13,32 +14,84 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.policy_columns import (
+    ABOVE,
+    AHEAD_RPS,
+    BACKLOG,
+    BEHIND_RPS,
+    BELOW,
+    BURST,
+    CAPACITY_RPS,
+    CLEAR_S,
+    CLOCK,
+    COOLDOWN_S,
+    DELIVERED,
+    DRIFT_RPS,
+    FILLED_S,
+    FORECASTS,
+    FROM_ZERO,
+    FROM_ZERO_S,
+    HELD,
+    HOLDING,
+    IN_FLIGHT,
+    IS_LAZY,
+    KEPT_PEAKS,
+    KNOWN_S,
+    LAZY_IN,
+    LAZY_OUT,
+    LAZY_SAMPLES,
+    LEAN,
+    LEARNING,
+    LEAST,
+    LEAST_CONFIDENCE,
+    LOAD,
+    MAX_INSTANCES,
+    MAX_STEP_IN,
+    MAX_STEP_OUT,
+    MIN_INSTANCES,
+    MOST,
+    NO_BOUND,
+    NO_DATA,
+    OLDEST,
+    OUT_COOLDOWN_S,
+    PARTIAL_REQUESTS,
+    PARTIAL_S,
+    PEAKS,
+    PREDICTED,
+    QUIET_S,
+    READY,
+    REQUEST_MILLI,
+    RUNNING,
+    SAMPLES,
+    SCALE_IN_LOAD,
+    SHORT_S,
+    SHOWN,
+    SINCE_CHANGE_S,
+    SLO_MS,
+    SOON_RPS,
+    SPARE,
+    SPARE_MILLI,
+    SPARE_TRUST,
+    STALE_AFTER_S,
+    STEADY,
+    STEP_IN,
+    STEP_OUT,
+    STRETCH_S,
+    TIME_S,
+    TO_ZERO,
+    USUAL_MS,
+    VOUCHED,
+    WANTED_S,
+    WINDOW_S,
+    ZERO_DELAY_S,
+    forget,
+    forget_forecast,
+)
+from dilu_core.kernels.policy_forecast import follow, pass_over, recent_rps
 
 Floats = NDArray[np.float64]
 
-# Columns of a row of parameters: `HorizontalParams` by name. NaN: not known.
-CAPACITY_RPS, REQUEST_MILLI, LIMIT_MILLI, SLO_MS, BASE_LATENCY_MS, MIN_INSTANCES, MAX_INSTANCES = range(7)
-IS_LAZY, LEAN, SPARE_TRUST, SHORT_S, CLEAR_S, WINDOW_S, SCALE_IN_LOAD, COOLDOWN_S = range(7, 15)
-LAZY_SAMPLES, LAZY_OUT, LAZY_IN, ZERO_DELAY_S, STALE_AFTER_S, COLD_STEPS = range(15, 21)
-BURST, USUAL_MS, STRETCH_S, KEPT_PEAKS, PARAMETERS = range(21, 26)  # the first four by `derive`
-
-# Entries of `state`: `HorizontalState` by name; a ring's count, and where its oldest sample or running peak stands.
-TIME_S, PARTIAL_S, PARTIAL_REQUESTS, SAMPLES, OLDEST, PEAKS, RUNNING, FILLED_S, HELD = range(9)
-KNOWN_S, QUIET_S, SINCE_CHANGE_S, SPARE_MILLI, DELIVERED, SHOWN, IN_FLIGHT, READY = range(9, 17)
-STATE = 17
-
-# Reasons, as positions in `REASONS`.
-REASONS = (
-    "steady", "load", "backlog", "from-zero", "spare-capacity", "to-zero", "below-minimum", "above-maximum", "holding",
-    "learning", "no-data", "clock",
-)  # fmt: skip
-_STEADY, _LOAD, _BACKLOG, _FROM_ZERO, _SPARE, _TO_ZERO, _BELOW, _ABOVE, _HOLDING, _LEARNING, _NO_DATA, _CLOCK = range(
-    12
-)
-
-STRETCHES = 12  # as in `dilu_core.coscaling.rules`, like the next five
-MOST_PEAKS = STRETCHES + 1
-_STANDING = 0.02
+_STANDING = 0.02  # as in `dilu_core.coscaling.rules`, like the next three
 _MOST_NEED = 1e9
 _NOISE = 1e-9
 _LEAST_DELIVERED = 0.1
@@ -50,14 +103,6 @@ _BEYOND_COUNTING = 1e15  # instances; what is beyond fits no integer and is out 
 @inlined
 def _ceil(instances: float) -> int:
     return math.ceil(min(instances - _NOISE * max(1.0, instances), _BEYOND_COUNTING))
-
-
-def derive(rows: Floats) -> None:
-    """Fill the columns of `rows` (sets, PARAMETERS) that follow from the others, once instead of at every step."""
-    rows[:, BURST] = rows[:, LIMIT_MILLI] / rows[:, REQUEST_MILLI]
-    rows[:, USUAL_MS] = np.fmax(rows[:, SLO_MS], rows[:, BASE_LATENCY_MS])  # NaN only where neither is known
-    rows[:, STRETCH_S] = np.ceil(rows[:, WINDOW_S] / STRETCHES)
-    rows[:, KEPT_PEAKS] = np.ceil(rows[:, WINDOW_S] / rows[:, STRETCH_S]) + 1.0
 
 
 @inlined
@@ -117,16 +162,23 @@ def _enter_sample(state: Floats, samples: Floats, kept: int, rate: float) -> Non
         state[OLDEST] = oldest + 1 if oldest + 1 < kept else 0
 
 
-@compiled
-def _hold_peak(
-    params: Floats, state: Floats, samples: Floats, peaks: Floats, per_instance: float, backlog: float
-) -> None:
-    """Enter the need of the second that `samples` ends with."""
+@inlined
+def _short_mean(params: Floats, state: Floats, samples: Floats) -> float:
+    """The mean rate of the samples."""
     kept, at, total = int(params[SHORT_S]), int(state[OLDEST]), 0.0
     for _ in range(int(state[SAMPLES])):
         total += samples[at]
         at = at + 1 if at + 1 < kept else 0
-    need = min(total / state[SAMPLES] / per_instance, _MOST_NEED)
+    return float(total / max(1.0, state[SAMPLES]))
+
+
+@compiled
+def _hold_peak(
+    params: Floats, state: Floats, samples: Floats, peaks: Floats, per_instance: float, backlog: float
+) -> float:
+    """Enter the need of the second that `samples` ends with; its short mean."""
+    mean = _short_mean(params, state, samples)
+    need = min(mean / per_instance, _MOST_NEED)
     if backlog > 0.0:
         ceiling = _ceil(need / (0.5 + 0.5 * params[SCALE_IN_LOAD]))
         need = max(need, min(need + backlog / per_instance, float(ceiling)))
@@ -143,6 +195,7 @@ def _hold_peak(
         peaks[int(state[RUNNING])] = need
         state[HELD] = max(state[HELD], need)
     state[FILLED_S] += 1.0
+    return mean
 
 
 @inlined
@@ -151,6 +204,8 @@ def _remember(
     state: Floats,
     samples: Floats,
     peaks: Floats,
+    forecast: Floats,
+    season: Floats,
     time_s: float,
     elapsed_s: float,
     arrivals: float,
@@ -158,10 +213,10 @@ def _remember(
     starting: float,
     in_flight: float,
     spare_milli: float,
-) -> float:
+) -> tuple[float, float]:
     """One more stretch of `elapsed_s` known seconds, cut into whole seconds; `ready` NaN: no fleet known.
 
-    Returns the load over capacity that an instance is now trusted with.
+    Returns the load over capacity that an instance is now trusted with, and the rate that clears the backlog.
     """
     lazy = params[IS_LAZY] > 0.0
     partial_s = state[PARTIAL_S] + elapsed_s
@@ -185,10 +240,15 @@ def _remember(
     kept = int(params[LAZY_SAMPLES]) if lazy else int(params[SHORT_S])
     lean = _trusted_lean(params, spare_milli, delivered)
     per_instance = params[CAPACITY_RPS] * lean
-    for k in range(min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))):
+    entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
+    if seconds > entered and params[FORECASTS] > 0.0:
+        pass_over(params, forecast, season, float(seconds - entered))
+    for k in range(entered):
         _enter_sample(state, samples, kept, arrivals if k > 0 else first_rps)
         if not lazy:
-            _hold_peak(params, state, samples, peaks, per_instance, backlog)
+            mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
+            if params[FORECASTS] > 0.0:
+                follow(params, forecast, season, mean_rps)
     state[TIME_S] = time_s
     state[KNOWN_S] = min(params[WINDOW_S], state[KNOWN_S] + seconds)
     state[QUIET_S] = state[QUIET_S] + elapsed_s if arrivals == 0.0 else 0.0
@@ -196,7 +256,10 @@ def _remember(
     state[SPARE_MILLI], state[DELIVERED], state[SHOWN] = spare_milli, delivered, shown
     state[IN_FLIGHT] = math.nan if math.isnan(ready) else in_flight
     state[READY] = ready
-    return lean
+    if not math.isnan(ready):
+        none = ready == 0.0 and starting == 0.0
+        state[WANTED_S] = state[WANTED_S] + elapsed_s if none and (arrivals > 0.0 or in_flight > 0.0) else 0.0
+    return lean, backlog
 
 
 @inlined
@@ -210,28 +273,70 @@ def _lazy_rule(params: Floats, state: Floats, samples: Floats, ready: int, start
         below += 1 if samples[at] < one_fewer_serves else 0
         at = at + 1 if at + 1 < kept else 0
     if above >= params[LAZY_OUT]:
-        return planned + 1, _LOAD
+        return planned + 1, LOAD
     if planned > 1 and starting == 0 and below >= params[LAZY_IN]:
-        return planned - 1, _SPARE
-    return planned, _STEADY
+        return planned - 1, SPARE
+    return planned, STEADY
+
+
+@inlined
+def _coming(params: Floats, forecast: Floats, lean: float) -> float:
+    return float(min(max(forecast[SOON_RPS], forecast[DRIFT_RPS]) / (params[CAPACITY_RPS] * lean), _MOST_NEED))
+
+
+@inlined
+def _scale_out(
+    params: Floats,
+    state: Floats,
+    samples: Floats,
+    planned: int,
+    target: int,
+    per_instance: float,
+    held: float,
+    backlog: float,
+) -> tuple[int, int]:
+    if state[SINCE_CHANGE_S] < params[OUT_COOLDOWN_S]:  # False where nothing has changed yet
+        return planned, HOLDING
+    if _ceil(held) <= planned:
+        return target, PREDICTED
+    lately = min(_short_mean(params, state, samples) / per_instance, _MOST_NEED)
+    if backlog > 0.0 and _ceil(lately) <= planned:
+        return target, BACKLOG
+    return target, LOAD
 
 
 @inlined
 def _co_scaling_rule(
-    params: Floats, state: Floats, lean: float, planned: int, starting: int, p95_ms: float
-) -> tuple[int, int]:
-    held = state[HELD]
-    out = _ceil(held)
-    if out > planned:
-        return out, _LOAD
+    params: Floats,
+    state: Floats,
+    samples: Floats,
+    forecast: Floats,
+    lean: float,
+    backlog: float,
+    planned: int,
+    starting: int,
+    p95_ms: float,
+) -> tuple[int, int, float]:
+    """The number of instances, the reason, and the need that is held from now on (NaN: as before)."""
+    per_instance, held, coming = params[CAPACITY_RPS] * lean, state[HELD], _coming(params, forecast, lean)
+    target = max(_ceil(held), _ceil(coming))
+    if target > planned:
+        target, reason = _scale_out(params, state, samples, planned, target, per_instance, held, backlog)
+        return target, reason, math.nan
     proven = lean if math.isnan(state[SHOWN]) else min(lean, state[SHOWN])
-    survivors = max(1, _ceil(held * (lean / proven) / params[SCALE_IN_LOAD]))
+    forgets_to = math.nan
+    if forecast[VOUCHED] >= 0.5 + 0.5 * params[LEAST_CONFIDENCE] and backlog == 0.0:
+        recent = recent_rps(forecast)
+        known, behind = max(recent, forecast[AHEAD_RPS]), max(recent, forecast[BEHIND_RPS])
+        if known < behind:
+            held = forgets_to = held * (known / behind)
+    survivors = max(1, _ceil(max(held, coming) * (lean / proven) / params[SCALE_IN_LOAD]))
     if survivors >= planned:
-        return planned, _STEADY
+        return planned, STEADY, math.nan
     cooling = state[SINCE_CHANGE_S] < params[COOLDOWN_S]  # False where nothing has changed yet
     if state[KNOWN_S] < params[WINDOW_S] or starting > 0 or cooling or p95_ms > params[SLO_MS]:
-        return planned, _HOLDING
-    return survivors, _SPARE
+        return planned, HOLDING, math.nan
+    return survivors, SPARE, forgets_to
 
 
 @inlined
@@ -239,38 +344,40 @@ def _propose(
     params: Floats,
     state: Floats,
     samples: Floats,
+    forecast: Floats,
     lean: float,
+    backlog: float,
     arrivals: float,
     ready: int,
     starting: int,
     in_flight: float,
     p95_ms: float,
-) -> tuple[int, int]:
-    anything = arrivals > 0.0 or in_flight > 0.0
-    planned = ready + starting
+) -> tuple[int, int, float]:
+    lazy, anything = params[IS_LAZY] > 0.0, arrivals > 0.0 or in_flight > 0.0
+    planned, coming, reason, forgets_to = ready + starting, 0.0, STEADY, math.nan
+    if not lazy:
+        coming = _coming(params, forecast, lean)
     if planned == 0 and not anything:
-        return 0, _STEADY
-    if params[IS_LAZY] > 0.0:
+        if coming == 0.0:
+            return 0, STEADY, math.nan
+        per_instance = params[CAPACITY_RPS] * lean
+        target, reason = _scale_out(params, state, samples, 0, max(1, _ceil(coming)), per_instance, 0.0, backlog)
+        return target, reason, math.nan
+    if planned == 0 and state[WANTED_S] < params[FROM_ZERO_S]:
+        return 0, HOLDING, math.nan
+    if lazy:
         target, reason = _lazy_rule(params, state, samples, ready, starting)
     else:
-        target, reason = _co_scaling_rule(params, state, lean, planned, starting, p95_ms)
+        target, reason, forgets_to = _co_scaling_rule(
+            params, state, samples, forecast, lean, backlog, planned, starting, p95_ms
+        )
     if planned == 0:
-        return max(1, target), _FROM_ZERO
-    if ready == 1 and planned == 1 and params[MIN_INSTANCES] == 0.0 and not anything:
+        return max(1, target), FROM_ZERO, math.nan
+    if ready == 1 and planned == 1 and params[MIN_INSTANCES] == 0.0 and not anything and coming == 0.0:
         if state[QUIET_S] >= params[ZERO_DELAY_S]:
-            return 0, _TO_ZERO
-        return 1, _HOLDING
-    return target, reason
-
-
-@inlined
-def forget(state: Floats) -> None:
-    """Nothing seen yet."""
-    for k in range(STATE):
-        state[k] = 0.0
-    state[RUNNING] = -1.0
-    state[TIME_S] = state[SINCE_CHANGE_S] = state[SPARE_MILLI] = math.nan
-    state[DELIVERED] = state[SHOWN] = state[IN_FLIGHT] = state[READY] = math.nan
+            return 0, TO_ZERO, math.nan
+        return 1, HOLDING, math.nan
+    return target, reason, forgets_to
 
 
 @compiled
@@ -279,6 +386,8 @@ def policy_step(
     state: Floats,
     samples: Floats,
     peaks: Floats,
+    forecast: Floats,
+    season: Floats,
     time_s: float,
     arrivals_rps: float,
     ready: float,
@@ -286,34 +395,40 @@ def policy_step(
     in_flight: float,
     spare_milli: float,
     p95_ms: float,
-) -> tuple[int, int, int]:
-    """`CoScaler.decide` on numbers: (instances or -1 if not known, change, position of the reason in `REASONS`).
+) -> tuple[int, int, int, int]:
+    """`CoScaler.decide` on numbers: instances or -1 if not known, change, positions in `REASONS` and in `BOUNDS`.
 
     The observation's numbers may be NaN, "not known"; what else a sensor could not have meant is for the caller to sort
-    out. Changes `state`, `samples` (at least LAZY_SAMPLES or SHORT_S entries) and `peaks` (MOST_PEAKS) in place.
+    out. Changes `state`, `samples` (at least LAZY_SAMPLES or SHORT_S entries), `peaks` (MOST_PEAKS), `forecast`
+    (FORECAST) and `season` (2 LAGS; any size where nothing is forecast) in place.
     """
     fleet_known = not (math.isnan(ready) or math.isnan(starting))
     planned = int(ready) + int(starting) if fleet_known else -1
     if math.isnan(time_s):
-        return planned, 0, _CLOCK
+        return planned, 0, CLOCK, NO_BOUND
     elapsed_s = _FIRST_PERIOD_S if math.isnan(state[TIME_S]) else time_s - state[TIME_S]
     if elapsed_s <= 0.0:
         if elapsed_s < 0.0:
             state[TIME_S], state[IN_FLIGHT] = time_s, math.nan
-        return planned, 0, _CLOCK
+        return planned, 0, CLOCK, NO_BOUND
     if elapsed_s > params[STALE_AFTER_S]:
         forget(state)
+        forget_forecast(forecast)
         state[TIME_S] = time_s
-        return planned, 0, _LEARNING
+        return planned, 0, LEARNING, NO_BOUND
     if math.isnan(arrivals_rps):
         state[TIME_S], state[IN_FLIGHT] = time_s, math.nan
         state[SINCE_CHANGE_S] += elapsed_s
-        return planned, 0, _NO_DATA
-    lean = _remember(
+        if params[FORECASTS] > 0.0:
+            pass_over(params, forecast, season, elapsed_s)
+        return planned, 0, NO_DATA, NO_BOUND
+    lean, backlog = _remember(
         params,
         state,
         samples,
         peaks,
+        forecast,
+        season,
         time_s,
         elapsed_s,
         arrivals_rps,
@@ -323,20 +438,31 @@ def policy_step(
         spare_milli,
     )
     if not fleet_known:
-        return -1, 0, _NO_DATA
-    proposed, reason = _propose(
-        params, state, samples, lean, arrivals_rps, int(ready), int(starting), in_flight, p95_ms
+        return -1, 0, NO_DATA, NO_BOUND
+    proposed, reason, forgets_to = _propose(
+        params, state, samples, forecast, lean, backlog, arrivals_rps, int(ready), int(starting), in_flight, p95_ms
     )
-    target = min(max(proposed, int(params[MIN_INSTANCES])), int(params[MAX_INSTANCES]))
+    target, bound = proposed, NO_BOUND
+    if target - planned > params[MAX_STEP_OUT]:  # False where the bound is not known, like the next
+        target, bound = planned + int(params[MAX_STEP_OUT]), STEP_OUT
+    elif planned - target > params[MAX_STEP_IN]:
+        target, bound = planned - int(params[MAX_STEP_IN]), STEP_IN
+    if target < params[MIN_INSTANCES]:
+        target, bound = int(params[MIN_INSTANCES]), LEAST
+    elif target > params[MAX_INSTANCES]:
+        target, bound = int(params[MAX_INSTANCES]), MOST
     change = target - planned
     if change > 0 and proposed <= planned:
-        reason = _BELOW
+        reason = BELOW
     elif change < 0 and proposed >= planned:
-        reason = _ABOVE
+        reason = ABOVE
     if change != 0:
         state[SINCE_CHANGE_S] = 0.0
         if params[IS_LAZY] > 0.0:
             state[SAMPLES] = state[OLDEST] = 0.0
         if change < 0:
             state[DELIVERED] = math.nan
-    return target, change, reason
+            if not math.isnan(forgets_to):
+                state[PEAKS], state[RUNNING], state[HELD] = 1.0, 0.0, forgets_to
+                peaks[0] = forgets_to
+    return target, change, reason, bound

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dilu_core._checks import LARGEST, fail, instances_of, integer, read_only
 from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.kernels import policy_columns as step
 from dilu_core.kernels import policy_replay as kernel
-from dilu_core.kernels import policy_step as step
 from dilu_core.kernels.backend import RunRecord
 from dilu_core.kernels.cpu.policy_replay import replay_pairs
 from dilu_core.result import SolveStats
@@ -55,6 +55,12 @@ _FIELDS = {
     "zero_delay_s": step.ZERO_DELAY_S,
     "stale_after_s": step.STALE_AFTER_S,
     "cold_start_s": step.COLD_STEPS,
+    "max_step_out": step.MAX_STEP_OUT,
+    "max_step_in": step.MAX_STEP_IN,
+    "scale_out_cooldown_s": step.OUT_COOLDOWN_S,
+    "from_zero_delay_s": step.FROM_ZERO_S,
+    "least_confidence": step.LEAST_CONFIDENCE,
+    "bucket_s": step.BUCKET_S,
 }
 
 
@@ -125,6 +131,11 @@ def parameter_rows(params_list: Sequence[HorizontalParams], step_s: float) -> Fl
     rows[:, list(_FIELDS.values())] = values.reshape(len(params_list), len(_FIELDS))
     rows[:, step.IS_LAZY] = [params.rule == "lazy" for params in params_list]
     rows[:, step.COLD_STEPS] = np.ceil(np.minimum(rows[:, step.COLD_STEPS] / step_s, LARGEST) - 1e-9)
+    lags = np.array([params.lags for params in params_list], dtype=np.float64).reshape(len(params_list), 2)
+    rows[:, step.FIRST_LAG], rows[:, step.LAST_LAG] = lags[:, 0], lags[:, 1]
+    rows[:, step.KNOWN_PERIOD] = [params.period_s is not None for params in params_list]
+    rows[:, step.FORECASTS] = [step.FORECASTS_BY_NAME[params.predict] for params in params_list]
+    rows[rows[:, step.IS_LAZY] > 0.0, step.FORECASTS] = 0.0
     step.derive(rows)
     return rows
 
@@ -148,6 +159,7 @@ class ReplayProblem(NamedTuple):
     per_control: int
     initial: int
     samples: int
+    season: int
     launches: int
 
 
@@ -182,6 +194,7 @@ def _problem(
         per_control=per_control,
         initial=-1 if initial_instances is None else integer("initial_instances", initial_instances, at_least=0),
         samples=int(np.where(rows[:, step.IS_LAZY] > 0, rows[:, step.LAZY_SAMPLES], rows[:, step.SHORT_S]).max()),
+        season=2 * step.LAGS if rows[:, step.FORECASTS].any() else 0,
         launches=math.ceil(min(cold_steps, longest) / per_control) + 2,
     )
 

@@ -19,6 +19,7 @@ from dilu_core.mig import A100_40GB
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.batch_coscaling import BatchCoScaler
 from dilu_core.solvers.batch_vertical import BatchVerticalScaler, SharedGpus
 from dilu_core.solvers.fitting import fit_latency
 from dilu_core.solvers.joint_search import search_joint, search_joint_many
@@ -105,4 +106,6 @@ def warm_up() -> SolveStats:
     vertical = BatchVerticalScaler()
     vertical.decide(vertical.initial_state(), SharedGpus([0], ["slo"], [300], [600]))
     replay_shared([ReplayTenant("one", params, ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params))], gpus=1)
+    batch = BatchCoScaler([params])
+    batch.decide(batch.initial_state(), 0.0, 1.0, 1, 0)
     return SolveStats(time.perf_counter() - started, "cpu")

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dilu_core._checks import fail
+from dilu_core.coscaling.forecast import followed, passed
 from dilu_core.coscaling.params import RULES, HorizontalParams
 from dilu_core.coscaling.policy import (
     Observation,
@@ -25,6 +28,7 @@ from dilu_core.coscaling.rules import (
     co_scaling_rule,
     hold_peaks,
     lazy_rule,
+    pre_warm,
     seen_delivery,
     shown_load,
     trusted_lean,
@@ -42,9 +46,10 @@ class CoScaler:
 
     The rule "co-scaling" adds as many instances at once as the short mean of arrivals and the backlog need, counting
     on the burst share that is really there, and removes them only when the peak of a long window would leave the
-    survivors at ease. The rule "lazy" is the one of Lv et al. (ASPLOS 2025): one instance at a time, on the majority
-    of the latest seconds. In both, starting instances are planned for but serve nothing yet, and missing data move
-    nothing.
+    survivors at ease; it launches ahead of a load that a forecast sees coming, and where a learnt period is sure it
+    does not wait for the end of the window. The rule "lazy" is the one of Lv et al. (ASPLOS 2025): one instance at a
+    time, on the majority of the latest seconds. In both, starting instances are planned for but serve nothing yet, and
+    missing data move nothing.
     """
 
     def __init__(self, params: HorizontalParams) -> None:
@@ -68,6 +73,10 @@ class CoScaler:
         """
         expect("state", state, HorizontalState)
         expect("observation", observation, Observation)
+        decision, state = self._decide(state, observation)
+        return replace(decision, inputs=observation), state
+
+    def _decide(self, state: HorizontalState, observation: Observation) -> tuple[ScalingDecision, HorizontalState]:
         ready, starting = known_count(observation.ready), known_count(observation.starting)
         planned = None if ready is None or starting is None else ready + starting
         now = known_time(observation.time_s)
@@ -76,7 +85,7 @@ class CoScaler:
         elapsed = _FIRST_PERIOD_S if state.time_s is None else now - state.time_s
         if elapsed <= 0.0:
             motion = "has not moved since the last observation" if elapsed == 0.0 else f"went back by {-elapsed:g} s"
-            skipped = state if elapsed == 0.0 else _skipped(state, now, state.since_change_s)
+            skipped = state if elapsed == 0.0 else state._replace(time_s=now, in_flight=None)
             return _stay(planned, ScalingReason.CLOCK, f"time_s {motion}"), skipped
         if elapsed > self.params.stale_after_s:
             detail = f"{elapsed:g} s since the last observation; what was known before no longer counts"
@@ -85,7 +94,7 @@ class CoScaler:
         arrivals = known_number(observation.arrivals_rps)
         since_change = None if state.since_change_s is None else state.since_change_s + elapsed
         if arrivals is None:
-            skipped = _skipped(state, now, since_change)
+            skipped = self._skipped(state, now, elapsed, since_change)
             return _stay(planned, ScalingReason.NO_DATA, "arrivals_rps is not known, which is not zero"), skipped
 
         in_flight = known_number(observation.in_flight)
@@ -95,7 +104,8 @@ class CoScaler:
             missing = "ready" if ready is None else "starting"
             return _stay(None, ScalingReason.NO_DATA, f"{missing} is not known, which is not zero"), state
 
-        decision = self._bounded(fleet, self._propose(state, fleet, known_number(observation.latency_p95_ms)))
+        proposal = self._propose(state, fleet, known_number(observation.latency_p95_ms))
+        decision = self._bounded(fleet, proposal)
         if decision.change:
             lazy = self.params.rule == "lazy"
             state = state._replace(
@@ -103,7 +113,20 @@ class CoScaler:
                 samples_rps=() if lazy else state.samples_rps,
                 delivered=state.delivered if decision.change > 0 else None,
             )
+        if decision.change < 0 and proposal.forgets_to is not None:
+            state = state._replace(peaks=(proposal.forgets_to,))
         return decision, state
+
+    def _skipped(
+        self, state: HorizontalState, now: float, elapsed: float, since_change_s: float | None
+    ) -> HorizontalState:
+        """`state` after a stretch of which nothing is known; the queue's growth in it is not known either."""
+        forecast = passed(self.params, state.forecast, elapsed) if self._forecasts else state.forecast
+        return state._replace(time_s=now, since_change_s=since_change_s, in_flight=None, forecast=forecast)
+
+    @property
+    def _forecasts(self) -> bool:
+        return self.params.rule == "co-scaling" and self.params.predict != "off"
 
     def _remember(
         self,
@@ -132,11 +155,20 @@ class CoScaler:
             spare = state.spare_milli + (spare - state.spare_milli) * min(1.0, elapsed / params.short_s)
         delivered = state.delivered if fleet is None else seen_delivery(params, state, fleet, elapsed)
         shown = state.shown if fleet is None else shown_load(params, state, fleet, elapsed, delivered)
+        forecast = state.forecast
         if params.rule == "lazy":
             held = Peaks((state.samples_rps + new)[-kept:], (), 0)
         else:
             held = Peaks(state.samples_rps, state.peaks, state.peak_filled_s)
-            held = hold_peaks(params, held, new, trusted_lean(params, spare, delivered), backlog_rps(params, fleet))
+            lean = trusted_lean(params, spare, delivered)
+            held, means = hold_peaks(params, held, new, lean, backlog_rps(params, fleet))
+            if self._forecasts and seconds:
+                if seconds > len(new):
+                    forecast = passed(params, forecast, float(seconds - len(new)))
+                forecast = followed(params, forecast, means)
+        wanted_s = state.wanted_s
+        if fleet is not None:
+            wanted_s = wanted_s + elapsed if fleet.planned == 0 and fleet.anything else 0.0
         return HorizontalState(
             time_s=now,
             samples_rps=held.samples_rps,
@@ -152,18 +184,23 @@ class CoScaler:
             shown=shown,
             in_flight=None if fleet is None else fleet.in_flight,
             ready=None if fleet is None else fleet.ready,
+            wanted_s=wanted_s,
+            forecast=forecast,
         )
 
     def _propose(self, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None) -> Proposal:
-        params = self.params
-        anything = fleet.arrivals_rps > 0.0 or bool(fleet.in_flight)
-        if fleet.planned == 0 and not anything:
-            return Proposal(0, ScalingReason.STEADY, "no instance and nothing to serve")
-        rule = lazy_rule if params.rule == "lazy" else co_scaling_rule
-        proposal = rule(params, state, fleet, latency_p95_ms)
+        params, lazy = self.params, self.params.rule == "lazy"
+        early = None if lazy else pre_warm(params, state, fleet)
+        if fleet.planned == 0 and not fleet.anything:
+            return early or Proposal(0, ScalingReason.STEADY, "no instance and nothing to serve")
+        if fleet.planned == 0 and state.wanted_s < params.from_zero_delay_s:
+            detail = f"requests have met no instance for {state.wanted_s:g} of {params.from_zero_delay_s:g} s"
+            return Proposal(0, ScalingReason.HOLDING, detail)
+        proposal = lazy_rule(params, state, fleet) if lazy else co_scaling_rule(params, state, fleet, latency_p95_ms)
         if fleet.planned == 0:
             return Proposal(max(1, proposal.target), ScalingReason.FROM_ZERO, "requests and no instance")
-        if fleet.ready == 1 and fleet.planned == 1 and params.min_instances == 0 and not anything:
+        last = fleet.ready == 1 and fleet.planned == 1
+        if last and params.min_instances == 0 and not fleet.anything and early is None:
             if state.quiet_s >= params.zero_delay_s:
                 return Proposal(0, ScalingReason.TO_ZERO, f"nothing arrived for {state.quiet_s:g} s")
             detail = f"nothing arrived for {state.quiet_s:g} of {params.zero_delay_s:g} s"
@@ -172,10 +209,10 @@ class CoScaler:
 
     def _bounded(self, fleet: Fleet, proposal: Proposal) -> ScalingDecision:
         least, most = self.params.min_instances, self.params.max_instances
-        target = min(max(proposal.target, least), most)
-        clipped_by = None
-        if target != proposal.target:
-            clipped_by = "min_instances" if target > proposal.target else "max_instances"
+        target, clipped_by = self._within_step(fleet.planned, proposal.target)
+        if not least <= target <= most:
+            clipped_by = "min_instances" if target < least else "max_instances"
+            target = min(max(target, least), most)
         change = target - fleet.planned
         if change > 0 and proposal.target <= fleet.planned:
             return ScalingDecision(
@@ -187,10 +224,14 @@ class CoScaler:
             )
         return ScalingDecision(target, change, proposal.reason, proposal.detail, clipped_by)
 
-
-def _skipped(state: HorizontalState, now: float, since_change_s: float | None) -> HorizontalState:
-    """`state` with the clock moved over a stretch of which nothing is known; the queue's growth in it is not known."""
-    return state._replace(time_s=now, since_change_s=since_change_s, in_flight=None)
+    def _within_step(self, planned: int, target: int) -> tuple[int, str | None]:
+        """`target` no further from `planned` than one decision may go, and the bound that said so."""
+        out, into = self.params.max_step_out, self.params.max_step_in
+        if out is not None and target > planned + out:
+            return planned + out, "max_step_out"
+        if into is not None and target < planned - into:
+            return planned - into, "max_step_in"
+        return target, None
 
 
 def _stay(planned: int | None, reason: ScalingReason, detail: str) -> ScalingDecision:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 
 from dilu_core._checks import choice, fail, finite, integer, share_milli
 
-_VERSION = 1
+_VERSION = 2  # version 1 knew no forecasts: its policies go on without
 
 RULES = ("co-scaling", "lazy")
 """Names of the horizontal rules."""
+
+PREDICTIONS = ("off", "trend", "season", "both")
+"""What the rule "co-scaling" may forecast: nothing, a damped trend, the return of an earlier load, or both."""
+
+LAGS = 128
+"""Buckets of load that a forecast remembers, and the longest period, in buckets, that it can learn."""
+
+SHORTEST_LAG = 3  # buckets: a forecast looks two of them ahead, and one period has to reach further back than that
+
+_LEAST_BUCKET_S = 5.0
+_GREATEST_BUCKET_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,14 @@ class HorizontalParams:
     leaves the survivors at most `scale_in_load` of what they are trusted with - where requests in flight are known, no
     burst counts before an instance has shown it - and waits `scale_in_cooldown_s` after the last change. Until a queue
     proves otherwise, an instance is taken to serve `capacity_rps` at its request.
+
+    `predict` adds a forecast to the rule "co-scaling" (see `dilu_core.coscaling.forecast`), which counts while its
+    confidence, between 0 and 1, is at least `least_confidence`: instances for a coming peak are launched so early that
+    they serve `pre_warm_s` before it, and one halfway from there to 1 lets idle instances go before the window is
+    over. A known `period_s` is looked at from its second round on, and no other is sought.
+
+    `max_step_out` and `max_step_in` bound one decision; a further scale-out waits `scale_out_cooldown_s` after the last
+    change. An instance is launched from zero once requests have been coming for `from_zero_delay_s`.
 
     For the rule "lazy": of the last `lazy_samples` seconds, `lazy_out` above capacity add one instance, and `lazy_in`
     below the capacity of one instance fewer remove one.
@@ -49,14 +69,22 @@ class HorizontalParams:
     spare_trust: float = 0.5
     short_s: int = 2
     clear_s: float = 10.0
-    window_s: int = 120
-    scale_in_load: float = 0.8
+    window_s: int = 180
+    scale_in_load: float = 0.9
     scale_in_cooldown_s: float = 30.0
     lazy_samples: int = 40
     lazy_out: int = 20
     lazy_in: int = 30
     zero_delay_s: float = 300.0
     stale_after_s: float = 600.0
+    predict: str = "season"
+    least_confidence: float = 0.4
+    pre_warm_s: float = 0.0
+    period_s: float | None = None
+    max_step_out: int | None = None
+    max_step_in: int | None = None
+    scale_out_cooldown_s: float = 0.0
+    from_zero_delay_s: float = 0.0
 
     def __post_init__(self) -> None:
         def settle(name: str, value: object) -> None:
@@ -70,7 +98,10 @@ class HorizontalParams:
         for name in ("slo_ms", "base_latency_ms"):
             if getattr(self, name) is not None:
                 settle(name, finite(name, getattr(self, name), above=0.0))
-        for name in ("cold_start_s", "scale_in_cooldown_s", "zero_delay_s"):
+        for name in (
+            "cold_start_s", "scale_in_cooldown_s", "zero_delay_s", "pre_warm_s", "scale_out_cooldown_s",
+            "from_zero_delay_s",
+        ):  # fmt: skip
             settle(name, finite(name, getattr(self, name), at_least=0.0))
         for name in ("clear_s", "stale_after_s"):
             settle(name, finite(name, getattr(self, name), above=0.0))
@@ -87,11 +118,38 @@ class HorizontalParams:
         settle("lazy_samples", integer("lazy_samples", self.lazy_samples, at_least=1, at_most=3_600))
         for name in ("lazy_out", "lazy_in"):
             settle(name, integer(name, getattr(self, name), at_least=1, at_most=self.lazy_samples))
+        choice("predict", self.predict, PREDICTIONS)
+        settle("least_confidence", finite("least_confidence", self.least_confidence, above=0.0, at_most=1.0))
+        for name in ("max_step_out", "max_step_in"):
+            if getattr(self, name) is not None:
+                settle(name, integer(name, getattr(self, name), at_least=1))
+        if self.period_s is not None:
+            settle("period_s", finite("period_s", self.period_s, above=0.0, at_most=LAGS * _GREATEST_BUCKET_S))
+            if self.period_s < SHORTEST_LAG * self.bucket_s:
+                least = SHORTEST_LAG * self.bucket_s
+                fail("period_s", f"is {self.period_s:g}; expected at least {least} s, or instances start too late.")
 
     @property
     def burst(self) -> float:
         """The greatest share over the guaranteed one, limit / request >= 1."""
         return self.limit_milli / self.request_milli
+
+    @property
+    def bucket_s(self) -> int:
+        """Seconds of load that a forecast takes together: as many as an instance takes to serve, or more.
+
+        More where `LAGS` of them would not span a known period.
+        """
+        lead_s = max(self.cold_start_s + self.pre_warm_s, (self.period_s or 0.0) / LAGS, _LEAST_BUCKET_S)
+        return math.ceil(min(lead_s, _GREATEST_BUCKET_S))
+
+    @property
+    def lags(self) -> tuple[int, int]:
+        """The shortest and the longest period in buckets that a forecast considers."""
+        if self.period_s is None:
+            return SHORTEST_LAG, LAGS
+        lag = math.floor(self.period_s / self.bucket_s + 0.5)
+        return lag, lag
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the parameters back."""
@@ -99,13 +157,14 @@ class HorizontalParams:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> HorizontalParams:
-        """The parameters that `to_dict` wrote; what is left out takes its default.
+        """The parameters that `to_dict` wrote; what is left out takes its default, but version 1 forecast nothing.
 
         Raises `InvalidArgumentError` for a wrong version, a missing or unknown key, or a value out of bounds.
         """
-        if not isinstance(data, Mapping) or data.get("version") != _VERSION:
-            fail("data", f"is not HorizontalParams of version {_VERSION}: {data!r:.80}.")
-        values = {key: value for key, value in data.items() if key != "version"}
+        if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
+            fail("data", f"is not HorizontalParams of version 1 or {_VERSION}: {data!r:.80}.")
+        earlier = {"predict": "off"} if data["version"] == 1 else {}
+        values = {**earlier} | {key: value for key, value in data.items() if key != "version"}
         unknown = sorted(str(key) for key in values.keys() - {field.name for field in fields(cls)})
         missing = [key for key in ("capacity_rps", "request_milli", "limit_milli") if key not in values]
         if unknown or missing:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -72,6 +72,8 @@ class ScalingReason(StrEnum):
     """Scale-out: arrivals need more instances."""
     BACKLOG = "backlog"
     """Scale-out: requests wait, and the present instances would not catch up in time."""
+    PREDICTED = "predicted"
+    """Scale-out: a forecast expects a load that needs more instances by the time they can serve."""
     FROM_ZERO = "from-zero"
     """Scale-out: something arrived and no instance exists."""
     SPARE_CAPACITY = "spare-capacity"
@@ -106,9 +108,10 @@ class ScalingDecision:
 
     `instances`: how many should exist, starting ones included; `None`: not known, leave them as they are.
     `change`: launch that many (> 0), remove that many (< 0), or nothing (0); the host need look at nothing else.
-    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound that kept the policy
-    from going further (`"min_instances"`, `"max_instances"`; of wrappers also `"budget"`, `"fallback"` and
-    `"recovery"`), and `audit` a plain record where a wrapper leaves one.
+    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound that kept the policy from
+    going further (`"min_instances"`, `"max_instances"`, `"max_step_out"`, `"max_step_in"`; of wrappers also `"budget"`,
+    `"fallback"` and `"recovery"`), `audit` a plain record where a wrapper leaves one, and `inputs` the observation that
+    was decided on (two decisions that say the same are equal whatever they were made from).
     """
 
     instances: int | None
@@ -117,6 +120,7 @@ class ScalingDecision:
     detail: str = ""
     clipped_by: str | None = None
     audit: Mapping[str, object] | None = None
+    inputs: Observation | None = field(default=None, compare=False)
 
 
 State = TypeVar("State")

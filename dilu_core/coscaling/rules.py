@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from dilu_core.coscaling.forecast import HORIZON, Forecast
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.coscaling.state import LEAST_DELIVERED, HorizontalState
@@ -28,16 +29,26 @@ class Fleet(NamedTuple):
         """Instances that serve or will."""
         return self.ready + self.starting
 
+    @property
+    def anything(self) -> bool:
+        """Whether a request came or is in the system."""
+        return self.arrivals_rps > 0.0 or bool(self.in_flight)
+
 
 class Proposal(NamedTuple):
-    """The number of instances a rule wants, before bounds, and why."""
+    """The number of instances a rule wants, before bounds, and why.
+
+    `forgets_to`: the need (in instances) that is held from now on, where a forecast vouches that the peaks of the
+    window are over.
+    """
 
     target: int
     reason: ScalingReason
     detail: str
+    forgets_to: float | None = None
 
 
-def lazy_rule(params: HorizontalParams, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None) -> Proposal:
+def lazy_rule(params: HorizontalParams, state: HorizontalState, fleet: Fleet) -> Proposal:
     """One instance more or fewer when most of the latest seconds say so (Lv et al., ASPLOS 2025, section 4.4).
 
     With n instances planned and r ready: +1 if at least `lazy_out` of the last `lazy_samples` seconds exceed
@@ -67,8 +78,8 @@ class Peaks(NamedTuple):
 
 def hold_peaks(
     params: HorizontalParams, before: Peaks, new: tuple[float, ...], lean: float, backlog_rps: float
-) -> Peaks:
-    """`before` with the need of each `new` second (its mean rate) entered.
+) -> tuple[Peaks, tuple[float, ...]]:
+    """`before` with the need of each `new` second (its mean rate) entered, and the short means at those seconds.
 
     The need is (x + e) / (capacity * lean) instances, with x the mean rate of the last `short_s` seconds, e the extra
     rate that clears the backlog, and lean what an instance is trusted to carry over its capacity. The backlog may raise
@@ -78,9 +89,11 @@ def hold_peaks(
     kept = math.ceil(params.window_s / stretch_s) + 1  # the running stretch on top of a whole window of full ones
     per_instance = params.capacity_rps * lean
     samples, needs, filled = before
+    means: list[float] = []
     for rate in new:
         samples = (*samples, rate)[-params.short_s :]
-        need = min(sum(samples) / len(samples) / per_instance, _MOST_NEED)
+        means.append(sum(samples) / len(samples))
+        need = min(means[-1] / per_instance, _MOST_NEED)
         if backlog_rps > 0.0:
             ceiling = _ceil(need / (0.5 + 0.5 * params.scale_in_load))
             need = max(need, min(need + backlog_rps / per_instance, ceiling))
@@ -89,7 +102,7 @@ def hold_peaks(
         elif need > needs[-1]:
             needs = (*needs[:-1], need)
         filled += 1
-    return Peaks(samples, needs, filled)
+    return Peaks(samples, needs, filled), tuple(means)
 
 
 def trusted_lean(params: HorizontalParams, spare_milli: float | None, delivered: float | None) -> float:
@@ -163,28 +176,94 @@ def _usual_in_flight(params: HorizontalParams, fleet: Fleet) -> float | None:
 def co_scaling_rule(
     params: HorizontalParams, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None
 ) -> Proposal:
-    """As many instances as the held peak needs, at once when more, hesitating when fewer.
+    """As many instances as the held peak or a forecast needs, at once when more, hesitating when fewer.
 
-    Out to ceil(held need). In to ceil(held need / scale_in_load) once the whole window is known, nothing starts, the
-    cool-down is over and the latency is not above its objective; that need trusts an instance with no more than it has
-    shown to carry. Between the two counts nothing moves, which is why a constant load - with jitter below
+    Out to ceil(held need), or to ceil(need of the forecast), so early that the instances serve when it comes. In to
+    ceil(held need / scale_in_load) once the whole window is known, nothing starts, the cool-down is over and the
+    latency is not above its objective; that need trusts an instance with no more than it has shown to carry, and never
+    falls below the forecast's. Between the two counts nothing moves, which is why a constant load - with jitter below
     1 - scale_in_load - never changes direction, wherever an instance serves its capacity at its request.
+
+    Where a period is so sure that it vouches for the window to come, the peaks of the window that is over do not hold
+    instances back: the held need shrinks as the load just now and the one to come are less than that of the window.
     """
-    held = max(state.peaks, default=0.0)
-    planned = fleet.planned
-    out = _ceil(held)
-    if out > planned:
-        return Proposal(out, ScalingReason.LOAD, f"the load needs {held:.2f} instances")
     lean = trusted_lean(params, state.spare_milli, state.delivered)
+    per_instance = params.capacity_rps * lean
+    forecast = state.forecast
+    held = max(state.peaks, default=0.0)
+    coming = _coming(forecast, per_instance)
+    planned = fleet.planned
+    out, early = _ceil(held), _ceil(coming)
+    if max(out, early) > planned:
+        return _scale_out(params, state, fleet, max(out, early), per_instance, held, coming)
     proven = lean if state.shown is None else min(lean, state.shown)
-    survivors = max(1, _ceil(held * (lean / proven) / params.scale_in_load))
+    forgets_to = None
+    if vouches(params, forecast) and backlog_rps(params, fleet) == 0.0:
+        known, behind = max(forecast.recent_rps, forecast.ahead_rps), max(forecast.recent_rps, forecast.behind_rps)
+        if known < behind:
+            held = forgets_to = held * (known / behind)
+    need = max(held, coming)
+    survivors = max(1, _ceil(need * (lean / proven) / params.scale_in_load))
     if survivors >= planned:
-        return Proposal(planned, ScalingReason.STEADY, f"the load of the window needs {held:.2f} instances")
+        return Proposal(planned, ScalingReason.STEADY, f"the load of the window needs {need:.2f} instances")
     obstacle = _obstacle(params, state, fleet, latency_p95_ms)
     if obstacle is not None:
         return Proposal(planned, ScalingReason.HOLDING, f"{survivors} instances would do, but {obstacle}")
-    detail = f"{survivors} instances carry the peak of the last {params.window_s} s, a need of {held:.2f}"
+    if forgets_to is not None:
+        detail = f"{survivors} instances carry the load now and that of the next {params.window_s} s"
+        return Proposal(survivors, ScalingReason.SPARE_CAPACITY, f"{detail}: {_basis(params, forecast)}", forgets_to)
+    detail = f"{survivors} instances carry the peak of the last {params.window_s} s, a need of {need:.2f}"
     return Proposal(survivors, ScalingReason.SPARE_CAPACITY, detail)
+
+
+def pre_warm(params: HorizontalParams, state: HorizontalState, fleet: Fleet) -> Proposal | None:
+    """What the forecast alone asks for; `None` where it expects nothing."""
+    per_instance = params.capacity_rps * trusted_lean(params, state.spare_milli, state.delivered)
+    coming = _coming(state.forecast, per_instance)
+    if coming == 0.0:
+        return None
+    return _scale_out(params, state, fleet, max(1, _ceil(coming)), per_instance, 0.0, coming)
+
+
+def _coming(forecast: Forecast, per_instance: float) -> float:
+    """The instances that the forecast needs."""
+    return min(max(forecast.soon_rps, forecast.drift_rps) / per_instance, _MOST_NEED)
+
+
+def vouches(params: HorizontalParams, forecast: Forecast) -> bool:
+    """Whether a period is trusted for a whole window: its confidence is halfway from the least one to certainty."""
+    return forecast.vouched >= 0.5 + 0.5 * params.least_confidence
+
+
+def _scale_out(
+    params: HorizontalParams,
+    state: HorizontalState,
+    fleet: Fleet,
+    target: int,
+    per_instance: float,
+    held: float,
+    coming: float,
+) -> Proposal:
+    """More instances and what asks for them, unless the last change was just now."""
+    if state.since_change_s is not None and state.since_change_s < params.scale_out_cooldown_s:
+        detail = f"{target} instances are needed, but the last change was {state.since_change_s:g} s ago"
+        return Proposal(fleet.planned, ScalingReason.HOLDING, detail)
+    if _ceil(held) <= fleet.planned:
+        detail = f"the load expected within {HORIZON * params.bucket_s} s needs {coming:.2f} instances"
+        return Proposal(target, ScalingReason.PREDICTED, f"{detail}: {_basis(params, state.forecast)}")
+    lately = min(sum(state.samples_rps) / max(1, len(state.samples_rps)) / per_instance, _MOST_NEED)
+    if backlog_rps(params, fleet) > 0.0 and _ceil(lately) <= fleet.planned:
+        return Proposal(target, ScalingReason.BACKLOG, f"the load and those who wait need {held:.2f} instances")
+    return Proposal(target, ScalingReason.LOAD, f"the load needs {held:.2f} instances")
+
+
+def _basis(params: HorizontalParams, forecast: Forecast) -> str:
+    """What a forecast rests on, in words."""
+    if forecast.drift_rps > forecast.soon_rps:
+        return (
+            f"a trend of {forecast.trend_rps / params.bucket_s:+.3g} rps/s, confidence {forecast.trend_confidence:.2f}"
+        )
+    return f"a period of {forecast.period * params.bucket_s} s, confidence {forecast.vouched:.2f}"
 
 
 def _obstacle(

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from dilu_core._checks import fail, finite, integer
+from dilu_core.coscaling.forecast import Forecast
 
-_VERSION = 1
+_VERSION = 2
+
+_SINCE_VERSION_2 = {"wanted_s", "forecast"}
 
 LEAST_DELIVERED = 0.1
 """Of the capacity; an instance that delivers less has something broken that more instances do not mend."""
@@ -23,7 +26,8 @@ class HorizontalState(NamedTuple):
     arrived, `since_change_s` how long ago the policy acted last, and `spare_milli` the smoothed spare share.
     `delivered` is what a ready instance was seen to serve, over its capacity, while requests waited since the last
     scale-in, `shown` what it has shown to carry over the whole past (`None`: nothing measured it), and `in_flight` and
-    `ready` are those of the last observation.
+    `ready` are those of the last observation. `wanted_s` is how long requests have met no instance, and `forecast` what
+    the forecasts remember.
     """
 
     time_s: float | None = None
@@ -40,18 +44,25 @@ class HorizontalState(NamedTuple):
     shown: float | None = None
     in_flight: float | None = None
     ready: int | None = None
+    wanted_s: float = 0.0
+    forecast: Forecast = Forecast()
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the state back, bit for bit."""
-        columns = {"samples_rps": list(self.samples_rps), "peaks": list(self.peaks)}
+        columns = {
+            "samples_rps": list(self.samples_rps), "peaks": list(self.peaks), "forecast": self.forecast.to_dict()
+        }  # fmt: skip
         return {"version": _VERSION, **self._asdict(), **columns}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> HorizontalState:
-        """The state that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
-        if not isinstance(data, Mapping) or data.get("version") != _VERSION:
-            fail("data", f"is not a HorizontalState of version {_VERSION}: {data!r:.80}.")
-        expected = {"version", *cls._fields}
+        """The state that `to_dict` wrote; one of version 1 knew no forecasts, which then begin anew.
+
+        Raises `InvalidArgumentError` for anything else.
+        """
+        if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
+            fail("data", f"is not a HorizontalState of version 1 or {_VERSION}: {data!r:.80}.")
+        expected = {"version", *cls._fields} - (_SINCE_VERSION_2 if data["version"] == 1 else set())
         if data.keys() != expected:
             different = sorted(str(key) for key in data.keys() ^ expected)
             fail("data", f"differs in keys {different} from what HorizontalState.to_dict wrote.")
@@ -70,6 +81,8 @@ class HorizontalState(NamedTuple):
             shown=_maybe(data, "shown", LEAST_DELIVERED),
             in_flight=_maybe(data, "in_flight", 0.0),
             ready=None if data["ready"] is None else integer("data['ready']", data["ready"], at_least=0),
+            wanted_s=finite("data['wanted_s']", data.get("wanted_s", 0.0), at_least=0.0),
+            forecast=Forecast.from_dict(data["forecast"]) if "forecast" in data else Forecast(),
         )
 
 

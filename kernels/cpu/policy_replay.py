@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.policy_columns import FORECAST, MOST_PEAKS, STATE
 from dilu_core.kernels.policy_replay import Memory, replay_one
-from dilu_core.kernels.policy_step import MOST_PEAKS, STATE
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -30,6 +30,7 @@ def replay_pairs(
     per_control: int,
     initial: int,
     samples: int,
+    season: int,
     launches: int,
     figures: Floats,
 ) -> None:
@@ -37,13 +38,15 @@ def replay_pairs(
 
     `params` (P, PARAMETERS); of T traces one after the other, trace t has the steps `first[t]:first[t + 1]` of
     `arrivals` and `spare_milli` (all steps, or empty), as many entries and one more of `arrived`, and the periods
-    `first_period[t]:first_period[t + 1]` of `told_rps`. The rest is as in `replay_one`; `samples` and `launches` are
-    the room that the policy's samples and the launches under way need at most.
+    `first_period[t]:first_period[t + 1]` of `told_rps`. The rest is as in `replay_one`; `samples`, `season`
+    and `launches` are the room that the policy's samples and forecasts and the launches under way need at most.
     """
     memory = Memory(
         np.empty(STATE),
         np.empty(samples),
         np.empty(MOST_PEAKS),
+        np.empty(FORECAST),
+        np.empty(season),
         np.empty(launches, np.int64),
         np.empty(launches, np.int64),
     )

@@ -19,8 +19,8 @@ from dilu_core.kernels.cuda.chunks import in_chunks
 from dilu_core.kernels.cuda.device import require_device
 from dilu_core.kernels.cuda.numba_kernels import cuda, launch, numba_kernel
 from dilu_core.kernels.cuda.selftest import self_test
+from dilu_core.kernels.policy_columns import FORECAST, MOST_PEAKS, STATE
 from dilu_core.kernels.policy_replay import FIGURES, Memory, replay_one, sample_problem
-from dilu_core.kernels.policy_step import MOST_PEAKS, STATE
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -31,8 +31,8 @@ _COLUMNS = 9  # arguments of `replay_pairs`, from `params` on, that are arrays
 
 SIGNATURE = (
     "void(int64, float64[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], int64[::1], "
-    "float64[::1], float64[::1], float64, int64, int64, float64[:,::1], float64[:,::1], int64[:,::1], int64[:,::1], "
-    "float64[:,::1])"
+    "float64[::1], float64[::1], float64, int64, int64, float64[:,::1], float64[:,::1], float64[:,::1], "
+    "float64[:,::1], int64[:,::1], int64[:,::1], float64[:,::1])"
 )
 
 
@@ -52,6 +52,8 @@ def replay_kernel(
     initial: int,
     samples: Floats,
     peaks: Floats,
+    forecast: Floats,
+    season: Floats,
     ready_at: Integers,
     launched: Integers,
     figures: Floats,
@@ -67,6 +69,8 @@ def replay_kernel(
         cuda.local.array(STATE, float64),
         samples[:, thread],
         peaks[:, thread],
+        forecast[:, thread],
+        season[:, thread],
         ready_at[:, thread],
         launched[:, thread],
     )
@@ -98,7 +102,7 @@ def replay_pairs_on_gpu(*arguments: Any) -> RunRecord:
     """
     device = require_device()
     kernel, compile_s = numba_kernel(replay_kernel, SIGNATURE)
-    samples, launches, figures = arguments[-3:]
+    samples, season, launches, figures = arguments[-4:]
     columns = _copied(arguments)
 
     def run(start: int, stop: int) -> None:
@@ -106,7 +110,7 @@ def replay_pairs_on_gpu(*arguments: Any) -> RunRecord:
         start_kernel()
         figures[start:stop] = found.get()
 
-    bytes_each = 8 * (samples + MOST_PEAKS + 2 * launches + FIGURES)
+    bytes_each = 8 * (samples + MOST_PEAKS + FORECAST + season + 2 * launches + FIGURES)
     chunks = in_chunks(figures.shape[0], bytes_each, run)
     return RunRecord("cuda", device.name, chunks, compile_s)
 
@@ -131,11 +135,11 @@ def _prepared(
     """The launch for pairs `start` to `stop` and the device array that it will fill."""
     import cupy
 
-    samples, launches = arguments[-3:-1]
-    scratch = [cupy.empty((room, stop - start)) for room in (samples, MOST_PEAKS)]
+    samples, season, launches = arguments[-4:-1]
+    scratch = [cupy.empty((room, stop - start)) for room in (samples, MOST_PEAKS, FORECAST, max(1, season))]
     scratch += [cupy.empty((launches, stop - start), np.int64) for _ in range(2)]
     found = cupy.empty((stop - start, FIGURES))
-    every = (start, *columns, *arguments[_COLUMNS:-3], *scratch, found)
+    every = (start, *columns, *arguments[_COLUMNS:-4], *scratch, found)
     return lambda: launch(kernel, stop - start, BLOCK, every), found
 
 

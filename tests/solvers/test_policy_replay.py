@@ -48,6 +48,8 @@ def parameter_sets(draw):
         lazy_in=draw(st.integers(1, lazy_samples)),
         zero_delay_s=draw(st.sampled_from([0.0, 5.0])),
         stale_after_s=draw(st.sampled_from([1.5, 600.0])),
+        predict=draw(st.sampled_from(["off", "season", "both"])),
+        least_confidence=draw(st.sampled_from([0.05, 0.5])),
     )
 
 

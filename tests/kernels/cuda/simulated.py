@@ -74,7 +74,7 @@ def simulated_replays(sets: int) -> None:
     problem, on_cpu = sample_problem(sets, (40, 25)), cast(Any, replay_pairs)
     here, there = np.empty((2 * sets, FIGURES)), np.empty((2 * sets, FIGURES))
     on_cpu(0, 2 * sets, *problem, here)
-    SmallMemory.free = 5000  # of which six pairs take 0.8
+    SmallMemory.free = 21_600  # of which six pairs take 0.8
     record = replays.replay_pairs_on_gpu(*problem, there)
     np.testing.assert_array_equal(there, here)
     replays.on_device(*problem, there)()

@@ -1,0 +1,243 @@
+"""Co-scaling beside widely used autoscalers: parameters frozen on some traces, everybody judged on the others.
+
+    python bench/autoscalers.py [candidates]
+
+Fitting traces: synthetic ones of ten shapes (`synthetic_traces.py`) from two seeds. Judging traces: the same shapes
+from another seed, which draws other levels, periods and contrasts, and the recorded traces (DILU_DATA), none of which
+the search sees. Functions, neighbours and measures are those of `coscaling_traces.py`; a neighbour's use settles within
+a few replays of the same policy beside itself.
+
+Co-scaling runs at several operating points. One is the package's defaults. Every other is the cheapest of the
+candidates (default 400, drawn at random) that, on the fitting traces, is late no more often than `MARGIN` of what its
+target allows there - unseen traces surprise - and never turns round at constant load.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from coscaling_traces import SHARE, function_of, recorded, spare_beside
+from numpy.typing import NDArray
+from scaling_baselines import BASELINES
+from synthetic_traces import traces as synthetic
+
+from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
+from dilu_core.coscaling.policy import Policy
+from dilu_core.solvers.policy_replay import replay_many
+from dilu_core.solvers.replay import ReplayResult, replay
+from dilu_core.traces import ArrivalTrace, read_trace
+from dilu_core.tuning_space import TuningSpace
+
+Floats = NDArray[np.float64]
+Settings = dict[str, Any]
+
+FITTING_SEEDS, JUDGING_SEEDS = (1, 2), (11,)
+CANDIDATES = 400
+MARGIN = 0.75
+ROUNDS = 2  # replays after which neighbours have settled
+NEIGHBOURS = ("none", "shifted", "in phase")
+COST, LATE, COLD, TURNS = range(4)
+
+LAZY: Settings = {"rule": "lazy"}
+ALONE: Settings = {"rule": "lazy", "limit_milli": SHARE}
+
+CHOICES = {
+    "spare_trust": (0.25, 0.5, 0.75, 1.0),
+    "window_s": (10, 20, 30, 45, 60, 90, 120, 240),
+    "scale_in_load": (0.7, 0.8, 0.9, 1.0),
+    "scale_in_cooldown_s": (0.0, 5.0, 15.0, 30.0),
+    "short_s": (1, 2, 3, 4),
+    "clear_s": (1.0, 3.0, 10.0),
+    "predict": ("off", "season", "both"),
+    "least_confidence": (0.3, 0.4, 0.5, 0.6),
+}
+
+RAY, KPA, KPA_RPS, HPA = "Ray Serve default", "Knative KPA (concurrency)", "Knative KPA (rps)", "Kubernetes HPA"
+PUBLISHED = "published rule with vertical"
+
+TARGETS = (
+    # peer, most of its late part, most of its GPU-seconds, most cold starts an hour
+    (RAY, 1.0, 0.45, np.inf),
+    (KPA, 1.0, 0.45, np.inf),
+    (HPA, 1.0, 0.65, np.inf),
+    (KPA_RPS, 1.0, 0.70, np.inf),
+    (PUBLISHED, 1.0 / 6.0, 1.7, np.inf),
+)
+ONE_POINT = (0.02, 0.38, 40.0)
+"""At most late, at most of the fixed fleet's GPU-seconds, at most cold starts an hour."""
+
+
+def main() -> int:
+    """Print both lists of traces, the operating points, the table, and every target beside what is reached."""
+    candidates = int(sys.argv[1]) if len(sys.argv) > 1 else CANDIDATES
+    fitting = [trace for seed in FITTING_SEEDS for trace in synthetic(seed)]
+    judging = [trace for seed in JUDGING_SEEDS for trace in synthetic(seed)] + [read_trace(each) for each in recorded()]
+    for what, traces in (("fitting", fitting), ("judging", judging)):
+        print(f"{len(traces)} traces for {what}: {', '.join(trace.name for trace in traces)}")
+    with ProcessPoolExecutor(os.cpu_count()) as processes:
+        on_fitting = partial(judged, processes, fitting, neighbours="shifted")
+        peers: dict[str, partial[Floats]] = {
+            **{name: partial(judged, processes, peer=name) for name in BASELINES},
+            "published rule": partial(judged, processes, changes=ALONE),
+            PUBLISHED: partial(judged, processes, changes=LAZY),
+        }
+        limits = {name: float(on_fitting(**peers[name].keywords).mean(axis=0)[LATE]) for name, *_ in TARGETS}
+        points = operating_points(processes, fitting, limits, candidates)
+        rows = {**peers, **{name: partial(judged, processes, changes=point) for name, point in points.items()}}
+        reached = table(rows, judging)
+    targets(reached)
+    return 0
+
+
+def operating_points(
+    processes: ProcessPoolExecutor, traces: Sequence[ArrivalTrace], limits: dict[str, float], candidates: int
+) -> dict[str, Settings]:
+    """Our settings by name, chosen on `traces` beside shifted neighbours that keep to the defaults."""
+    started = time.perf_counter()
+    spare = list(processes.map(partial(settled_spare, changes={}), traces))
+    space = TuningSpace([function_of(trace) for trace in traces], CHOICES, most=candidates)
+    found, steps, seconds = np.empty((len(traces), len(space.candidates), 4)), 0, 0.0
+    for t, trace in enumerate(traces):
+        figures = replay_many(trace, space.sets_for(t), spare_milli=[spare[t]], backend="cpu")
+        steps, seconds = steps + figures.stats.counts["steps"], seconds + figures.stats.seconds
+        found[t] = np.stack(
+            [
+                figures.gpu_seconds[0] / fixed_gpu_s(trace),
+                figures.violation_rate[0],
+                figures.cold_starts[0] / trace.duration_s * 3600.0,
+                figures.direction_flips[0] / trace.duration_s * 3600.0,
+            ],
+            axis=1,
+        )
+    means = found.mean(axis=0)
+    steady = [t for t, trace in enumerate(traces) if trace.name.startswith("constant")]
+    calm = found[steady, :, TURNS].sum(axis=0) == 0.0
+    print(
+        f"\n{len(space.candidates)} candidates, {steps:.3g} steps at {steps / seconds:.3g} steps/s (all cores)", end=""
+    )
+    print(f"; {time.perf_counter() - started:.0f} s with the neighbours")
+    points: dict[str, Settings] = {"co-scaling, defaults": {}}
+    for name, part, _, most_cold in TARGETS:
+        points[f"co-scaling for {name}"] = cheapest(space, means, calm, part * limits[name], most_cold)
+    points["co-scaling, one point"] = cheapest(space, means, calm, ONE_POINT[0], ONE_POINT[2])
+    for name, point in points.items():
+        print(f"{name}: {', '.join(f'{key} {value}' for key, value in point.items())}")
+    return points
+
+
+def cheapest(
+    space: TuningSpace, means: Floats, calm: NDArray[np.bool_], most_late: float, most_cold: float
+) -> Settings:
+    """The cheapest candidate that is calm and well within the limits; the least late calm one where there is none."""
+    good = calm & (means[:, LATE] <= MARGIN * most_late) & (means[:, COLD] <= most_cold)
+    by_cost = np.lexsort((means[:, LATE], means[:, COST], ~good))
+    return dict(space.candidates[int(by_cost[0] if good.any() else np.lexsort((means[:, LATE], ~calm))[0])])
+
+
+def table(rows: dict[str, partial[Floats]], traces: Sequence[ArrivalTrace]) -> dict[str, dict[str, Floats]]:
+    """Every row's means over `traces` for every neighbourhood, printed as they come."""
+    print(f"\n{'means over the judging traces':52s}{'neighbours':11s}{'GPU-s / peak':>13s}{'late':>8s}", end="")
+    print(f"{'cold/h':>8s}{'turns/h':>9s}  turns at constant load")
+    steady = [t for t, trace in enumerate(traces) if trace.name.startswith("constant")]
+    reached: dict[str, dict[str, Floats]] = {}
+    for name, row in rows.items():
+        reached[name] = {}
+        for neighbours in NEIGHBOURS:
+            every = row(traces=traces, neighbours=neighbours)
+            cost, late, cold, turns = reached[name][neighbours] = every.mean(axis=0)
+            print(f"{name:52s}{neighbours:11s}{cost:13.3f}{late:8.2%}{cold:8.0f}{turns:9.1f}", end="")
+            print(f"{every[steady, TURNS].sum():6.0f}", flush=True)
+    need = np.mean(
+        [trace.requests / function_of(trace).capacity_rps * SHARE / 1000 / fixed_gpu_s(trace) for trace in traces]
+    )
+    print(f"{'(requests served at capacity, without idle time)':63s}{need:13.3f}")
+    for name in ("co-scaling, defaults", "co-scaling, one point"):
+        print(f"\n{name}, shifted neighbours, by trace")
+        for trace, (cost, late, cold, turns) in zip(
+            traces, rows[name](traces=traces, neighbours="shifted"), strict=True
+        ):
+            print(f"{trace.name:63.63s}{cost:13.3f}{late:8.2%}{cold:8.0f}{turns:9.1f}")
+    return reached
+
+
+def targets(reached: dict[str, dict[str, Floats]]) -> None:
+    """Every target beside the value reached."""
+    for neighbours in ("shifted", "in phase"):
+        print(f"\ntargets, {neighbours} neighbours")
+        for peer, part, most, _ in TARGETS:
+            ours, theirs = reached[f"co-scaling for {peer}"][neighbours], reached[peer][neighbours]
+            ratio, late = ours[COST] / theirs[COST], part * theirs[LATE]
+            met = "met" if ratio <= most and ours[LATE] <= late else "MISSED"
+            print(f"{met:7s}{peer:30s}GPU-seconds {ratio:.2f}x (target {most:.2f}x)", end="")
+            print(f" at {ours[LATE]:.2%} late (target {late:.2%})")
+        late, cost, cold = ONE_POINT
+        for name in ("co-scaling, one point", "co-scaling, defaults"):
+            row = reached[name][neighbours]
+            met = "met" if row[LATE] <= late and row[COST] <= cost and row[COLD] <= cold else "MISSED"
+            print(f"{met:7s}{name:30s}{row[LATE]:.2%} late (target {late:.0%}), {row[COST]:.3f} of fixed peak", end="")
+            print(f" (target {cost}), {row[COLD]:.0f} cold starts/h (target {cold:.0f})")
+
+
+def judged(
+    processes: ProcessPoolExecutor,
+    traces: Sequence[ArrivalTrace],
+    *,
+    neighbours: str,
+    peer: str | None = None,
+    changes: Settings | None = None,
+) -> Floats:
+    """Cost against the fixed fleet, late part, cold starts and turns per hour: a row per trace."""
+    return np.array(list(processes.map(partial(measured, neighbours=neighbours, peer=peer, changes=changes), traces)))
+
+
+def measured(
+    trace: ArrivalTrace, neighbours: str, peer: str | None, changes: Settings | None
+) -> tuple[float, float, float, float]:
+    """The row of one trace."""
+    result = settled(trace, neighbours, peer, changes or {})
+    hours = trace.duration_s / 3600.0
+    return (
+        result.gpu_seconds / fixed_gpu_s(trace),
+        result.violation_rate,
+        result.cold_starts / hours,
+        result.direction_flips / hours,
+    )
+
+
+def settled(trace: ArrivalTrace, neighbours: str, peer: str | None, changes: Settings) -> ReplayResult:
+    """A replay beside neighbours under the same policy."""
+    params = replace(function_of(trace), **changes)
+    make: Callable[[HorizontalParams], Policy[Any]] = CoScaler if peer is None else BASELINES[peer]
+    initial = params.max_instances if peer == "fixed peak" else None
+    result = replay(trace, make(params), params, spare_milli=0.0, initial_instances=initial)
+    for _ in range(0 if neighbours == "none" else ROUNDS):
+        spare = spare_beside(result, neighbours)
+        result = replay(trace, make(params), params, spare_milli=spare, initial_instances=initial)
+    return result
+
+
+def settled_spare(trace: ArrivalTrace, changes: Settings) -> Floats:
+    """What two shifted neighbours under the same policy leave, per second of the trace."""
+    return np.asarray(spare_beside(settled(trace, "shifted", None, changes), "shifted"))[: trace.rates_rps.size]
+
+
+def least(trace: ArrivalTrace) -> float:
+    """What the requests need at the least, against the fixed fleet."""
+    return trace.requests / function_of(trace).capacity_rps * SHARE / 1000.0 / fixed_gpu_s(trace)
+
+
+def fixed_gpu_s(trace: ArrivalTrace) -> float:
+    """GPU-seconds of a fleet for the peak second."""
+    return function_of(trace).max_instances * SHARE / 1000.0 * trace.duration_s
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""What a function's load will be when an instance launched now can serve: its trend, and the return of its past.
+
+The load is remembered as the greatest short mean of each of the last `LAGS` buckets of `bucket_s` seconds, of which one
+covers a cold start; what matters is the load `HORIZON` buckets ahead. Two forecasts of it are kept, and each is judged
+by what it would have been worth. With x[t] the load of bucket t, "nothing changes" would have erred by x[t] - x[t - 2];
+a period of L buckets by x[t] - x[t - L]; a damped trend (Holt's linear method with the trend shrinking by `DAMPING` per
+bucket; Gardner and McKenzie, Management Science 31, 1985) by x[t] less what it said two buckets before. Squares of
+these errors are summed, older ones fading within `LAGS` buckets, and
+
+    confidence = 1 - (error + w) / (error of "nothing changes" + w),
+
+with w the greatest squared error of "nothing changes" in memory: as if everyone had missed the greatest jump once more,
+so that one coincidence of two peaks convinces nobody. A forecast that cannot be made yet scores like "nothing changes",
+and a period counts once two rounds of it were seen. Forecasts that fail lose their confidence within a period or two,
+and with it their say: nothing else has to be forgotten.
+
+Forecasts are made with the confidence that the buckets before the newest one gave. So more load now, all else equal,
+never lowers a forecast; and a load in other units leads to the same confidence. (No learnt period can be monotone in
+all of the past: a load that is raised where it used to be low may no longer be periodic.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from dilu_core._checks import fail, finite, integer
+from dilu_core.coscaling.params import LAGS, HorizontalParams
+
+HORIZON = 2  # buckets, one of which covers the cold start: the other passes until the next forecast
+DAMPING = 0.9
+_REACH = DAMPING + DAMPING * DAMPING  # how many trends the load moves within the horizon
+_LEVEL_GAIN = 0.5
+_TREND_GAIN = 0.15
+_FADING = 1.0 - 1.0 / LAGS
+_WHOLE = 1e-9  # seconds; ten periods of 0.1 s must make one second in spite of rounding
+
+
+class Forecast(NamedTuple):
+    """The memory of one function's forecast, of constant size.
+
+    `age_s` is how much of the running bucket is over and `running_rps` its greatest short mean so far (`None`: nothing
+    is known of it). `history_rps` holds those of the last `LAGS` buckets, oldest first, and `seen` counts buckets up to
+    2 `LAGS`. `level_rps` and `trend_rps` (per bucket) are those of the damped trend, and `pending_rps` what it said of
+    the next buckets. `errors` holds the faded sum of squared errors of each period, the shortest first; with it go
+    those of "nothing changes", the greatest of these, and those of the trend.
+
+    `lag` is the period trusted for the next forecast, in buckets (0: none), with its `confidence`. `soon_rps` is the
+    greatest load that it expects until an instance launched at the next forecast serves, `ahead_rps` that of the
+    window to come, and `drift_rps` what the trend expects; 0 where nothing is forecast. `behind_rps` is the greatest
+    load of the window that is over. `period`, in buckets, and
+    `vouched`, its confidence, are what `soon_rps` and `ahead_rps` rest on.
+    """
+
+    age_s: float = 0.0
+    running_rps: float | None = None
+    seen: int = 0
+    history_rps: tuple[float, ...] = ()
+    level_rps: float = 0.0
+    trend_rps: float = 0.0
+    pending_rps: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    stay_error: float = 0.0
+    worst_error: float = 0.0
+    trend_error: float = 0.0
+    lag: int = 0
+    confidence: float = 0.0
+    trend_confidence: float = 0.0
+    soon_rps: float = 0.0
+    ahead_rps: float = 0.0
+    behind_rps: float = 0.0
+    drift_rps: float = 0.0
+    period: int = 0
+    vouched: float = 0.0
+
+    @property
+    def recent_rps(self) -> float:
+        """The greatest load of the running bucket and the one before."""
+        return max(self.running_rps or 0.0, self.history_rps[-1] if self.history_rps else 0.0)
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-able value; `from_dict` gives the memory back, bit for bit."""
+        columns = {name: list(getattr(self, name)) for name in _COLUMNS}
+        return {**self._asdict(), **columns}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Forecast:
+        """The memory that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
+        if not isinstance(data, Mapping) or data.keys() != set(cls._fields):
+            fail("data['forecast']", f"is {data!r:.80}; expected what Forecast.to_dict wrote.")
+        rest = {name: data[name] for name in cls._fields if name not in _COLUMNS}
+        known = {name: finite(f"data['forecast'][{name!r}]", rest[name]) for name in rest if rest[name] is not None}
+        if known.keys() - {"running_rps"} != rest.keys() - {"running_rps"}:
+            fail("data['forecast']", "has a None; only running_rps may be one.")
+        counts = {
+            name: integer(f"data['forecast'][{name!r}]", rest[name], at_least=0) for name in ("seen", "lag", "period")
+        }
+        columns = {name: _column(data, name, most) for name, most in _COLUMNS.items()}
+        if counts["lag"] > len(columns["history_rps"]):
+            fail(
+                "data['forecast']['lag']",
+                f"is {counts['lag']}; expected no more than there are buckets in history_rps.",
+            )
+        return cls(**{**known, **counts, **columns})  # type: ignore[arg-type]
+
+
+_COLUMNS = {"history_rps": LAGS, "pending_rps": HORIZON, "errors": LAGS}
+
+
+def followed(params: HorizontalParams, forecast: Forecast, means_rps: Iterable[float]) -> Forecast:
+    """`forecast` after further seconds, of which `means_rps` are the short means."""
+    bucket_s, age_s, running = params.bucket_s, forecast.age_s, forecast.running_rps
+    for mean in means_rps:
+        running = mean if running is None else max(running, mean)
+        age_s += 1.0
+        if age_s >= bucket_s - _WHOLE:
+            forecast, running, age_s = _closed(params, forecast, running), None, max(0.0, age_s - bucket_s)
+    return forecast._replace(age_s=age_s, running_rps=running)
+
+
+def passed(params: HorizontalParams, forecast: Forecast, unknown_s: float) -> Forecast:
+    """`forecast` after `unknown_s` seconds of which nothing is known: the clock of a period goes on.
+
+    A bucket of which nothing is known counts as forecast, or else as the one before, and judges nobody.
+    """
+    bucket_s, age_s = params.bucket_s, forecast.age_s + unknown_s
+    if age_s >= bucket_s * LAGS:
+        return Forecast()
+    while age_s >= bucket_s - _WHOLE:
+        forecast, age_s = _closed(params, forecast, forecast.running_rps), max(0.0, age_s - bucket_s)
+        forecast = forecast._replace(running_rps=None)
+    return forecast._replace(age_s=age_s)
+
+
+def _closed(params: HorizontalParams, before: Forecast, load_rps: float | None) -> Forecast:
+    """`before` with one more bucket: its load entered, the next forecast made, and then everybody judged by it."""
+    history = before.history_rps
+    if load_rps is None:
+        if not history:
+            return before
+        load = history[-before.lag] if before.lag else history[-1]
+        after = before._replace(pending_rps=())
+    else:
+        load = load_rps
+        after = _judged(params, before, load)
+    history = (*history, load)[-LAGS:]
+    seen = min(before.seen + 1, 2 * LAGS)
+    after = after._replace(history_rps=history, seen=seen)
+    after = _expecting(params, after, before)
+    return _trusting(params, after, load_rps is not None)
+
+
+def _judged(params: HorizontalParams, before: Forecast, load: float) -> Forecast:
+    """The errors with those of one more bucket, and the trend with its load."""
+    history, (first, last) = before.history_rps, params.lags
+    errors, periods = before.errors, last - first + 1 if _seeks_periods(params) else 0
+    if len(errors) != periods:
+        errors = (before.stay_error,) * periods
+    level, trend = before.level_rps, before.trend_rps
+    if history:
+        damped = DAMPING * trend
+        surprise = load - (level + damped)
+        level, trend = level + damped + _LEVEL_GAIN * surprise, damped + _TREND_GAIN * surprise
+    else:
+        level = load
+    pending = (*before.pending_rps, max(0.0, level + _REACH * trend))[-HORIZON:]
+    moved = before._replace(level_rps=level, trend_rps=trend, pending_rps=pending, errors=errors)
+    if len(history) < HORIZON:
+        return moved
+    stayed = _square(load - history[-HORIZON])
+    drifted = _square(load - before.pending_rps[0]) if len(before.pending_rps) == HORIZON else stayed
+    return moved._replace(
+        stay_error=before.stay_error * _FADING + stayed,
+        worst_error=max(before.worst_error * _FADING, stayed),
+        trend_error=before.trend_error * _FADING + drifted,
+        errors=tuple(
+            error * _FADING + (_square(load - history[-lag]) if lag <= len(history) else stayed)
+            for lag, error in enumerate(errors, first)
+        ),
+    )
+
+
+def _expecting(params: HorizontalParams, after: Forecast, before: Forecast) -> Forecast:
+    """`after` with what is now expected by whom `before` trusted."""
+    history, lag = after.history_rps, before.lag
+    soon = ahead = drift = 0.0
+    window = -(-params.window_s // params.bucket_s)
+    behind = max(history[-window - 1 :])
+    if lag:
+        returning = history[len(history) - lag :][:window]
+        soon, ahead = max(returning[:HORIZON]), max(returning)
+    if params.predict in ("trend", "both") and before.trend_confidence >= 0.5 * params.least_confidence:
+        drift = after.pending_rps[-1] if after.pending_rps and after.trend_rps > 0.0 else 0.0
+    expected = after._replace(soon_rps=soon, ahead_rps=ahead, behind_rps=behind, drift_rps=drift)
+    return expected._replace(period=lag, vouched=before.confidence)
+
+
+def _trusting(params: HorizontalParams, forecast: Forecast, judged: bool) -> Forecast:
+    """`forecast` with the period and the confidences that count from now on."""
+    if not judged:
+        return forecast
+    total = forecast.stay_error + forecast.worst_error
+    if not total > 0.0:
+        return forecast._replace(lag=0, confidence=0.0, trend_confidence=0.0)
+    trend_confidence = 1.0 - (forecast.trend_error + forecast.worst_error) / total
+    first, last = params.lags
+    rounds, least = (2, params.least_confidence) if params.period_s is None else (1, 0.0)
+    longest = min(last, forecast.seen // rounds)
+    if longest < first or not _seeks_periods(params):
+        return forecast._replace(lag=0, confidence=0.0, trend_confidence=trend_confidence)
+    judged_lags = forecast.errors[: longest - first + 1]
+    error = min(judged_lags)
+    confidence = 1.0 - (error + forecast.worst_error) / total
+    if confidence < least:
+        return forecast._replace(lag=0, confidence=0.0, trend_confidence=trend_confidence)
+    lag = first + judged_lags.index(error)
+    return forecast._replace(lag=lag, confidence=confidence, trend_confidence=trend_confidence)
+
+
+def _seeks_periods(params: HorizontalParams) -> bool:
+    return params.predict in ("season", "both")
+
+
+def _square(error: float) -> float:
+    return error * error
+
+
+def _column(data: Mapping[str, object], name: str, most: int) -> tuple[float, ...]:
+    values = data[name]
+    if not isinstance(values, list | tuple) or len(values) > most:
+        fail(f"data['forecast'][{name!r}]", f"is {values!r:.80}; expected a list of at most {most} numbers.")
+    return tuple(finite(f"data['forecast'][{name!r}][{i}]", each, at_least=0.0) for i, each in enumerate(values))

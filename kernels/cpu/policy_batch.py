@@ -1,0 +1,67 @@
+"""One decision for each of many functions: the walk over the rows of a batch, on one core."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.policy_step import policy_step
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_BEYOND_COUNTING = 2.0**31  # as in `dilu_core.coscaling.policy`, like the next
+_BEYOND_MEASURE = 1e12
+
+
+@inlined
+def _number(value: float) -> float:
+    return value if 0.0 <= value < _BEYOND_MEASURE else math.nan
+
+
+@inlined
+def _count(value: float) -> float:
+    return value if 0.0 <= value < _BEYOND_COUNTING and value == math.floor(value) else math.nan
+
+
+@compiled
+def decide_rows(
+    params: Floats,
+    state: Floats,
+    samples: Floats,
+    peaks: Floats,
+    forecast: Floats,
+    season: Floats,
+    time_s: Floats,
+    arrivals_rps: Floats,
+    ready: Floats,
+    starting: Floats,
+    in_flight: Floats,
+    spare_milli: Floats,
+    p95_ms: Floats,
+    answers: Integers,
+) -> None:
+    """Row i of `answers` (n, 4) is what `policy_step` says for row i of the rest, whose memory moves on in place.
+
+    What a sensor could not have meant counts as not known, as in `CoScaler.decide`.
+    """
+    for i in range(params.shape[0]):
+        now = time_s[i] if math.isfinite(time_s[i]) else math.nan
+        answers[i, 0], answers[i, 1], answers[i, 2], answers[i, 3] = policy_step(
+            params[i],
+            state[i],
+            samples[i],
+            peaks[i],
+            forecast[i],
+            season[i],
+            now,
+            _number(arrivals_rps[i]),
+            _count(ready[i]),
+            _count(starting[i]),
+            _number(in_flight[i]),
+            _number(spare_milli[i]),
+            _number(p95_ms[i]),
+        )

@@ -1,0 +1,200 @@
+"""BatchCoScaler: the horizontal policy of thousands of functions in one call, for a controller that serves them all.
+
+The answers are those of one `CoScaler` per function. Observations and answers are columns `(n,)`, one entry per
+function; NaN says "not known". The step is compiled (`kernels.policy_step`), so ten thousand functions take
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dilu_core._checks import fail, instances_of, integer, read_only
+from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.coscaling.policy import ScalingReason
+from dilu_core.kernels import policy_columns as at
+from dilu_core.kernels.cpu.policy_batch import decide_rows
+from dilu_core.solvers.policy_replay import parameter_rows
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_VERSION = 1
+_STEP_S = 1.0  # a row of parameters counts cold starts in steps, which decisions do not look at
+_REASONS = tuple(ScalingReason(name) for name in at.REASONS)
+
+
+class BatchState(NamedTuple):
+    """The memory of n policies: columns of `kernels.policy_columns`, for `BatchCoScaler` alone to read and to write.
+
+    `state` (n, STATE), `samples` (n, most samples), `peaks` (n, MOST_PEAKS), `forecast` (n, FORECAST) and
+    `season` (n, 2 LAGS), or (n, 0) where no function forecasts.
+    """
+
+    state: Floats
+    samples: Floats
+    peaks: Floats
+    forecast: Floats
+    season: Floats
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-able value; `BatchCoScaler.restored` gives the state back, bit for bit."""
+        columns = {name: _without_nan(column) for name, column in self._asdict().items()}
+        return {"version": _VERSION, "lags": at.LAGS, **columns}
+
+
+@dataclass(frozen=True, eq=False)
+class BatchDecision:
+    """What to do now, as read-only columns `(n,)`.
+
+    `instances`: how many should exist, -1: not known, leave them. `change`: launch (> 0) or remove (< 0) that many.
+    `reason_codes` are positions in `REASONS`, and `clip_codes` in `BOUNDS`, of the bound that kept the policy from
+    going further.
+    """
+
+    instances: Integers
+    change: Integers
+    reason_codes: Integers
+    clip_codes: Integers
+
+    REASONS = _REASONS
+    BOUNDS = at.BOUNDS
+
+    @property
+    def reasons(self) -> tuple[ScalingReason, ...]:
+        """Why each decision is what it is."""
+        return tuple(_REASONS[code] for code in self.reason_codes.tolist())
+
+    @property
+    def clipped_by(self) -> tuple[str | None, ...]:
+        """The name of the bound that clipped each decision."""
+        return tuple(at.BOUNDS[code] for code in self.clip_codes.tolist())
+
+
+class BatchCoScaler:
+    """The horizontal policies of n functions: pure, deterministic, at peace with any observation, like `CoScaler`."""
+
+    def __init__(self, params_list: Iterable[HorizontalParams]) -> None:
+        self.params = instances_of("params_list", params_list, HorizontalParams)
+        if not self.params:
+            fail("params_list", "is empty; expected at least one.")
+        self._rows = parameter_rows(self.params, _STEP_S)
+        lazy = self._rows[:, at.IS_LAZY] > 0.0
+        self._samples = int(np.where(lazy, self._rows[:, at.LAZY_SAMPLES], self._rows[:, at.SHORT_S]).max())
+        self._season = 2 * at.LAGS if self._rows[:, at.FORECASTS].any() else 0
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def initial_state(self) -> BatchState:
+        """Nothing seen yet."""
+        state = BatchState(*(np.zeros((len(self), width)) for width in self._widths))
+        for row, forecast in zip(state.state, state.forecast, strict=True):
+            at.forget(row)
+            at.forget_forecast(forecast)
+        return state
+
+    def decide(
+        self,
+        state: BatchState,
+        time_s: ArrayLike,
+        arrivals_rps: ArrayLike,
+        ready: ArrayLike,
+        starting: ArrayLike,
+        in_flight: ArrayLike | None = None,
+        spare_milli: ArrayLike | None = None,
+        latency_p95_ms: ArrayLike | None = None,
+        *,
+        in_place: bool = False,
+    ) -> tuple[BatchDecision, BatchState]:
+        """The decisions for one observation of every function, and the state to pass with the next ones.
+
+        The arguments after `state` are the fields of `Observation` as columns `(n,)`, or one number for all; NaN, or
+        `None` for a whole column, says "not known". `in_place` uses `state` up: its memory becomes that of the new
+        state, which saves copying it. Raises `InvalidArgumentError` for columns of another length or kind, never for
+        odd numbers.
+        """
+        self._check(state)
+        told = [
+            self._column(name, values)
+            for name, values in (
+                ("time_s", time_s), ("arrivals_rps", arrivals_rps), ("ready", ready), ("starting", starting),
+                ("in_flight", in_flight), ("spare_milli", spare_milli), ("latency_p95_ms", latency_p95_ms),
+            )
+        ]  # fmt: skip
+        after = state if in_place else self._copied(state, told[0])
+        answers = np.empty((len(self), 4), dtype=np.int64)
+        arguments: list[Any] = [self._rows, *after, *told, answers]
+        decide_rows(*arguments)
+        columns = (read_only(np.ascontiguousarray(column)) for column in answers.T)
+        return BatchDecision(*columns), after
+
+    def restored(self, data: Mapping[str, Any]) -> BatchState:
+        """The state that `BatchState.to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
+        if not isinstance(data, Mapping) or data.get("version") != _VERSION or data.get("lags") != at.LAGS:
+            fail("data", f"is no BatchState of version {_VERSION}: {data!r:.80}.")
+        columns = []
+        for name, width in zip(BatchState._fields, self._widths, strict=True):
+            try:
+                column = np.array(data[name], dtype=np.float64).reshape(len(self), -1 if width else 0)
+            except (KeyError, TypeError, ValueError):
+                fail(f"data[{name!r}]", f"is no table of numbers with {len(self)} rows.")
+            if column.shape[1] != width or np.isinf(column).any():
+                fail(
+                    f"data[{name!r}]",
+                    f"has {column.shape[1]} columns, some infinite perhaps; expected {width} finite ones.",
+                )
+            columns.append(column)
+        state = BatchState(*columns)
+        self._check_positions(state)
+        return state
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return at.STATE, self._samples, at.MOST_PEAKS, at.FORECAST, self._season
+
+    def _check(self, state: object) -> None:
+        expected = [(len(self), width) for width in self._widths]
+        if not isinstance(state, BatchState) or [column.shape for column in state] != expected:
+            fail("state", f"is {state!r:.80}; expected a BatchState of {len(self)} functions with these parameters.")
+
+    def _check_positions(self, state: BatchState) -> None:
+        """Refuse positions in rings that lie outside of them."""
+        for name, entry, least, most in (
+            ("state", at.SAMPLES, 0, self._samples), ("state", at.OLDEST, 0, self._samples - 1),
+            ("state", at.PEAKS, 0, at.MOST_PEAKS), ("state", at.RUNNING, -1, at.MOST_PEAKS - 1),
+            ("forecast", at.SEEN, 0, 2 * at.LAGS), ("forecast", at.NEWEST, -1, at.LAGS - 1),
+            ("forecast", at.LAG, 0, at.LAGS), ("forecast", at.PENDING, 0, 2),
+        ):  # fmt: skip
+            for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
+                integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=most)
+
+    def _column(self, name: str, values: ArrayLike | None) -> Floats:
+        try:
+            column = np.asarray(np.nan if values is None else values, dtype=np.float64)
+            return np.ascontiguousarray(np.broadcast_to(column, (len(self),)))
+        except (TypeError, ValueError):
+            fail(name, f"is {values!r:.80}; expected {len(self)} numbers, one per function, or one for all.")
+
+    def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
+        """A copy of what the next decisions may change: the long column only where a bucket may end."""
+        small = (state.state.copy(), state.samples.copy(), state.peaks.copy(), state.forecast.copy())
+        if not self._season or not self._bucket_may_end(state, time_s):
+            return BatchState(*small, state.season)
+        return BatchState(*small, state.season.copy())
+
+    def _bucket_may_end(self, state: BatchState, time_s: Floats) -> bool:
+        before_s = state.state[:, at.TIME_S]
+        elapsed = np.where(np.isnan(before_s), 1.0, time_s - before_s)
+        age = state.forecast[:, at.AGE_S] + state.state[:, at.PARTIAL_S] + elapsed
+        return bool((age >= self._rows[:, at.BUCKET_S] - 1e-6).any())
+
+
+def _without_nan(column: Floats) -> list[list[float | None]]:
+    """Rows of numbers, with `None` where JSON has no word for "not known"."""
+    return [[None if value != value else value for value in row] for row in column.tolist()]

@@ -1,0 +1,122 @@
+"""A batch of policies decides what they decide one by one."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
+from dilu_core.coscaling.policy import Observation, ScalingReason
+from dilu_core.errors import InvalidArgumentError
+from dilu_core.kernels.policy_columns import STATE
+from dilu_core.solvers.batch_coscaling import BatchCoScaler, BatchState
+
+SETS = [
+    HorizontalParams(10.0, 300, 600, slo_ms=200.0, window_s=20, scale_in_cooldown_s=3.0, cold_start_s=2.0),
+    HorizontalParams(7.0, 200, 600, min_instances=0, zero_delay_s=9.0, from_zero_delay_s=1.0, predict="season"),
+    HorizontalParams(3.0, 300, 300, rule="lazy", lazy_samples=8, lazy_out=4, lazy_in=6, max_instances=5),
+    HorizontalParams(10.0, 300, 600, base_latency_ms=80.0, period_s=60.0, max_step_out=1, max_step_in=1, window_s=9),
+    HorizontalParams(25.0, 100, 400, predict="off", max_instances=4, short_s=4, window_s=30),
+]
+
+NAN = math.nan
+odd = st.sampled_from([NAN, -1.0, math.inf, -math.inf, 1e13, 2.5])
+rows = st.lists(
+    st.tuples(
+        st.sampled_from([1.0, 1.0, 1.0, 0.3, 5.0, 0.0, -1.0, NAN, math.inf, 700.0]),
+        st.lists(st.one_of(st.floats(0, 90), st.just(0.0), odd), min_size=5, max_size=5),
+        st.lists(st.one_of(st.integers(0, 5).map(float), st.none(), st.none(), odd), min_size=5, max_size=5),
+        st.lists(st.one_of(st.sampled_from([0.0, 0.0, 2.0]), odd), min_size=5, max_size=5),
+        st.one_of(st.none(), st.lists(st.one_of(st.floats(0, 60), odd), min_size=5, max_size=5)),
+        st.one_of(st.none(), st.floats(0, 300), odd),
+        st.one_of(st.none(), st.floats(0, 400), odd),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, st.booleans(), st.integers(0, 24))
+def test_a_batch_is_its_policies_one_by_one(told, in_place, restart):
+    """Same answers for any observations, odd ones included; a state that travelled as JSON goes on the same."""
+    batch, ones = BatchCoScaler(SETS), [CoScaler(params) for params in SETS]
+    state, states, now = batch.initial_state(), [one.initial_state() for one in ones], 0.0
+    planned = np.ones(5)
+    for k, (elapsed, arrivals, ready, starting, in_flight, spare, p95) in enumerate(told):
+        now = now + elapsed if math.isfinite(elapsed) else now
+        time_s = now if math.isfinite(elapsed) else elapsed
+        fleet = [planned[i] if each is None else each for i, each in enumerate(ready)]
+        if k == restart:
+            state = batch.restored(json.loads(json.dumps(state.to_dict(), allow_nan=False)))
+        found, state = batch.decide(state, time_s, arrivals, fleet, starting, in_flight, spare, p95, in_place=in_place)
+        for i, one in enumerate(ones):
+            queue = None if in_flight is None else in_flight[i]
+            seen = Observation(time_s, arrivals[i], fleet[i], starting[i], queue, spare, p95)  # type: ignore[arg-type]
+            decision, states[i] = one.decide(states[i], seen)
+            planned[i] = -1 if decision.instances is None else decision.instances
+            assert (found.instances[i], found.change[i]) == (planned[i], decision.change)
+            assert (found.reasons[i], found.clipped_by[i]) == (decision.reason, decision.clipped_by)
+
+
+def test_through_hundreds_of_buckets_the_forecasts_stay_the_same() -> None:
+    """A square wave of half an hour: launches ahead of it come in both, at the same seconds."""
+    params = HorizontalParams(10.0, 300, 600, cold_start_s=5.0, window_s=30, scale_in_cooldown_s=0.0)
+    batch, one = BatchCoScaler([params] * 2), CoScaler(params)
+    state, alone, planned, reasons = batch.initial_state(), one.initial_state(), 1, set()
+    for second in range(1500):
+        load = 80.0 if second % 100 < 30 else 4.0
+        decision, alone = one.decide(alone, Observation(float(second), load, planned, 0))
+        found, state = batch.decide(state, float(second), load, planned, 0.0)
+        assert found.instances.tolist() == [decision.instances] * 2
+        planned = decision.instances or 0
+        reasons |= {decision.reason}
+    assert ScalingReason.PREDICTED in reasons
+
+
+def test_a_state_is_a_value() -> None:
+    """Deciding twice from one state gives the same twice, whether or not a bucket ends; `in_place` uses it up."""
+    batch = BatchCoScaler(SETS)
+    state = batch.initial_state()
+    for second in range(40):
+        before = json.dumps(state.to_dict())
+        found, after = batch.decide(state, float(second), 20.0, 1, 0, 3.0)
+        again, _ = batch.decide(state, float(second), 20.0, 1, 0, 3.0)
+        assert json.dumps(state.to_dict()) == before
+        assert found.instances.tolist() == again.instances.tolist()
+        assert not found.change.flags.writeable
+        state = after
+    assert batch.decide(state, 41.0, 20.0, 1, 0, in_place=True)[1] is state
+
+
+def anything(value: Any) -> Any:
+    """`value`, hidden from type checkers that would refuse the misuse under test."""
+    return value
+
+
+def test_bad_arguments_are_named() -> None:
+    """Each message begins with the argument at fault."""
+    batch = BatchCoScaler(SETS)
+    state = batch.initial_state()
+    data = state.to_dict()
+    for message, call in {
+        "params_list is empty": lambda: BatchCoScaler([]),
+        r"params_list\[0\]": lambda: BatchCoScaler([anything(3)]),
+        "state is": lambda: batch.decide(anything(None), 0.0, 1.0, 1, 0),
+        "state is .*BatchState": lambda: batch.decide(BatchCoScaler(SETS[:2]).initial_state(), 0.0, 1.0, 1, 0),
+        "arrivals_rps": lambda: batch.decide(state, 0.0, [1.0, 2.0], 1, 0),
+        "ready": lambda: batch.decide(state, 0.0, 1.0, anything("many"), 0),
+        "data is no": lambda: batch.restored({}),
+        r"data\['peaks'\]": lambda: batch.restored({**data, "peaks": [[1.0]] * 4}),
+        r"data\['season'\]": lambda: batch.restored({**data, "season": None}),
+        r"data\['state'\]\[0\]": lambda: batch.restored({**data, "state": [[500.0] * STATE] * 5}),
+    }.items():
+        with pytest.raises(InvalidArgumentError, match=f"^{message}"):
+            call()
+    assert isinstance(batch.restored(data), BatchState)
