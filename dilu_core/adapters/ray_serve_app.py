@@ -6,7 +6,7 @@ Serve takes a policy of an application from its config file or `ServeApplication
       - name: shop
         import_path: shop:app
         autoscaling_policy:
-          policy_function: dilu_core.adapters.ray_serve_app:ServeAppPolicy
+          policy_function: dilu_core.adapters.ray_serve:ServeAppPolicy
           policy_kwargs: {...}   # of `application_policy`
 
 Bounds and delays stay those of each deployment's own `autoscaling_config`.
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dilu_core import _checks as check
-from dilu_core.adapters.ray_serve import ServePolicy, bounded_replicas
+from dilu_core.adapters.ray_serve_policy import ServePolicy, bounded_replicas
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.units import FULL_GPU_MILLI
 
@@ -47,7 +47,7 @@ def application_policy(
     if fault is not None:
         check.fail("arguments", f"make no policy in Serve's controller: {fault}.")
     return {
-        "policy_function": f"{ServeAppPolicy.__module__}:{ServeAppPolicy.__name__}",
+        "policy_function": "dilu_core.adapters.ray_serve:ServeAppPolicy",
         "policy_kwargs": keywords,
     }
 

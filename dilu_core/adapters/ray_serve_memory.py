@@ -51,4 +51,5 @@ def _store() -> Any:
         from ray.experimental import internal_kv
     except ImportError:
         return None
-    return internal_kv if internal_kv._internal_kv_initialized() else None
+    store: Any = internal_kv
+    return store if store._internal_kv_initialized() else None

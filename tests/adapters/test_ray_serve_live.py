@@ -1,0 +1,176 @@
+"""Our policies in a real Ray Serve: applications that scale out and in, to zero and from it, and outlive a bad policy.
+
+One small cluster serves all tests; nothing waits longer than it must, and everything may wait long: the machine is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install '.[ray]'")
+
+import ray
+from ray import serve
+
+from dilu_core import HorizontalParams
+from dilu_core.adapters.ray_serve import (
+    ReplicaMetrics,
+    application_policy,
+    autoscaling_config,
+    snapshot,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60.0
+PARAMS = HorizontalParams(
+    capacity_rps=10.0,
+    request_milli=300,
+    limit_milli=600,
+    cold_start_s=2.0,
+    max_instances=3,
+    lean=1.0,
+    short_s=1,
+    window_s=6,
+    scale_in_cooldown_s=1.0,
+)
+PLUGINS = '''
+    """What Serve imports in its own processes: a policy that fails, and an application of two deployments."""
+
+    from ray import serve
+
+    from dilu_core import HorizontalParams
+    from dilu_core.adapters.ray_serve import ReplicaMetrics, autoscaling_config
+
+
+    class Raising:
+        def initial_state(self):
+            return {"asked": 0}
+
+        def decide(self, state, observation):
+            raise ZeroDivisionError("the policy of the test")
+
+
+    class Model:
+        def __init__(self, other=None):
+            self.metrics = ReplicaMetrics()
+            self.other = other
+
+        async def __call__(self):
+            with self.metrics.request():
+                return "answered"
+
+        def record_autoscaling_stats(self):
+            return self.metrics.stats()
+
+
+    def deployment(name):
+        params = HorizontalParams(capacity_rps=1.0, request_milli=400, limit_milli=400, min_instances=2, max_instances=9)
+        return serve.deployment(
+            Model, name=name, ray_actor_options={"num_cpus": 0.1}, autoscaling_config=autoscaling_config(params)
+        )
+
+
+    def app(arguments):
+        return deployment("First").bind(deployment("Second").bind())
+'''
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster with Serve, whose processes can import this package and the module `serve_plugins`."""
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "serve_plugins.py").write_text(textwrap.dedent(PLUGINS), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        path = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.syspath_prepend(str(folder))
+        ray.init(num_cpus=8, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+        serve.start(proxy_location="Disabled")
+        try:
+            yield
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+def application(params: HorizontalParams, **arguments: Any) -> Any:
+    """An application of one deployment that answers after 20 ms, and measures itself."""
+
+    @serve.deployment(
+        name="Model",
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=100,
+        autoscaling_config=autoscaling_config(params, metrics_interval_s=0.5, period_s=0.5, **arguments),
+    )
+    class Model:
+        def __init__(self) -> None:
+            self.metrics = ReplicaMetrics(spare_milli=lambda: 150.0)
+
+        async def __call__(self) -> str:
+            with self.metrics.request():
+                await asyncio.sleep(0.02)
+            return "answered"
+
+        def record_autoscaling_stats(self) -> dict[str, float]:
+            return self.metrics.stats()
+
+    return Model.bind()
+
+
+def running(app_name: str, deployment_name: str = "Model") -> int:
+    """Replicas that serve now."""
+    status = serve.status().applications[app_name].deployments[deployment_name]
+    return status.replica_states.get("RUNNING", 0)
+
+
+def decision(app_name: str) -> dict[str, Any]:
+    """The latest decision that the policy remembered."""
+    found = snapshot(app_name, "Model")
+    return {} if found is None else found["decision"]
+
+
+async def answered(handle: Any) -> str:
+    return str(await handle.remote())
+
+
+async def until(happened: Callable[[], bool], what: str, handle: Any = None, rate_rps: float = 0.0) -> None:
+    """Offer requests at `rate_rps` until something has happened; all of them are answered."""
+    deadline, pending, sent = time.monotonic() + PATIENCE_S, [], time.monotonic()
+    while not happened():
+        assert time.monotonic() < deadline, f"after {PATIENCE_S:g} s still not: {what}"
+        pause = time.monotonic() + 0.25
+        while time.monotonic() < pause:
+            if rate_rps and time.monotonic() >= sent:
+                pending.append(asyncio.ensure_future(answered(handle)))
+                sent += 1.0 / rate_rps
+            await asyncio.sleep(0.01)
+    assert all(answer == "answered" for answer in await asyncio.gather(*pending))
+
+
+def test_out_under_load_in_afterwards_beside_a_policy_that_raises(plugins: None) -> None:
+    """Load makes one replica three and its end one again, while the policy of another application raises all the time."""
+    broken = application(PARAMS, policy="serve_plugins:Raising")
+    other = serve.run(broken, name="broken", route_prefix=None)
+    handle = serve.run(application(PARAMS), name="busy", route_prefix=None)
+
+    async def scenario() -> None:
+        await until(lambda: running("busy") == 3, "three replicas under load", handle, rate_rps=25.0)
+        await until(lambda: running("busy") == 1, "one replica without load")
+        await until(lambda: decision("broken").get("reason") == "policy-failed", "the failure on record")
+        assert await other.remote() == "answered"
+
+    asyncio.run(scenario())
+    assert running("broken") == 1
+    assert "ZeroDivisionError: the policy of the test" in decision("broken")["detail"]
+    serve.delete("broken")
