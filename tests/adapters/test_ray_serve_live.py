@@ -1,16 +1,16 @@
 """Our policies in a real Ray Serve: applications that scale out and in, to zero and from it, and outlive a bad policy.
 
-One small cluster serves all tests; nothing waits longer than it must, and everything may wait long: the machine is busy.
+One small cluster serves all tests. Nothing waits longer than it must, and everything may wait long on a busy machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install
 import ray
 from ray import serve
 
-from dilu_core import HorizontalParams
+from dilu_core import HorizontalParams, HorizontalState
 from dilu_core.adapters.ray_serve import (
     ReplicaMetrics,
     application_policy,
@@ -31,6 +31,7 @@ from dilu_core.adapters.ray_serve import (
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
+QUICKLY = {"graceful_shutdown_wait_loop_s": 0.1, "ray_actor_options": {"num_cpus": 0.05}}
 PARAMS = HorizontalParams(
     capacity_rps=10.0,
     request_milli=300,
@@ -39,7 +40,7 @@ PARAMS = HorizontalParams(
     max_instances=3,
     lean=1.0,
     short_s=1,
-    window_s=6,
+    window_s=5,
     scale_in_cooldown_s=1.0,
 )
 PLUGINS = '''
@@ -72,15 +73,21 @@ PLUGINS = '''
             return self.metrics.stats()
 
 
+    PARAMS = HorizontalParams(capacity_rps=1.0, request_milli=400, limit_milli=400, max_instances=9)
+
+
     def deployment(name):
-        params = HorizontalParams(capacity_rps=1.0, request_milli=400, limit_milli=400, min_instances=2, max_instances=9)
+        config = autoscaling_config(PARAMS, metrics_interval_s=0.5)
         return serve.deployment(
-            Model, name=name, ray_actor_options={"num_cpus": 0.1}, autoscaling_config=autoscaling_config(params)
+            Model,
+            name=name,
+            autoscaling_config=config,
+            graceful_shutdown_wait_loop_s=0.1,
+            ray_actor_options={"num_cpus": 0.05},
         )
 
 
-    def app(arguments):
-        return deployment("First").bind(deployment("Second").bind())
+    app = deployment("First").bind(deployment("Second").bind())
 '''
 
 
@@ -95,7 +102,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.syspath_prepend(str(folder))
-        ray.init(num_cpus=8, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
         serve.start(proxy_location="Disabled")
         try:
             yield
@@ -109,9 +116,9 @@ def application(params: HorizontalParams, **arguments: Any) -> Any:
 
     @serve.deployment(
         name="Model",
-        ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=100,
         autoscaling_config=autoscaling_config(params, metrics_interval_s=0.5, period_s=0.5, **arguments),
+        **QUICKLY,
     )
     class Model:
         def __init__(self) -> None:
@@ -159,13 +166,18 @@ async def until(happened: Callable[[], bool], what: str, handle: Any = None, rat
 
 
 def test_out_under_load_in_afterwards_beside_a_policy_that_raises(plugins: None) -> None:
-    """Load makes one replica three and its end one again, while the policy of another application raises all the time."""
-    broken = application(PARAMS, policy="serve_plugins:Raising")
-    other = serve.run(broken, name="broken", route_prefix=None)
-    handle = serve.run(application(PARAMS), name="busy", route_prefix=None)
+    """Load makes three replicas of one, and its end one again, though the policy of another application raises."""
+    other, handle = serve.run_many(
+        [
+            serve.RunTarget(application(PARAMS, policy="serve_plugins:Raising"), name="broken", route_prefix=None),
+            serve.RunTarget(application(PARAMS), name="busy", route_prefix=None),
+        ]
+    )
 
     async def scenario() -> None:
         await until(lambda: running("busy") == 3, "three replicas under load", handle, rate_rps=25.0)
+        unknown = decision("busy")["audit"]["unknown"]
+        assert not {"arrivals_rps", "in_flight", "spare_milli", "latency_p95_ms"} & set(unknown)
         await until(lambda: running("busy") == 1, "one replica without load")
         await until(lambda: decision("broken").get("reason") == "policy-failed", "the failure on record")
         assert await other.remote() == "answered"
@@ -174,3 +186,57 @@ def test_out_under_load_in_afterwards_beside_a_policy_that_raises(plugins: None)
     assert running("broken") == 1
     assert "ZeroDivisionError: the policy of the test" in decision("broken")["detail"]
     serve.delete("broken")
+    serve.delete("busy")
+
+
+def test_state_is_handed_over_and_survives_a_redeploy(plugins: None) -> None:
+    """What `initial_state` brings in is still there after the deployment was deployed anew without it."""
+    handed_over = HorizontalState(shown=1.375)
+    serve.run(application(PARAMS, initial_state=handed_over.to_dict()), name="kept", route_prefix=None)
+
+    def decided_since(moment_s: float) -> bool:
+        found = snapshot("kept", "Model")
+        return found is not None and found["decided_s"] > moment_s and found["state"]["shown"] == handed_over.shown
+
+    asyncio.run(until(lambda: decided_since(0.0), "a decision on the state handed over"))
+    serve.run(application(PARAMS), name="kept", route_prefix=None)
+    deployed_s = time.time()
+    asyncio.run(until(lambda: decided_since(deployed_s), "a decision on the same state after the second deployment"))
+    serve.delete("kept")
+
+
+def test_to_zero_and_from_zero(plugins: None) -> None:
+    """Without requests nothing runs; one request starts an instance and is answered; then nothing runs again."""
+    params = replace(PARAMS, min_instances=0, zero_delay_s=1.0)
+    handle = serve.run(application(params), name="rare", route_prefix=None)
+
+    async def scenario() -> None:
+        assert running("rare") == 0
+        assert await answered(handle) == "answered"
+        await until(lambda: running("rare") == 0, "no replica without requests")
+
+    asyncio.run(scenario())
+    serve.delete("rare")
+
+
+def test_one_policy_for_an_application_keeps_to_its_budget(plugins: None) -> None:
+    """Load on one of two deployments raises it as far as the other's least number leaves budget, and no further."""
+    import serve_plugins  # pyright: ignore[reportMissingImports]
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
+
+    policy = application_policy({"First": serve_plugins.PARAMS, "Second": serve_plugins.PARAMS}, budget_milli=1200)
+    config = ServeApplicationSchema(
+        name="pair", route_prefix=None, import_path="serve_plugins:app", autoscaling_policy=policy
+    )
+    _get_global_client().deploy_apps(ServeDeploySchema(applications=[config]), _blocking=True)
+    handle = serve.get_app_handle("pair")
+
+    async def scenario() -> None:
+        await until(lambda: running("pair", "First") == 2, "two of three instances", handle, rate_rps=6.0)
+
+    asyncio.run(scenario())
+    found = snapshot("pair", "First")
+    assert found is not None
+    assert found["wanted"] > 2
+    assert running("pair", "Second") == 1
