@@ -48,7 +48,7 @@ def _key(app_name: str, deployment_name: str) -> bytes:
 def _store() -> Any:
     """Ray's store, or `None` where Ray is not installed or this process has joined no cluster."""
     try:
-        from ray.experimental import internal_kv
+        from ray.experimental import internal_kv  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     store: Any = internal_kv

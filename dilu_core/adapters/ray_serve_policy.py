@@ -169,7 +169,7 @@ def _made(params: Mapping[str, object] | None, policy: str | None, arguments: Ma
 
 def _serves_own(context: Any) -> int | None:
     """What Serve's default policy makes of the context."""
-    from ray.serve.autoscaling_policy import default_autoscaling_policy
+    from ray.serve.autoscaling_policy import default_autoscaling_policy  # pyright: ignore[reportMissingImports]
 
     replicas, _ = default_autoscaling_policy(context)
     return known_count(math.ceil(replicas))

@@ -18,8 +18,8 @@ import pytest
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install '.[ray]'")
 
-import ray
-from ray import serve
+import ray  # pyright: ignore[reportMissingImports]
+from ray import serve  # pyright: ignore[reportMissingImports]
 
 from dilu_core import HorizontalParams, HorizontalState
 from dilu_core.adapters.ray_serve import (
@@ -114,12 +114,6 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def application(params: HorizontalParams, **arguments: Any) -> Any:
     """An application of one deployment that answers after 20 ms, and measures itself."""
 
-    @serve.deployment(
-        name="Model",
-        max_ongoing_requests=100,
-        autoscaling_config=autoscaling_config(params, metrics_interval_s=0.5, period_s=0.5, **arguments),
-        **QUICKLY,
-    )
     class Model:
         def __init__(self) -> None:
             self.metrics = ReplicaMetrics(spare_milli=lambda: 150.0)
@@ -132,13 +126,15 @@ def application(params: HorizontalParams, **arguments: Any) -> Any:
         def record_autoscaling_stats(self) -> dict[str, float]:
             return self.metrics.stats()
 
-    return Model.bind()
+    config = autoscaling_config(params, metrics_interval_s=0.5, period_s=0.5, **arguments)
+    make: Any = serve.deployment
+    return make(Model, name="Model", max_ongoing_requests=100, autoscaling_config=config, **QUICKLY).bind()
 
 
 def running(app_name: str, deployment_name: str = "Model") -> int:
     """Replicas that serve now."""
-    status = serve.status().applications[app_name].deployments[deployment_name]
-    return status.replica_states.get("RUNNING", 0)
+    states: dict[Any, int] = serve.status().applications[app_name].deployments[deployment_name].replica_states
+    return states.get("RUNNING", 0)
 
 
 def decision(app_name: str) -> dict[str, Any]:
@@ -222,14 +218,15 @@ def test_to_zero_and_from_zero(plugins: None) -> None:
 def test_one_policy_for_an_application_keeps_to_its_budget(plugins: None) -> None:
     """Load on one of two deployments raises it as far as the other's least number leaves budget, and no further."""
     import serve_plugins  # pyright: ignore[reportMissingImports]
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
+    from ray.serve.context import _get_global_client  # pyright: ignore[reportMissingImports]
+    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema  # pyright: ignore[reportMissingImports]
 
     policy = application_policy({"First": serve_plugins.PARAMS, "Second": serve_plugins.PARAMS}, budget_milli=1200)
     config = ServeApplicationSchema(
         name="pair", route_prefix=None, import_path="serve_plugins:app", autoscaling_policy=policy
     )
-    _get_global_client().deploy_apps(ServeDeploySchema(applications=[config]), _blocking=True)
+    client: Any = _get_global_client()
+    client.deploy_apps(ServeDeploySchema(applications=[config]), _blocking=True)
     handle = serve.get_app_handle("pair")
 
     async def scenario() -> None:
