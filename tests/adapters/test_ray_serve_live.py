@@ -29,6 +29,8 @@ from dilu_core.adapters.ray_serve import (
     snapshot,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning")
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 QUICKLY = {"graceful_shutdown_wait_loop_s": 0.1, "ray_actor_options": {"num_cpus": 0.05}}
@@ -91,6 +93,18 @@ PLUGINS = '''
 '''
 
 
+def start_cluster(attempts: int = 3) -> None:
+    """Ray gives its node 30 s to start and no setting changes that: a crowded machine needs another attempt."""
+    for left in reversed(range(attempts)):
+        try:
+            ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+            return
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
+
+
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cluster with Serve, whose processes can import this package and the module `serve_plugins`."""
@@ -102,9 +116,9 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.syspath_prepend(str(folder))
-        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-        serve.start(proxy_location="Disabled")
         try:
+            start_cluster()
+            serve.start(proxy_location="Disabled")
             yield
         finally:
             serve.shutdown()
