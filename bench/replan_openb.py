@@ -3,9 +3,9 @@
 python bench/replan_openb.py [SEEDS [MIGRATIONS [SECONDS [FIRST_SEED]]]]     # default 10 100 600 42
 
 Alibaba's openb trace (`openb_data`): pods drawn until they ask for 130 % of the GPUs, cut where arrivals reach 100 %.
-Pods that find no place stay pending; the re-plan may let them in by at most MIGRATIONS moves of pods that use a GPU
-(letting in is no migration). Moves in a circle may pause a pod ("paused" counts those). Every step is checked by code
-of this file alone.
+Pods that find no place stay pending; the re-plan may let them in by at most MIGRATIONS moves of pods, with a GPU or
+without (letting in is no migration; "hosts" counts moves of pods without). Moves in a circle may pause a pod ("paused"
+counts those). Every step is checked by code of this file alone.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ def violations(state: ClusterState, plan: MigrationPlan) -> int:
     placed = {each.name: (each, placement[each.name]) for each in state.instances}
     known = dict(placed)
     broken = 0
+    for each in plan.host_moves:
+        cpu, memory = next((r.cpu_milli, r.memory_mib) for r in state.host_reservations if r.name == each.name)
+        hosts[each.target][0] += cpu
+        hosts[each.target][1] += memory
+        broken += check(cluster, hosts, placed)  # both copies count
+        hosts[each.source][0] -= cpu
+        hosts[each.source][1] -= memory
     for move in plan.moves:
         if move.source:
             assert placed[move.name][1] == move.source
@@ -111,12 +118,15 @@ def main() -> None:
     mix = typical(pods)
     gpus = cluster.gpus
     befores, afters = [], []
-    print("seed  pending  before %  after %  migrations  paused  let in  seconds  violations")
+    print("seed  pending  before %  after %  migrations  hosts  paused  let in  seconds  violations")
     for seed in range(first, first + seeds):
         state, pending = fill(cluster, arrivals(pods, gpus, seed), mix)
         before = sum(each.request_milli * each.gpus for each in state.instances) / gpus / 10
         started = time.perf_counter()
-        plan = state.replan(max_migrations=most, time_limit_s=seconds, pending=pending, mix=mix, may_pause=True)
+        plan = state.replan(
+            max_migrations=most, time_limit_s=seconds, pending=pending, mix=mix, may_pause=True,
+            movable_reservations=lambda each: True,
+        )  # fmt: skip
         taken = time.perf_counter() - started
         broken = violations(state, plan)
         state.apply(plan)
@@ -125,8 +135,8 @@ def main() -> None:
         afters.append(after)
         paused = sum(move.stops for move in plan.moves)
         print(
-            f"{seed:4} {len(pending):8} {before:9.2f} {after:8.2f} {plan.migrations:11} {paused:7}"
-            f" {len(plan.admissions):7} {taken:8.1f} {broken:11}",
+            f"{seed:4} {len(pending):8} {before:9.2f} {after:8.2f} {plan.migrations:11} {len(plan.host_moves):6}"
+            f" {paused:7} {len(plan.admissions):7} {taken:8.1f} {broken:11}",
             flush=True,
         )
     print(f"mean {'':8} {np.mean(befores):9.2f} {np.mean(afters):8.2f}")

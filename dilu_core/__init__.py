@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
     from dilu_core.correlation import LoadCorrelation
     from dilu_core.correlation_estimator import CorrelationEstimator
+    from dilu_core.coscaling.budget import BudgetAsk, BudgetShare, BudgetShares, share_budget
+    from dilu_core.coscaling.budgeted import BudgetedScaler, BudgetedState
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
+    from dilu_core.coscaling.grants import spare_milli
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
     from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
-    from dilu_core.coscaling.staged import StagedPolicy
+    from dilu_core.coscaling.reports import AuditLog, ObserveReport, ShadowReport
+    from dilu_core.coscaling.staged import StagedPolicy, StagedState
     from dilu_core.coscaling.state import HorizontalState
+    from dilu_core.coscaling.tokens import TokenState, core_percentages, mps_percentages, token_counts
     from dilu_core.coscaling.vertical import Grants, VerticalMode, VerticalParams, VerticalScaler, VerticalState
+    from dilu_core.coscaling_plots import plot_fragmentation_over_time, plot_policies, plot_replay, plot_tuning
     from dilu_core.cost import CostReport
     from dilu_core.errors import (
         BackendUnavailableError,
@@ -61,7 +67,13 @@ if TYPE_CHECKING:
     from dilu_core.samples import ProfileSamples
     from dilu_core.sampling_design import first_cells
     from dilu_core.slots import Placement, Slot
+    from dilu_core.solvers.batch_vertical import BatchGrants, BatchVerticalScaler, SharedGpus, spare_by_function
+    from dilu_core.solvers.batch_vertical_state import BatchVerticalState
     from dilu_core.solvers.calibrating import calibrate
+    from dilu_core.solvers.cluster_measures import ClusterReplayResult, ClusterTimeline, FunctionOutcome
+    from dilu_core.solvers.cluster_replay import ClusterMoment, replay_cluster
+    from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, ClusterSystem
+    from dilu_core.solvers.cluster_workload import ClusterFunction
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
     from dilu_core.solvers.joint_search import search_joint, search_joint_many
@@ -82,6 +94,10 @@ if TYPE_CHECKING:
     from dilu_core.solvers.quota_search import search_quota, search_quota_many, search_training_quota
     from dilu_core.solvers.quota_sweep import QuotaFronts, QuotaSweep, Scenario, sweep_quota
     from dilu_core.solvers.replay import ReplayResult, ReplayTimeline, replay
+    from dilu_core.solvers.replay_oracle import OracleReplay, oracle_replay, oracle_shared_replay
+    from dilu_core.solvers.shared_replay import replay_shared
+    from dilu_core.solvers.shared_results import SharedReplayResult, TrainingReplay
+    from dilu_core.solvers.shared_tenants import ReplayTenant, batch_tables
     from dilu_core.solvers.trials.drive import run_trials
     from dilu_core.solvers.trials.search import TrialSearch
     from dilu_core.solvers.tuning import tune
@@ -99,13 +115,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLUSTER_SYSTEMS",
     "GPU_PEAKS",
     "Admission",
     "ArrivalTrace",
+    "AuditLog",
     "BackendUnavailableError",
+    "BatchGrants",
+    "BatchVerticalScaler",
+    "BatchVerticalState",
+    "BudgetAsk",
+    "BudgetShare",
+    "BudgetShares",
+    "BudgetedScaler",
+    "BudgetedState",
     "Calibration",
     "Cluster",
+    "ClusterFunction",
+    "ClusterMoment",
+    "ClusterReplayResult",
     "ClusterState",
+    "ClusterSystem",
+    "ClusterTimeline",
     "CoScaler",
     "Configuration",
     "CorrelationEstimator",
@@ -115,6 +146,7 @@ __all__ = [
     "FileFormatError",
     "FragmentationChange",
     "FragmentationReport",
+    "FunctionOutcome",
     "FunctionPlan",
     "FunctionSpec",
     "GpuInstance",
@@ -156,6 +188,8 @@ __all__ = [
     "Node",
     "Objective",
     "Observation",
+    "ObserveReport",
+    "OracleReplay",
     "Oversubscription",
     "Placement",
     "PlacementDecision",
@@ -173,22 +207,29 @@ __all__ = [
     "QuotaSweep",
     "ReplayFigures",
     "ReplayResult",
+    "ReplayTenant",
     "ReplayTimeline",
     "RooflineModel",
     "ScalingDecision",
     "ScalingReason",
     "Scenario",
+    "ShadowReport",
+    "SharedGpus",
+    "SharedReplayResult",
     "Slot",
     "SolveStats",
     "StagedPolicy",
+    "StagedState",
     "StateError",
     "TaskMix",
     "Tenant",
     "Termination",
     "TerminationReason",
     "TokenLatency",
+    "TokenState",
     "TrainingFit",
     "TrainingModel",
+    "TrainingReplay",
     "Trial",
     "TrialRecord",
     "TrialResult",
@@ -205,7 +246,9 @@ __all__ = [
     "WhatIf",
     "Workload",
     "alternative_configurations",
+    "batch_tables",
     "calibrate",
+    "core_percentages",
     "first_cells",
     "fit_interference",
     "fit_latency",
@@ -216,14 +259,21 @@ __all__ = [
     "fragmentation",
     "gpu_scale",
     "learn_prior",
+    "mps_percentages",
+    "oracle_replay",
+    "oracle_shared_replay",
     "place",
     "plan",
     "plot_fragmentation",
+    "plot_fragmentation_over_time",
     "plot_latency",
     "plot_placement",
     "plot_plan",
+    "plot_policies",
     "plot_progress",
+    "plot_replay",
     "plot_trials",
+    "plot_tuning",
     "profile_function",
     "rank_gpus",
     "read_interference",
@@ -231,7 +281,9 @@ __all__ = [
     "read_trace",
     "read_workload",
     "replay",
+    "replay_cluster",
     "replay_many",
+    "replay_shared",
     "run_trials",
     "search_joint",
     "search_joint_many",
@@ -239,7 +291,11 @@ __all__ = [
     "search_quota",
     "search_quota_many",
     "search_training_quota",
+    "share_budget",
+    "spare_by_function",
+    "spare_milli",
     "sweep_quota",
+    "token_counts",
     "transfer_prior",
     "tune",
     "verify_placement",
@@ -258,10 +314,21 @@ _NAMES_OF = {
     ),
     "dilu_core.correlation": ("LoadCorrelation",),
     "dilu_core.correlation_estimator": ("CorrelationEstimator",),
+    "dilu_core.coscaling.budget": (
+        "BudgetAsk",
+        "BudgetShare",
+        "BudgetShares",
+        "share_budget",
+    ),
+    "dilu_core.coscaling.budgeted": (
+        "BudgetedScaler",
+        "BudgetedState",
+    ),
     "dilu_core.coscaling.gpu": (
         "GpuInstance",
         "GpuObservation",
     ),
+    "dilu_core.coscaling.grants": ("spare_milli",),
     "dilu_core.coscaling.horizontal": ("CoScaler",),
     "dilu_core.coscaling.params": ("HorizontalParams",),
     "dilu_core.coscaling.policy": (
@@ -270,14 +337,34 @@ _NAMES_OF = {
         "ScalingDecision",
         "ScalingReason",
     ),
-    "dilu_core.coscaling.staged": ("StagedPolicy",),
+    "dilu_core.coscaling.reports": (
+        "AuditLog",
+        "ObserveReport",
+        "ShadowReport",
+    ),
+    "dilu_core.coscaling.staged": (
+        "StagedPolicy",
+        "StagedState",
+    ),
     "dilu_core.coscaling.state": ("HorizontalState",),
+    "dilu_core.coscaling.tokens": (
+        "TokenState",
+        "core_percentages",
+        "mps_percentages",
+        "token_counts",
+    ),
     "dilu_core.coscaling.vertical": (
         "Grants",
         "VerticalMode",
         "VerticalParams",
         "VerticalScaler",
         "VerticalState",
+    ),
+    "dilu_core.coscaling_plots": (
+        "plot_fragmentation_over_time",
+        "plot_policies",
+        "plot_replay",
+        "plot_tuning",
     ),
     "dilu_core.cost": ("CostReport",),
     "dilu_core.errors": (
@@ -372,7 +459,28 @@ _NAMES_OF = {
         "Placement",
         "Slot",
     ),
+    "dilu_core.solvers.batch_vertical": (
+        "BatchGrants",
+        "BatchVerticalScaler",
+        "SharedGpus",
+        "spare_by_function",
+    ),
+    "dilu_core.solvers.batch_vertical_state": ("BatchVerticalState",),
     "dilu_core.solvers.calibrating": ("calibrate",),
+    "dilu_core.solvers.cluster_measures": (
+        "ClusterReplayResult",
+        "ClusterTimeline",
+        "FunctionOutcome",
+    ),
+    "dilu_core.solvers.cluster_replay": (
+        "ClusterMoment",
+        "replay_cluster",
+    ),
+    "dilu_core.solvers.cluster_systems": (
+        "CLUSTER_SYSTEMS",
+        "ClusterSystem",
+    ),
+    "dilu_core.solvers.cluster_workload": ("ClusterFunction",),
     "dilu_core.solvers.fitting": (
         "fit_latency",
         "fit_latency_many",
@@ -432,6 +540,20 @@ _NAMES_OF = {
         "ReplayResult",
         "ReplayTimeline",
         "replay",
+    ),
+    "dilu_core.solvers.replay_oracle": (
+        "OracleReplay",
+        "oracle_replay",
+        "oracle_shared_replay",
+    ),
+    "dilu_core.solvers.shared_replay": ("replay_shared",),
+    "dilu_core.solvers.shared_results": (
+        "SharedReplayResult",
+        "TrainingReplay",
+    ),
+    "dilu_core.solvers.shared_tenants": (
+        "ReplayTenant",
+        "batch_tables",
     ),
     "dilu_core.solvers.trials.drive": ("run_trials",),
     "dilu_core.solvers.trials.search": ("TrialSearch",),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dilu_core import _checks as check
 from dilu_core.fragmentation_report import FragmentationReport
 from dilu_core.placement import Placement, PlacementProblem, verify_placement
-from dilu_core.plotting import PALETTE, check_picture, draw_placement, require_matplotlib, save
+from dilu_core.plotting import PALETTE, check_picture, draw_placement, require_matplotlib, save, time_unit
 from dilu_core.progress import ProgressLog, progress_events
 from dilu_core.slots import Slot, slots_by_name
 
@@ -75,7 +75,7 @@ def plot_fragmentation(
     figure = Figure(figsize=(11, 6), layout="constrained")
     panes: Any = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     shares, used = panes
-    unit, seconds = _time_unit(float(times[-1] - times[0]) if times.size else 0.0)
+    unit, seconds = time_unit(float(times[-1] - times[0]) if times.size else 0.0)
     for name, (label, colour, line) in _CURVES.items():
         if name in values:
             shares.step(times / seconds, 100 * values[name], line, where="post", color=colour, label=label)
@@ -114,7 +114,7 @@ def plot_progress(progress: ProgressLog | Sequence[Any], path: str | PathLike[st
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes: Any = figure.subplots()
     right: Any = axes.twinx()
-    unit, seconds = _time_unit(events[-1].elapsed_s if events else 0.0)
+    unit, seconds = time_unit(events[-1].elapsed_s if events else 0.0)
     time = np.array([each.elapsed_s for each in events]) / seconds
     incumbent = np.array([np.nan if each.incumbent is None else each.incumbent for each in events])
     bound = np.array([np.nan if each.bound is None else each.bound for each in events])
@@ -164,11 +164,3 @@ def _fragmentation_values(reports: object, count: int) -> dict[str, NDArray[np.f
         if column.size != count:
             check.fail("reports", f"has {column.size} values of {name!r} for {count} times.")
     return values
-
-
-def _time_unit(span_s: float) -> tuple[str, float]:
-    """A unit in which a span of time reads well, and its seconds."""
-    for name, seconds in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if span_s >= 3 * seconds:
-            return name, seconds
-    return "s", 1.0

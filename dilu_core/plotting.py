@@ -93,6 +93,14 @@ def save(figure: Any, path: str | PathLike[str]) -> None:
         figure.savefig(path, dpi=110)
 
 
+def time_unit(span_s: float) -> tuple[str, float]:
+    """A unit in which a span of time reads well, and its seconds."""
+    for name, seconds in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if span_s >= 3 * seconds:
+            return name, seconds
+    return "s", 1.0
+
+
 def _bars(problem: PlacementProblem, gpus: Sequence[GpuBookings], functions: Sequence[str]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import fail, finite, float_column, text
+from dilu_core._checks import fail, finite, float_column, integer, text
 from dilu_core.errors import FileFormatError
 
 _VERSION = 1
@@ -126,6 +126,20 @@ class ArrivalTrace:
         # interpolation may leave the bounds by one rounding; rates never do
         rates = np.clip(np.diff(np.interp(edges, clock, arrived)) / period_s, 0.0, _MOST_RPS)
         return ArrivalTrace(rates, period_s=period_s, name=self.name)
+
+    def poisson(self, seed: int, *, period_s: float = 0.1) -> ArrivalTrace:
+        """The load of single requests that come at random: counts of a Poisson process with these rates, one draw.
+
+        Mean rates hide that requests bunch; in periods as short as the step of a replay, counts show it. The same
+        `seed` gives the same draw.
+        """
+        mean = self.resampled(period_s)
+        counts = mean.rates_rps * mean.period_s
+        if float(counts.max()) > _MOST_RPS:
+            fail("period_s", f"is {period_s}; {counts.max():g} requests in one are too many to draw.")
+        random = np.random.default_rng(integer("seed", seed, at_least=0))
+        rates = np.minimum(random.poisson(counts) / mean.period_s, _MOST_RPS)
+        return ArrivalTrace(rates, period_s=mean.period_s, name=self.name)
 
     def _periods(self, argument: str, seconds: float) -> int:
         periods = seconds / self.period_s

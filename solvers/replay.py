@@ -12,70 +12,27 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from dilu_core._checks import LARGEST, fail, read_only
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.policy import Observation, Policy, fault_of
+from dilu_core.coscaling.policy import Observation, Policy
 from dilu_core.kernels.cpu.replay import advance_queue
-from dilu_core.result import SolveStats, Termination, TerminationReason
-from dilu_core.solvers.replay_measures import percentiles, stretch_means, waits_s
-from dilu_core.solvers.replay_setup import clock, initial_count, most_share, rate_table
+from dilu_core.solvers.replay_results import Clock, Conduct, ReplayResult, ReplayTimeline, replay_result
+from dilu_core.solvers.replay_setup import (
+    asked,
+    check_function,
+    clock,
+    cold_steps,
+    initial_count,
+    most_share,
+    rate_table,
+)
 from dilu_core.traces import ArrivalTrace
-from dilu_core.units import FULL_GPU_MILLI
 
-_ROUNDING = 1e-9  # relative; a latency of exactly the SLO meets it
-
-
-@dataclass(frozen=True, eq=False)
-class ReplayTimeline:
-    """One row per control period, as read-only columns `(periods,)`.
-
-    `time_s`: its start. `arrivals`, `served`: requests that came and that left in it. `instances`, `ready`: those
-    paid for, and those serving at its end. `backlog`: requests waiting at its end. `used_milli`: mean share that a
-    ready instance used. `latency_ms`: mean latency of the requests that came in it (NaN where none came).
-    """
-
-    time_s: NDArray[np.float64]
-    arrivals: NDArray[np.float64]
-    served: NDArray[np.float64]
-    instances: NDArray[np.int64]
-    ready: NDArray[np.int64]
-    backlog: NDArray[np.float64]
-    used_milli: NDArray[np.float64]
-    latency_ms: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class ReplayResult:
-    """What a policy did with a trace.
-
-    `gpu_seconds` is `reserved_gpu_seconds` (requests of all instances, from launch) plus `borrowed_gpu_seconds` (used
-    beyond the request). `violation_rate` is the part of requests whose latency exceeded `slo_ms`, NaN without an SLO
-    or without requests; the percentiles weigh every request alike. `direction_flips` counts scale-ins that follow a
-    scale-out and the reverse. `requests` arrived, `backlog_left` of them still waited at the end of the trace; their
-    latency assumes that the service of the last step goes on (infinite where nothing served).
-    """
-
-    gpu_seconds: float
-    reserved_gpu_seconds: float
-    borrowed_gpu_seconds: float
-    violation_rate: float
-    latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
-    cold_starts: int
-    direction_flips: int
-    peak_instances: int
-    requests: float
-    backlog_left: float
-    timeline: ReplayTimeline
-    termination: Termination
-    stats: SolveStats
+__all__ = ["ReplayResult", "ReplayTimeline", "replay"]
 
 
 def replay(
@@ -102,14 +59,12 @@ def replay(
     `InvalidArgumentError` for arguments that do not fit together.
     """
     started = time.perf_counter()
-    _check(trace, policy, params)
+    check_function(trace, policy, params)
     step_s, per_control = clock(trace, step_s, control_s)
     arrivals = trace.resampled(step_s).rates_rps * step_s
     rates = rate_table(rate_rps, params)
     most_milli = most_share(spare_milli, trace, params, arrivals.size, step_s)
-    fleet = _Fleet(
-        initial_count(initial_instances, trace, params), math.ceil(min(params.cold_start_s / step_s, LARGEST) - 1e-9)
-    )
+    fleet = _Fleet(initial_count(initial_instances, trace, params), cold_steps(params, step_s))
 
     edges = np.arange(0, arrivals.size, per_control)
     came = np.add.reduceat(arrivals, edges)
@@ -135,12 +90,8 @@ def replay(
                 in_flight=backlog + served_rps * base_s,
                 spare_milli=told_spare[period - 1],
             )
-            answer = policy.decide(state, observation)
-            fault = fault_of(answer)
-            if fault is not None:
-                fail("policy", f"{fault}, at {observation.time_s:g} s. Wrap it in StagedPolicy to survive that.")
-            decision, state = answer
-            fleet.change(decision.change, first)
+            change, state = asked("policy", policy, state, observation)
+            fleet.change(change, first)
         instances[period] = fleet.ready + fleet.starting
         while first < stop:  # an instance that becomes ready within the period divides it
             end = int(min(stop, fleet.next_start))
@@ -151,42 +102,19 @@ def replay(
             first = end
             fleet.start(first)
 
-    span_s = np.diff(np.append(edges, arrivals.size)) * step_s
-    reserved = float((instances * span_s).sum()) * params.request_milli / FULL_GPU_MILLI
-    beyond = np.maximum(used_milli - params.request_milli, 0.0)
-    borrowed = float((beyond * ready).sum()) * step_s / FULL_GPU_MILLI
-    latency_ms = (waits_s(arrivals, backlog_after, step_s) + base_s) * 1000.0
-    p50, p95, p99 = percentiles(latency_ms, arrivals, (0.50, 0.95, 0.99))
-    waiting = backlog_after[np.append(edges[1:], arrivals.size) - 1]
-    timeline = ReplayTimeline(
-        time_s=read_only(edges * step_s),
-        arrivals=read_only(came),
-        served=read_only(came - np.diff(waiting, prepend=0.0)),
-        instances=read_only(instances),
-        ready=read_only(ready_at_end),
-        backlog=read_only(waiting),
-        used_milli=read_only(stretch_means(used_milli * ready, ready, edges)),
-        latency_ms=read_only(stretch_means(latency_ms * arrivals, arrivals, edges, empty=math.nan)),
+    seen = Conduct(
+        arrivals=arrivals,
+        backlog_after=backlog_after,
+        execution_s=base_s,
+        instances=instances,
+        ready=ready_at_end,
+        used=np.add.reduceat(used_milli * ready, edges),
+        ready_steps=np.add.reduceat(ready, edges),
+        borrowed=float((np.maximum(used_milli - params.request_milli, 0.0) * ready).sum()),
+        launched=fleet.launched,
+        flips=fleet.flips,
     )
-    return ReplayResult(
-        gpu_seconds=reserved + borrowed,
-        reserved_gpu_seconds=reserved,
-        borrowed_gpu_seconds=borrowed,
-        violation_rate=_late(latency_ms, arrivals, params.slo_ms),
-        latency_p50_ms=p50,
-        latency_p95_ms=p95,
-        latency_p99_ms=p99,
-        cold_starts=fleet.launched,
-        direction_flips=fleet.flips,
-        peak_instances=int(instances.max()),
-        requests=float(arrivals.sum()),
-        backlog_left=backlog,
-        timeline=timeline,
-        termination=Termination(TerminationReason.FEASIBLE, detail=f"replayed {trace.duration_s:g} s"),
-        stats=SolveStats(
-            time.perf_counter() - started, counts={"decisions": edges.size - 1, "steps": int(arrivals.size)}
-        ),
-    )
+    return replay_result(params, Clock(step_s, arrivals.size, edges), seen, time.perf_counter() - started)
 
 
 class _Fleet:
@@ -230,20 +158,3 @@ class _Fleet:
             by += given_up
         self.ready += min(by, 0)
         self.start(step)
-
-
-def _late(latency_ms: NDArray[np.float64], weights: NDArray[np.float64], slo_ms: float | None) -> float:
-    """The part of requests above the SLO; NaN where there is no SLO or no request."""
-    total = float(weights.sum())
-    if slo_ms is None or total == 0.0:
-        return math.nan
-    return float(weights[latency_ms > slo_ms * (1.0 + _ROUNDING)].sum()) / total
-
-
-def _check(trace: object, policy: object, params: object) -> None:
-    if not isinstance(trace, ArrivalTrace):
-        fail("trace", f"is {trace!r:.80}; expected an ArrivalTrace (see dilu_core.traces.read_trace).")
-    if not callable(getattr(policy, "decide", None)) or not callable(getattr(policy, "initial_state", None)):
-        fail("policy", f"is {policy!r:.80}; expected an object with initial_state() and decide(state, observation).")
-    if not isinstance(params, HorizontalParams):
-        fail("params", f"is {params!r:.80}; expected HorizontalParams.")

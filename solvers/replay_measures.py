@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 
-def waits_s(arrivals: NDArray[np.float64], backlog_after: NDArray[np.float64], step_s: float) -> NDArray[np.float64]:
-    """How long the middle request of each step waits, in seconds `(steps,)`: the inverse of the served count.
+_ROUNDING = 1e-9  # relative; a latency of exactly the SLO meets it
 
-    First in, first out: the request that came as number a leaves when the count of served requests reaches a.
+
+def waits_s(arrivals: Floats, backlog_after: Floats, step_s: float) -> tuple[Floats, NDArray[np.int64]]:
+    """How long the middle request of each step waits, in seconds `(steps,)`, and the step in which it leaves.
+
+    The inverse of the served count. First in, first out: the request that came as number a leaves when the count of
+    served requests reaches a. One that never leaves waits until it would if the service of the last step went on.
     """
     came = np.concatenate(([0.0], np.cumsum(arrivals)))
     left = came.copy()
@@ -30,13 +35,28 @@ def waits_s(arrivals: NDArray[np.float64], backlog_after: NDArray[np.float64], s
         if last_rps > 0.0:
             leaves[never] = (left.size - 1) * step_s + (number[never] - left[-1]) / last_rps
     wait = leaves - (np.arange(arrivals.size) + 0.5) * step_s
-    waits: NDArray[np.float64] = np.where(arrivals > 0.0, np.maximum(wait, 0.0), 0.0)
-    return waits
+    return np.where(arrivals > 0.0, np.maximum(wait, 0.0), 0.0), inside - 1
 
 
-def percentiles(
-    values: NDArray[np.float64], weights: NDArray[np.float64], levels: tuple[float, ...]
-) -> tuple[float, ...]:
+def latencies_s(arrivals: Floats, backlog_after: Floats, execution_s: Floats | float, step_s: float) -> Floats:
+    """The latency of the middle request of each step: its wait, and the execution time of the step in which it leaves.
+
+    `execution_s` is one for all, or one per step.
+    """
+    waits, leaves_in = waits_s(arrivals, backlog_after, step_s)
+    executions: Floats = np.broadcast_to(execution_s, arrivals.shape)[leaves_in]
+    return waits + executions
+
+
+def late_part(latency_ms: Floats, weights: Floats, slo_ms: float | None) -> float:
+    """The part of requests above the SLO; NaN where there is no SLO or no request."""
+    total = float(weights.sum())
+    if slo_ms is None or total == 0.0:
+        return math.nan
+    return float(weights[latency_ms > slo_ms * (1.0 + _ROUNDING)].sum()) / total
+
+
+def percentiles(values: Floats, weights: Floats, levels: tuple[float, ...]) -> tuple[float, ...]:
     """Weighted percentiles; NaN where all weights are 0."""
     counted = weights > 0.0
     if not counted.any():
@@ -47,12 +67,10 @@ def percentiles(
     return tuple(float(ranked[min(i, ranked.size - 1)]) for i in at)
 
 
-def stretch_means(
-    sums: NDArray[np.float64], weights: NDArray[Any], edges: NDArray[np.int64], *, empty: float = 0.0
-) -> NDArray[np.float64]:
+def stretch_means(sums: Floats, weights: NDArray[Any], edges: NDArray[np.int64], *, empty: float = 0.0) -> Floats:
     """Weighted means of the stretches that start at `edges`."""
     total = np.add.reduceat(weights, edges).astype(np.float64)
     value = np.add.reduceat(sums, edges)
-    means: NDArray[np.float64] = np.full(total.shape, empty)
+    means: Floats = np.full(total.shape, empty)
     np.divide(value, total, out=means, where=total > 0.0)
     return means

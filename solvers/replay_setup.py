@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import fail, finite, float_column, integer
+from dilu_core._checks import LARGEST, fail, finite, float_column, integer
 from dilu_core.coscaling.params import HorizontalParams
+from dilu_core.coscaling.policy import Observation, Policy, fault_of
 from dilu_core.traces import ArrivalTrace
 from dilu_core.units import FULL_GPU_MILLI
 
@@ -17,11 +19,36 @@ _MOST_STEPS = 50_000_000  # what memory of a few GiB holds; a longer replay belo
 _FIRST_LOOK_S = 10.0  # the initial instances fit the mean load of this long a beginning
 
 
-def clock(trace: ArrivalTrace, step_s: float, control_s: float) -> tuple[float, int]:
-    """The step, and the steps in a control period."""
+def check_function(trace: object, policy: object, params: object) -> None:
+    """Refuse by name what is no trace, no policy or no parameters."""
+    if not isinstance(trace, ArrivalTrace):
+        fail("trace", f"is {trace!r:.80}; expected an ArrivalTrace (see dilu_core.traces.read_trace).")
+    if not callable(getattr(policy, "decide", None)) or not callable(getattr(policy, "initial_state", None)):
+        fail("policy", f"is {policy!r:.80}; expected an object with initial_state() and decide(state, observation).")
+    if not isinstance(params, HorizontalParams):
+        fail("params", f"is {params!r:.80}; expected HorizontalParams.")
+
+
+def asked(argument: str, policy: Policy[Any], state: Any, observation: Observation) -> tuple[int, Any]:
+    """The change that `policy` decides on, and its new state; an answer that is none is an error of `argument`."""
+    answer = policy.decide(state, observation)
+    fault = fault_of(answer)
+    if fault is not None:
+        fail(argument, f"{fault}, at {observation.time_s:g} s. Wrap it in StagedPolicy to survive that.")
+    decision, state = answer
+    return decision.change, state
+
+
+def cold_steps(params: HorizontalParams, step_s: float) -> int:
+    """The steps from the launch of an instance to its first service."""
+    return math.ceil(min(params.cold_start_s / step_s, LARGEST) - 1e-9)
+
+
+def clock(trace: ArrivalTrace, step_s: float, control_s: float, *, tables: int = 1) -> tuple[float, int]:
+    """The step, and the steps in a control period; `tables` functions are replayed at once."""
     step_s = finite("step_s", step_s, above=0.0)
     control_s = finite("control_s", control_s, above=0.0)
-    if trace.duration_s / step_s > _MOST_STEPS:
+    if trace.duration_s / step_s * tables > _MOST_STEPS:
         fail(
             "step_s", f"is {step_s}; {trace.duration_s:g} s would take more than {_MOST_STEPS} steps. Slice the trace."
         )

@@ -19,6 +19,7 @@ from dilu_core.mig import A100_40GB
 from dilu_core.placement import PlacementProblem
 from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
+from dilu_core.solvers.batch_vertical import BatchVerticalScaler, SharedGpus
 from dilu_core.solvers.fitting import fit_latency
 from dilu_core.solvers.joint_search import search_joint, search_joint_many
 from dilu_core.solvers.placement.column_generation import column_bound
@@ -33,6 +34,8 @@ from dilu_core.solvers.policy_replay import replay_many
 from dilu_core.solvers.quota_search import search_quota
 from dilu_core.solvers.quota_sweep import sweep_quota
 from dilu_core.solvers.replay import replay
+from dilu_core.solvers.shared_replay import replay_shared
+from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
 
 
@@ -99,4 +102,7 @@ def warm_up() -> SolveStats:
     params = HorizontalParams(10.0, 300, 600, slo_ms=100.0, base_latency_ms=50.0)
     replay(ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params), params)
     replay_many(ArrivalTrace(np.array([1.0, 20.0])), params, backend="cpu")
+    vertical = BatchVerticalScaler()
+    vertical.decide(vertical.initial_state(), SharedGpus([0], ["slo"], [300], [600]))
+    replay_shared([ReplayTenant("one", params, ArrivalTrace(np.array([1.0, 20.0])), CoScaler(params))], gpus=1)
     return SolveStats(time.perf_counter() - started, "cpu")

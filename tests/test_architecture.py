@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 GROUND = {"dilu_core.errors", "dilu_core.units", "dilu_core.result", "dilu_core._checks"}
 FACE = {"dilu_core", "dilu_core.__main__", "dilu_core.latency_plots", "dilu_core.plotting", "dilu_core.profiling"}
-FACE |= {"dilu_core.placement_plots", "dilu_core.testing", "dilu_core.trial_plots"}
+FACE |= {"dilu_core.coscaling_plots", "dilu_core.placement_plots", "dilu_core.testing", "dilu_core.trial_plots"}
 FACE_PREFIXES = ("dilu_core.adapters",)
 ORTOOLS = {
     f"dilu_core.solvers.placement.{name}"

@@ -53,6 +53,25 @@ def test_resampling_keeps_the_number_of_requests(values, period_s):
     assert trace.resampled(period_s).requests == pytest.approx(trace.requests, rel=1e-9, abs=1e-6)
 
 
+def test_a_poisson_draw_has_the_load_in_whole_requests():
+    """Counts are whole, reproducible, and have the mean and the variance of their rates; silence stays silent."""
+    trace = ArrivalTrace([0.0, 30.0, 0.0, 300.0], period_s=50.0, name="t")
+    drawn = trace.poisson(3, period_s=0.1)
+    counts = drawn.rates_rps * 0.1
+    assert drawn == trace.poisson(3) != trace.poisson(4)
+    assert (drawn.duration_s, drawn.name) == (pytest.approx(200.0), "t")
+    assert counts == pytest.approx(np.round(counts))
+    assert counts[:500].sum() == counts[1000:1500].sum() == 0.0
+    for busy, mean in ((counts[500:1000], 3.0), (counts[1500:], 30.0)):
+        assert busy.mean() == pytest.approx(mean, rel=0.1)
+        assert busy.var() == pytest.approx(mean, rel=0.25)
+    assert ArrivalTrace([1e15] * 20).poisson(1, period_s=1.0).rates_rps.max() <= 1e15
+    with pytest.raises(InvalidArgumentError, match="seed"):
+        trace.poisson(-1)
+    with pytest.raises(InvalidArgumentError, match="period_s"):
+        ArrivalTrace([1e15] * 3, period_s=100.0).poisson(1, period_s=100.0)
+
+
 def test_slices_scales_and_constants():
     """A part of a trace, a multiple of it, and a constant one are what their names say."""
     trace = ArrivalTrace([1.0, 2.0, 3.0, 4.0], period_s=2.0, name="x")

@@ -2,6 +2,26 @@
 
 Policies are pure: no clock, no I/O, no randomness. They never raise on odd data; what cannot be true (a negative rate,
 NaN, a clock that runs backwards) counts as "not known", and what is not known moves nothing.
+
+What `CoScaler` answers to no data, late data and odd clocks, and what it remembers of them. Each line is held by
+tests/coscaling/test_missing_data.py; `dilu_core.testing.PolicyConformance` asks the same of any policy, as far as it
+shows from outside. A gap without arrivals counts neither as load nor as idleness.
+
+| what came                        | answer                    | memory                                    |
+|----------------------------------|---------------------------|-------------------------------------------|
+| the first observation            | decides on it             | as if it spoke for one second             |
+| `time_s` not known               | no change, "clock"        | untouched                                 |
+| the clock stands still           | no change, "clock"        | untouched                                 |
+| the clock went back              | no change, "clock"        | clock set, queue forgotten, the rest kept |
+| late, by at most `stale_after_s` | decides on it             | its mean rate holds for the whole gap     |
+| late by more, or a jump ahead    | no change, "learning"     | all forgotten but the clock               |
+| `arrivals_rps` not known         | no change, "no-data"      | clock set, queue forgotten, the rest kept |
+| `ready` or `starting` not known  | no change, "no-data"      | arrivals remembered, queue forgotten      |
+| `in_flight` not known            | decides by arrivals alone | queue forgotten                           |
+| `spare_milli` not known          | trusts `lean`             | smoothed spare share forgotten            |
+| `latency_p95_ms` not known       | it bars no scale-in       | untouched                                 |
+
+Where several lines apply, the clock speaks before the arrivals, and those before the instance counts.
 """
 
 from __future__ import annotations
@@ -76,6 +96,8 @@ class ScalingReason(StrEnum):
     """No action: the stage computes decisions without carrying them out."""
     POLICY_FAILED = "policy-failed"
     """No action: the wrapped policy raised or gave no valid decision."""
+    FALLBACK = "fallback"
+    """The wrapped policy keeps failing; this is what the fallback policy says, scale-in left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +106,9 @@ class ScalingDecision:
 
     `instances`: how many should exist, starting ones included; `None`: not known, leave them as they are.
     `change`: launch that many (> 0), remove that many (< 0), or nothing (0); the host need look at nothing else.
-    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound (`"min_instances"` or
-    `"max_instances"`) that kept the policy from going further, and `audit` a plain record where a wrapper leaves one.
+    `reason` is a code, `detail` a sentence for people, `clipped_by` the name of the bound that kept the policy
+    from going further (`"min_instances"`, `"max_instances"`; of wrappers also `"budget"`, `"fallback"` and
+    `"recovery"`), and `audit` a plain record where a wrapper leaves one.
     """
 
     instances: int | None

@@ -71,6 +71,7 @@ def least_gradient(
     for n in range(node_start.size - 1):
         largest = max(largest, node_start[n + 1] - node_start[n])
     after = np.empty(largest)
+    last = -1  # the last node whose score was worked out anew
     for n in range(node_start.size - 1):
         if node_barred[n] or host_free[n, 0] < demand[4] or host_free[n, 1] < demand[5]:
             continue
@@ -85,11 +86,15 @@ def least_gradient(
             )  # fmt: skip
         else:
             if known_at[n] != node_state[n, CHANGES]:
-                known[n], known_row[n] = node_score(
-                    free, node_start, n, host_free, preference, penalty, False, shapes, weight, demand, gang_memory,
-                    after, chosen,
-                )  # fmt: skip
+                if last >= 0 and _alike(free, node_start, host_free, last, n):
+                    known[n], known_row[n] = known[last], known_row[last] + node_start[n] - node_start[last]
+                else:
+                    known[n], known_row[n] = node_score(
+                        free, node_start, n, host_free, preference, penalty, False, shapes, weight, demand, gang_memory,
+                        after, chosen,
+                    )  # fmt: skip
                 known_at[n] = node_state[n, CHANGES]
+                last = n
             score, row = known[n], known_row[n]
         if score < best_score:
             best, best_score, best_row = n, score, row
@@ -100,6 +105,23 @@ def least_gradient(
             free, node_start[best], node_start[best + 1], preference, penalty, special, demand, gang_memory, chosen
         )
     return best
+
+
+@compiled
+def _alike(free: Ints, node_start: Ints, host_free: Ints, n: int, other: int) -> bool:
+    """Whether two nodes have the same left, on the host and GPU by GPU."""
+    shift = node_start[other] - node_start[n]
+    same = bool(
+        (host_free[n, 0] == host_free[other, 0])
+        & (host_free[n, 1] == host_free[other, 1])
+        & (node_start[other + 1] - node_start[n + 1] == shift)
+    )
+    g = node_start[n]
+    while same and g < node_start[n + 1]:
+        for r in range(3):
+            same &= free[g, r] == free[g + shift, r]
+        g += 1
+    return same
 
 
 @compiled

@@ -109,38 +109,56 @@ def node_fragmentation_each(
     """F_n now; and in `after[:stop - start]`, F_n once an instance of one GPU sits on each of the node's GPUs instead.
 
     Infinite for a GPU without room, and for all where the host has none. One pass over the shapes serves all the GPUs:
-    a booking changes the room of one GPU alone, so each shape's count and sum are corrected by that GPU's part.
+    a booking changes the room of one GPU alone, so each shape's count and sum are corrected by that GPU's part. GPUs of
+    the same room count as one, of which there are several: most nodes have but two or three kinds.
     """
     size = stop - start
+    kind = np.empty(size, np.int64)  # of each GPU
+    row = np.empty(size, np.int64)  # the first GPU of each kind
+    count = np.empty(size, np.int64)
+    grown = np.empty(size)
+    kinds = 0
     total = 0
     host_fits = host_cpu >= cpu and host_memory >= memory_on_host
     for i in range(size):
         g = start + i
         total += free[g, 0]
-        fits = host_fits and free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory
-        after[i] = 0.0 if fits else np.inf
+        k = 0
+        while k < kinds and not (
+            (free[row[k], 0] == free[g, 0]) & (free[row[k], 1] == free[g, 1]) & (free[row[k], 2] == free[g, 2])
+        ):
+            k += 1
+        if k == kinds:
+            fits = host_fits and free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory
+            row[k], count[k], grown[k] = g, 0, 0.0 if fits else np.inf
+            kinds += 1
+        kind[i] = k
+        count[k] += 1
     now = 0.0
     for m in range(weight.size):
         gpus, r, b, s = shapes[m, 3], shapes[m, 0], shapes[m, 1], shapes[m, 2]
         room = 0
         wasted = 0
-        for g in range(start, stop):
-            if free[g, 0] >= r and free[g, 1] >= b and free[g, 2] >= s:
-                room += 1
+        for k in range(kinds):
+            g = row[k]
+            if (free[g, 0] >= r) & (free[g, 1] >= b) & (free[g, 2] >= s):
+                room += count[k]
             else:
-                wasted += free[g, 0]
+                wasted += count[k] * free[g, 0]
         runs = gpus > 0 and host_cpu >= shapes[m, 4] and host_memory >= shapes[m, 5]
         still_runs = gpus > 0 and host_cpu - cpu >= shapes[m, 4] and host_memory - memory_on_host >= shapes[m, 5]
         now += weight[m] * (wasted if runs and room >= gpus else total)
-        for i in range(size):
-            if after[i] == np.inf:
+        for k in range(kinds):
+            if grown[k] == np.inf:
                 continue
-            g = start + i
+            g = row[k]
             left = free[g, 0] - request
-            had_room = free[g, 0] >= r and free[g, 1] >= b and free[g, 2] >= s
-            has_room = left >= r and free[g, 1] - limit >= b and free[g, 2] - memory >= s
+            had_room = (free[g, 0] >= r) & (free[g, 1] >= b) & (free[g, 2] >= s)
+            has_room = (left >= r) & (free[g, 1] - limit >= b) & (free[g, 2] - memory >= s)
             unusable = total - request
             if still_runs and room - had_room + has_room >= gpus:
                 unusable = wasted - (0 if had_room else free[g, 0]) + (0 if has_room else left)
-            after[i] += weight[m] * unusable
+            grown[k] += weight[m] * unusable
+    for i in range(size):
+        after[i] = grown[kind[i]]
     return now

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.cpu.ledger import ACTIVE, ALIKE_UNTIL, REACH, write
-from dilu_core.kernels.cpu.packing_nodes import best_split
+from dilu_core.kernels.cpu.ledger import ACTIVE, ALIKE_UNTIL, REACH, write, write_all
+from dilu_core.kernels.cpu.packing_nodes import best_gang, best_split
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -99,6 +99,38 @@ def place_one(
 
 
 @compiled
+def place_gang(
+    free: Ints,
+    weight: Floats,
+    held: Ints,
+    preference: Ints,
+    penalty: Floats,
+    node_start: Ints,
+    node_of: Ints,
+    node_state: Ints,
+    totals: Ints,
+    chosen: Ints,
+    memory: Ints,
+    request: int,
+    limit: int,
+    size: int,
+    flags: int,
+) -> tuple[bool, int]:
+    """The place of a gang of `size` GPUs: (whether there is one, GPUs opened).
+
+    `memory` is what it takes on each, decreasing; the row for each is written into `chosen`.
+    """
+    special = flags & SPECIAL != 0
+    node, opened = best_gang(
+        free, weight, held, preference, penalty, special, node_start, node_state, totals, request, limit, memory, size,
+        chosen,
+    )  # fmt: skip
+    if node >= 0 and flags & BOOK:
+        write_all(free, held, node_of, node_state, totals, chosen, memory, size, request, limit, 1)
+    return node >= 0, opened
+
+
+@compiled
 def best_active(
     free: Ints,
     weight: Floats,
@@ -119,7 +151,8 @@ def best_active(
     best_preference = -1
     best_score = np.inf
     for g in range(stop):
-        if held[g] == 0 or free[g, 0] < request or free[g, 1] < limit or free[g, 2] < memory:
+        # one branch, and that nearly always the same way, instead of four
+        if (held[g] == 0) | (free[g, 0] < request) | (free[g, 1] < limit) | (free[g, 2] < memory):
             continue
         liked = preference[g] if special else 0
         if liked < best_preference or liked < 0:

@@ -39,6 +39,7 @@ def best_gang(
     can block the smaller beyond need.
     """
     picked = np.empty(size, np.int64)
+    scores = np.empty(size)
     best = -1
     best_opened = 0
     best_liked = 0
@@ -61,50 +62,15 @@ def best_gang(
         active = 0
         for g in range(start, stop):  # the cheap look that spares most nodes the careful one
             allowed = not special or preference[g] >= 0
-            if allowed and free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory[size - 1]:
+            if allowed & (free[g, 0] >= request) & (free[g, 1] >= limit) & (free[g, 2] >= memory[size - 1]):
                 suitable += 1
                 active += 1 if held[g] > 0 else 0
         if suitable < size or (best >= 0 and size - active > best_opened):
             continue
-        opened = 0
-        liked_sum = 0
-        score_sum = 0.0
-        found = 0
-        while found < size:
-            pick = -1
-            pick_empty = True
-            pick_liked = -1
-            pick_score = np.inf
-            for g in range(start, stop):
-                liked = preference[g] if special else 0
-                if liked < 0 or free[g, 0] < request or free[g, 1] < limit or free[g, 2] < memory[found]:
-                    continue
-                taken = False
-                for k in range(found):
-                    taken = taken or picked[k] == g
-                empty = held[g] == 0
-                if taken or (pick >= 0 and empty and not pick_empty):
-                    continue
-                score = (
-                    (free[g, 0] - request) * weight[g, 0]
-                    + (free[g, 1] - limit) * weight[g, 1]
-                    + (free[g, 2] - memory[found]) * weight[g, 2]
-                )
-                if special:
-                    score += penalty[g]
-                better = (
-                    (pick_empty and not empty) or liked > pick_liked or (liked == pick_liked and score < pick_score)
-                )
-                if pick < 0 or better:
-                    pick, pick_empty, pick_liked, pick_score = g, empty, liked, score
-            if pick < 0:
-                break
-            picked[found] = pick
-            opened += 1 if pick_empty else 0
-            liked_sum += pick_liked
-            score_sum += pick_score
-            found += 1
-        if found < size:
+        opened, liked_sum, score_sum = _pick_gang(
+            free, weight, held, preference, penalty, special, start, stop, request, limit, memory, size, picked, scores
+        )
+        if opened < 0:
             continue
         if unused:
             empty_size, empty_memory = stop - start, free[start, 2]
@@ -117,6 +83,81 @@ def best_gang(
             best, best_opened, best_liked, best_score = n, opened, liked_sum, score_sum
             chosen[:size] = picked
     return best, best_opened
+
+
+@compiled
+def _pick_gang(
+    free: Ints,
+    weight: Floats,
+    held: Ints,
+    preference: Ints,
+    penalty: Floats,
+    special: bool,
+    start: int,
+    stop: int,
+    request: int,
+    limit: int,
+    memory: Ints,
+    size: int,
+    picked: Ints,
+    scores: Floats,
+) -> tuple[int, int, float]:
+    """One GPU of start..stop-1 for each of `memory`: (GPUs opened, -1 for no place; sum of preferences; of scores).
+
+    For each in turn the first in this order: active, most liked, least score, lowest row. Entries of the same memory
+    have the same order, so one pass finds the GPUs for all of them. Rows are written into `picked`; `scores` (size,) is
+    room to work in.
+    """
+    opened = 0
+    liked_sum = 0
+    first = 0
+    while first < size:
+        wanted = memory[first]
+        last = first + 1
+        while last < size and memory[last] == wanted:
+            last += 1
+        found = first  # picked[first:found] are in order
+        for g in range(start, stop):
+            liked = preference[g] if special else 0
+            if (liked < 0) | (free[g, 0] < request) | (free[g, 1] < limit) | (free[g, 2] < wanted):
+                continue
+            taken = False
+            for k in range(first):
+                taken = taken or picked[k] == g
+            if taken:
+                continue
+            score: float = (free[g, 0] - request) * weight[g, 0]
+            score += (free[g, 1] - limit) * weight[g, 1]
+            score += (free[g, 2] - wanted) * weight[g, 2]
+            if special:
+                score += penalty[g]
+            empty = held[g] == 0
+            place = found
+            while place > first:
+                other = picked[place - 1]
+                other_empty = held[other] == 0
+                other_liked = preference[other] if special else 0
+                before = other_empty and not empty
+                if other_empty == empty:
+                    before = liked > other_liked or (liked == other_liked and score < scores[place - 1])
+                if not before:
+                    break
+                if place < last:
+                    picked[place], scores[place] = other, scores[place - 1]
+                place -= 1
+            if place < last:
+                picked[place], scores[place] = g, score
+                found = min(found + 1, last)
+        if found < last:
+            return -1, 0, 0.0
+        first = last
+    score_sum = 0.0
+    for k in range(size):
+        opened += 1 if held[picked[k]] == 0 else 0
+        if special:
+            liked_sum += int(preference[picked[k]])
+        score_sum += scores[k]
+    return opened, liked_sum, score_sum
 
 
 @compiled
@@ -155,7 +196,7 @@ def best_split(
         room = 0
         for g in range(start, stop):  # the cheap look that spares most nodes the careful one
             allowed = (not special or preference[g] >= 0) and (may_open or held[g] > 0)
-            if allowed and free[g, 0] >= request and free[g, 1] >= request:
+            if allowed & (free[g, 0] >= request) & (free[g, 1] >= request):
                 room += min(free[g, 2], memory - 1)
         if room < memory:
             continue

@@ -29,6 +29,46 @@ def share_for_rate(rate_rps: NDArray[np.float64], wanted_rps: float, most_milli:
 
 
 @compiled
+def least_share(table: NDArray[np.float64], wanted_rps: float, most: int, near: int) -> float:
+    """As `share_for_rate`, searched from `near` outwards: shares change little between steps."""
+    if wanted_rps <= 0.0:
+        return 0.0
+    if wanted_rps > table[most]:
+        return float(most)
+    low, high, stride = 0, most, 1  # table[low] < wanted_rps <= table[high]
+    if 0 < near < most:
+        if table[near] < wanted_rps:
+            low = near
+            while low + stride < most and table[low + stride] < wanted_rps:
+                low += stride
+                stride *= 2
+            high = min(low + stride, most)
+        else:
+            high = near
+            while high - stride > 0 and table[high - stride] >= wanted_rps:
+                high -= stride
+                stride *= 2
+            low = max(high - stride, 0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if table[middle] < wanted_rps:
+            low = middle
+        else:
+            high = middle
+    return float(low + (wanted_rps - table[low]) / (table[high] - table[low]))
+
+
+@compiled
+def between(table: NDArray[np.float64], function: int, share: float) -> float:
+    """`table[function]` at a share that need not be whole, linearly between whole ones."""
+    low = int(share)
+    part = share - low
+    if part <= 0.0:
+        return float(table[function, low])
+    return float(table[function, low] + part * (table[function, low + 1] - table[function, low]))
+
+
+@compiled
 def advance_queue(
     arrivals: NDArray[np.float64],
     most_milli: NDArray[np.int64],

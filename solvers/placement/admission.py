@@ -1,6 +1,7 @@
 """Let in the greatest GPU share of pending instances by few moves.
 
     direct      those that fit as things stand, the greatest share first
+    hosts       those that free GPUs wait for, once what uses no GPU has left the host to them
     whole       a small cluster as one exact model
     exchange    annealing over moves, swaps and admissions at once (dilu_core.solvers.placement.exchange)
     room        for those left, the moves that would let each in, the greatest share per move first
@@ -19,11 +20,12 @@ from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.drain import is_small, movable, movers
 from dilu_core.solvers.placement.exchange import exchange
 from dilu_core.solvers.placement.gradient import Gradient
+from dilu_core.solvers.placement.host_relief import relieve_hosts
 from dilu_core.solvers.placement.layers import solve_layers
 from dilu_core.solvers.placement.moving import Draft
 from dilu_core.solvers.placement.ordering import carry_out_all
 from dilu_core.solvers.placement.pricing import Prices
-from dilu_core.solvers.placement.room import make_room, newcomer_on
+from dilu_core.solvers.placement.room import demand_of, make_room, newcomer_on
 
 _DETERMINISTIC_S = 20.0
 _SMALL_LAYERS = 4
@@ -32,12 +34,27 @@ _ROOM_S = 2.0  # for one instance
 _EXCHANGED_FROM = 200  # running instances, below which neighbourhoods alone do as well
 
 
-def admit(draft: Draft, pending: Sequence[Instance], deadline: float, *, may_pause: bool, seed: int) -> bool:
-    """Add moves and admissions to the draft until `deadline` (of perf_counter); whether it ran to its end."""
+def admit(
+    draft: Draft,
+    pending: Sequence[Instance],
+    deadline: float,
+    *,
+    reservations: set[str],
+    may_pause: bool,
+    seed: int,
+) -> bool:
+    """Add moves and admissions to the draft until `deadline` (of perf_counter); whether it ran to its end.
+
+    `reservations` of host CPU and memory may be moved as well.
+    """
     waiting = sorted(pending, key=lambda each: (-share_milli(each), each.name))
     small = is_small(draft.ledger)
     if not small or draft.moves_left == 0:  # a small model weighs direct places against others
         waiting = _direct(draft, waiting)
+    if reservations and waiting and draft.moves_left > 0:
+        if not relieve_hosts(draft, waiting, reservations, deadline):
+            return False
+        waiting = _still(draft, waiting)
     if not waiting or draft.moves_left <= 0:
         return True
     started = time.perf_counter()
@@ -99,11 +116,7 @@ def _one_by_one(draft: Draft, waiting: list[Instance], deadline: float) -> bool:
     """Make room for one instance after another; of equal demands only one is tried once one has failed."""
     failed: set[tuple[object, ...]] = set()
     for instance in waiting:
-        shape = (
-            instance.request_milli, instance.limit_milli, instance.memory_mib, instance.gpus, instance.cpu_milli,
-            instance.host_memory_mib, instance.function, instance.anti_affinity, instance.gpu_types,
-            instance.alternatives, instance.splittable,
-        )  # fmt: skip
+        shape = demand_of(instance)
         if draft.moves_left <= 0:
             break
         now = time.perf_counter()

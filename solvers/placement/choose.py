@@ -38,9 +38,9 @@ from dilu_core.kernels.cpu.packing import (
     TRY_SPLIT_OPENING,
     best_active,
     best_empty,
+    place_gang,
     place_one,
 )
-from dilu_core.kernels.cpu.packing_nodes import best_gang
 from dilu_core.kernels.cpu.slicing import best_slice
 from dilu_core.mig import MigSlice
 from dilu_core.solvers.placement.bookings import Booking, Bookings, booked
@@ -88,13 +88,18 @@ class Chooser:
         self._chosen = np.zeros(self.largest_node + 1, np.int64)
         self._part = np.zeros(self.largest_node + 1, np.int64)
         self.gang_memory_column = np.zeros(self.largest_node + 1, np.int64)
+        # views are quicker to read and fill item by item
+        self._chosen_view, self._part_view = self._chosen.data, self._part.data
+        self._gang_memory_view = self.gang_memory_column.data
         self._whole = TRY_ACTIVE | TRY_OPENING
         self._splits = self._whole | TRY_SPLIT_OPENING | (0 if split_last else TRY_SPLIT)
         self._always_special = b.partitions.any_there
-        self._columns = (
+        shared = (
             b.free, self.weight, b.held, self.preference, self.penalty, b.node_start, b.node_of, b.node_state, b.totals,
-            self._chosen, self._part,
+            self._chosen,
         )  # fmt: skip
+        self._columns = (*shared, self._part)
+        self._gang_columns = (*shared, self.gang_memory_column)
 
     def choose(self, instance: Instance) -> Choice | None:
         """The place for `instance` by the rules above, or `None` where there is none. Nothing is booked."""
@@ -104,7 +109,7 @@ class Chooser:
                 return found
         special = self.prepare(instance)
         if instance.gpus > 1:
-            return self._gang(instance, special)
+            return self._gang(instance, SPECIAL if special else 0)
         if self.bookings.partitions.any_there:
             return self._among_slices(instance)
         if not instance.alternatives:
@@ -121,19 +126,21 @@ class Chooser:
     def place(self, instance: Instance) -> tuple[Choice, Booking] | None:
         """As `choose`, and books the place found."""
         b = self.bookings
-        plain = instance.gpus == 1 and not instance.alternatives and self.gradient is None
-        if plain and not b.partitions.any_there:
-            flags = BOOK | SPECIAL if self.prepare(instance) else BOOK
-            choice = self._one(instance, 0, flags, self._steps(instance))
+        if instance.alternatives or self.gradient is not None or b.partitions.any_there:
+            choice = self.choose(instance)
             if choice is None:
                 return None
-            booking = booked(instance, choice.gpus, choice.memory_mib, 0, ())
-            b.note(booking)
-            return choice, booking
-        choice = self.choose(instance)
+            return choice, b.book(instance, choice.gpus, choice.memory_mib, choice.configuration, choice.mig)
+        flags = BOOK | SPECIAL if self.prepare(instance) else BOOK
+        if instance.gpus > 1:
+            choice = self._gang(instance, flags)
+        else:
+            choice = self._one(instance, 0, flags, self._steps(instance))
         if choice is None:
             return None
-        return choice, b.book(instance, choice.gpus, choice.memory_mib, choice.configuration, choice.mig)
+        booking = booked(instance, choice.gpus, choice.memory_mib, 0, ())
+        b.note(booking)
+        return choice, booking
 
     def prepare(self, instance: Instance, *, by_row_only: bool = False) -> bool:
         """Whether there are GPUs `instance` likes better or must avoid; then they stand in the scratch columns.
@@ -163,8 +170,8 @@ class Chooser:
         )
         if function and b.gangs_on and instance.kind != "training":
             for row in b.gangs_on.keys() & b.function_on.get(function, {}).keys():
-                for gang in b.gangs_on[row].values():
-                    for gpu in gang.gpus:
+                for gang in b.on_gpu[row].values():
+                    for gpu in gang.gpus if gang.is_training_gang else ():
                         if self.preference[gpu] == NEUTRAL and gpu not in b.function_on[function]:
                             self.preference[gpu] = BESIDE_GANG
         if self.spreading is not None:
@@ -187,35 +194,37 @@ class Chooser:
         if found == NOWHERE:
             return None
         if found == ON_SPLIT:
-            rows, parts = tuple(self._chosen[:count].tolist()), tuple(self._part[:count].tolist())
+            rows, parts = tuple(self._chosen_view[:count].tolist()), tuple(self._part_view[:count].tolist())
             return chosen(rows, parts, Rule.SPLIT, opened, NEUTRAL, number, ())
         liked = int(self.preference[gpu]) if flags & SPECIAL and found == ON_ACTIVE else NEUTRAL
         return chosen((gpu,), (memory,), _RULE_OF[found], opened, liked, number, ())
 
-    def _gang(self, instance: Instance, special: bool) -> Choice | None:
-        """The gang's place that opens the fewest GPUs, in the first configuration that does."""
-        b, size = self.bookings, instance.gpus
+    def _gang(self, instance: Instance, flags: int) -> Choice | None:
+        """The gang's place that opens the fewest GPUs, in the first configuration that does.
+
+        With `BOOK` among the `flags` it has no alternatives.
+        """
+        size = instance.gpus
         if size > self.largest_node:
             return None
-        if b.partitions.any_there:
+        if self.bookings.partitions.any_there:
             self._bar_partitioned(instance)
         best: Choice | None = None
         for number, each in enumerate(demands_of(instance)):
             memory = self.gang_memory(each, size)
-            node, opened = best_gang(
-                b.free, self.weight, b.held, self.preference, self.penalty, special, b.node_start, b.node_state,
-                b.totals, each.request_milli, each.limit_milli, self.gang_memory_column, size, self._chosen,
-            )  # fmt: skip
-            if node >= 0 and (best is None or opened < best.opened):
-                rows = tuple(self._chosen[:size].tolist())
-                best = Choice(rows, memory, Rule.GANG, opened, NEUTRAL, number)
+            found, opened = place_gang(*self._gang_columns, each.request_milli, each.limit_milli, size, flags)
+            if found and (best is None or opened < best.opened):
+                rows = tuple(self._chosen_view[:size].tolist())
+                best = chosen(rows, memory, Rule.GANG, opened, NEUTRAL, number, ())
         return best
 
     def gang_memory(self, demand: Instance | Configuration, size: int) -> tuple[int, ...]:
         """Memory on each GPU of a gang, greatest first; the same is left in `gang_memory_column`."""
         memory = demand.memory_mib
         each = (memory,) * size if isinstance(memory, int) else tuple(sorted(memory, reverse=True))
-        self.gang_memory_column[:size] = each
+        column = self._gang_memory_view
+        for k, mib in enumerate(each):
+            column[k] = mib
         return each
 
     def _bar_partitioned(self, instance: Instance) -> None:

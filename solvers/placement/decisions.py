@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dilu_core.slots import Slot
-from dilu_core.solvers.placement.choice import Choice, Rule
+from dilu_core.solvers.placement.choice import Choice, Rule, reason_of
 from dilu_core.solvers.placement.unchecked import unchecked
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -53,7 +53,9 @@ _made = unchecked(PlacementDecision)
 
 def placed(name: str, slots: tuple[Slot, ...], choice: Choice) -> PlacementDecision:
     """The decision for an instance that found a place."""
-    return _made(name, True, slots, choice.reason, choice.rule, _NOTHING, _NOTHING, slots[0].node)
+    rule = choice.rule
+    reason = reason_of(rule, len(slots), choice.opened, choice.liked, choice.configuration)
+    return _made(name, True, slots, reason, rule, _NOTHING, _NOTHING, slots[0].node)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dilu_core.solvers.placement.bookings import Booking, Bookings
-from dilu_core.solvers.placement.migration_plan import MigrationPlan, Move
+from dilu_core.solvers.placement.migration_plan import HostMove, MigrationPlan, Move
 from dilu_core.solvers.placement.moving import move
 from dilu_core.verification import violations
 
@@ -27,6 +27,10 @@ def carry_out(ledger: Bookings, plan: MigrationPlan) -> str | None:
 
 
 def _steps(ledger: Bookings, plan: MigrationPlan) -> str | None:
+    for each in plan.host_moves:
+        reason = _move_host(ledger, each)
+        if reason is not None:
+            return reason
     stopped: dict[str, Booking] = {}
     for step in plan.moves:
         reason = _obstacle(ledger, step, stopped)
@@ -59,6 +63,23 @@ def _steps(ledger: Bookings, plan: MigrationPlan) -> str | None:
         if not ledger.fits(wanted):
             return f"{instance.name!r} no longer fits where it was to be let in"
         ledger.book(*wanted.fields)
+    return None
+
+
+def _move_host(ledger: Bookings, step: HostMove) -> str | None:
+    """Move a reservation whose target has room beside what it holds now, or say why not."""
+    held = ledger.reserved.get(step.name)
+    if held is None:
+        return f"{step.name!r} reserves nothing any more"
+    if step.source not in ledger.node_number or step.target not in ledger.node_number:
+        return f"{step.name!r} goes from {step.source!r} to {step.target!r}, not both of which are in the cluster"
+    if held.node != ledger.node_number[step.source]:
+        return f"{step.name!r} has moved meanwhile"
+    wanted = held._replace(node=ledger.node_number[step.target])
+    if (ledger.host_free[wanted.node] < (held.cpu_milli, held.memory_mib)).any():
+        return f"{step.name!r} no longer fits where it was to go"
+    ledger.unreserve(held.name)
+    ledger.reserve(wanted)
     return None
 
 

@@ -46,6 +46,7 @@ class Gradient:
         self._number: dict[tuple[object, ...], int] = {}
         self._next = 0
         self._demand = np.zeros(6, np.int64)
+        self._demand_view = self._demand.data  # quicker to fill
         self._chosen = np.zeros(int(np.diff(bookings.node_start).max(initial=0)) + 1, np.int64)
         self.mix = NO_MIX
         self.expect(NO_MIX if mix is None else mix)
@@ -90,18 +91,10 @@ class Gradient:
     def demand_of(self, instance: Instance, each: Instance | Configuration, chooser: Chooser) -> NDArray[np.int64]:
         """The scratch column of a demand, filled in; the memory of a gang stands in the chooser's."""
         memory = chooser.gang_memory(each, instance.gpus)
-        self._demand[:] = (
-            each.request_milli, each.limit_milli, memory[0], instance.gpus, instance.cpu_milli,
-            instance.host_memory_mib,
-        )  # fmt: skip
+        demand = self._demand_view
+        demand[0], demand[1], demand[2] = each.request_milli, each.limit_milli, memory[0]
+        demand[3], demand[4], demand[5] = instance.gpus, instance.cpu_milli, instance.host_memory_mib
         return self._demand
-
-    def node_for_host(self, chooser: Chooser, cpu_milli: int, memory_mib: int) -> int:
-        """The node where taking this much of the host adds least, or -1."""
-        self._demand[:] = (0, 0, 0, 0, cpu_milli, memory_mib)
-        return self._least(
-            (cpu_milli, memory_mib), self._demand, self.bookings.nodes_barred(None), chooser, special=False
-        )
 
     def _least(
         self, key: tuple[object, ...], demand: NDArray[np.int64], barred: NDArray[np.bool_], chooser: Chooser,

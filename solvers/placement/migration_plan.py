@@ -19,6 +19,7 @@ from dilu_core.slots import Slot
 
 _VERSION = 2
 _MOVE, _OF_A_MOVE = ("name", "source", "target"), ("cost_gpu_s", "gpu_hours_saved")
+_HOST_MOVE = ("name", "source", "target")
 _PLAN = ("moves", "gpus_before", "gpus_after", "admissions", "termination")
 
 
@@ -71,13 +72,30 @@ class Admission:
             check.fail("slots", "is empty; an instance that is let in takes a place.")
 
 
+@dataclass(frozen=True, slots=True)
+class HostMove:
+    """The reservation `name` of CPU and host memory goes from the node `source` to the node `target`."""
+
+    name: str
+    source: str
+    target: str
+
+    def __post_init__(self) -> None:
+        for column in ("name", "source", "target"):
+            check.text(column, getattr(self, column))
+        if self.source == self.target:
+            check.fail("target", f"is {self.target!r}, where the reservation is already.")
+
+
 def _searched() -> Termination:
     return Termination(TerminationReason.FEASIBLE)
 
 
 @dataclass(frozen=True)
 class MigrationPlan:
-    """Moves to carry out in order, each keeping every GPU within capacity, then the instances let in.
+    """Moves to carry out in order, each keeping every GPU and host within capacity, then the instances let in.
+
+    `host_moves`, of what uses no GPU, come before all `moves`; there are none unless the caller allowed them.
 
     `gpus_before` and `gpus_after` count GPUs that hold something, before the first move and after the last admission.
     `termination` says why the search ended, and, where it let nobody in, what stood in the way.
@@ -88,10 +106,12 @@ class MigrationPlan:
     gpus_after: int
     admissions: tuple[Admission, ...] = ()
     termination: Termination = field(default_factory=_searched, compare=False)
+    host_moves: tuple[HostMove, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "moves", check.instances_of("moves", self.moves, Move))
         object.__setattr__(self, "admissions", check.instances_of("admissions", self.admissions, Admission))
+        object.__setattr__(self, "host_moves", check.instances_of("host_moves", self.host_moves, HostMove))
         for column in ("gpus_before", "gpus_after"):
             object.__setattr__(self, column, check.integer(column, getattr(self, column), at_least=0))
         if not isinstance(self.termination, Termination):
@@ -99,8 +119,8 @@ class MigrationPlan:
 
     @property
     def migrations(self) -> int:
-        """How often a running instance leaves its place; a stop and its start count once."""
-        return sum(1 for move in self.moves if move.source)
+        """How often an instance or a reservation leaves its place; a stop and its start count once."""
+        return len(self.host_moves) + sum(1 for move in self.moves if move.source)
 
     @property
     def gpus_freed(self) -> int:
@@ -124,8 +144,10 @@ class MigrationPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back; slots as `Slot.to_row` writes them."""
+        host_moves = [{"name": each.name, "source": each.source, "target": each.target} for each in self.host_moves]
         return {
             "version": _VERSION,
+            **({"host_moves": host_moves} if host_moves else {}),
             "moves": [
                 {
                     "name": move.name,
@@ -159,15 +181,20 @@ class MigrationPlan:
                 "slots": _read(f"{where}.slots", check.item(where, entry, "slots")),
             }
             admissions.append(check.build(where, fields, Admission, required=("instance", "slots")))
+        host_moves = [
+            check.build(where, entry, HostMove, required=_HOST_MOVE)
+            for where, entry in (check.entries("plan", document, "host_moves") if "host_moves" in document else ())
+        ]
         fields = {
             **document,
+            "host_moves": host_moves,
             "moves": moves,
             "admissions": admissions,
             "termination": Termination.from_dict(
                 check.item("plan", document, "termination"), argument="plan.termination"
             ),
         }
-        return check.build("plan", fields, cls, required=_PLAN)
+        return check.build("plan", fields, cls, required=_PLAN, optional=("host_moves",))
 
 
 def _rows(slots: tuple[Slot, ...]) -> list[list[Any]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dilu_core.arrival_mix import TaskMix
-from dilu_core.solvers.placement.bookings import Booking, Bookings
+from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
 from dilu_core.solvers.placement.move_cost import MoveCost
 
 
@@ -66,6 +67,13 @@ class Step:
         return booking.instance.name
 
 
+class HostStep(NamedTuple):
+    """A reservation of CPU and host memory goes from one node to another."""
+
+    held: HostBooking
+    wanted: HostBooking
+
+
 @dataclass
 class Draft:
     """A plan being made: a ledger of its own on which its steps have been carried out, and who may not move.
@@ -80,13 +88,14 @@ class Draft:
     horizon_s: float
     cost: MoveCost | None = None
     mix: TaskMix | None = None
+    host_steps: list[HostStep] = field(default_factory=list)  # before all `steps`
     steps: list[Step] = field(default_factory=list)
     admitted: list[Booking] = field(default_factory=list)
 
     @property
     def moves_left(self) -> int:
-        """How many instances may still be moved."""
-        return self.most_moves - sum(1 for step in self.steps if step.held is not None)
+        """How many instances or reservations may still be moved."""
+        return self.most_moves - len(self.host_steps) - sum(1 for step in self.steps if step.held is not None)
 
     def gpu_seconds(self, booking: Booking) -> float:
         """What moving this booking costs."""

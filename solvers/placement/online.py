@@ -181,8 +181,9 @@ class ClusterState:
     def reserve_host(self, name: str, *, cpu_milli: int, memory_mib: int, node: str | None = None) -> PlacementDecision:
         """Book CPU and host memory for something that uses no GPU, until `remove(name)`.
 
-        On `node`, or where it hurts the GPUs least: by fragmentation gradient if that is the rule, else on the node
-        with the least free share of GPUs, then the least CPU left. The decision names the node; it has no slots.
+        On `node`, or where it hurts the GPUs least: by fragmentation gradient, where the fewest free GPUs lose the host
+        that the expected mix asks for; else, and among equals, on the node with the least free share of GPUs, then the
+        least CPU left. The decision names the node; it has no slots.
         Raises `InvalidArgumentError` for negative amounts, a name in use, and a node that does not exist.
         """
         self._check_name("name", check.text("name", name))
@@ -206,9 +207,9 @@ class ClusterState:
 
     def remove(self, name: str) -> Instance | HostReservation:
         """Take `name` off its GPUs, or give back what it reserved, and return it; `StateError` where it is not here."""
-        if check.text("name", name) in self._bookings.by_name:
+        if isinstance(name, str) and name in self._bookings.by_name:
             return self._bookings.cancel(name).instance
-        if name in self._bookings.reserved:
+        if check.text("name", name) in self._bookings.reserved:
             return self._reservation(self._bookings.unreserve(name))
         raise StateError(f"no instance {name!r} is placed here; {len(self)} others are.")
 
@@ -225,6 +226,7 @@ class ClusterState:
         cost: MoveCost | None = None,
         horizon_s: float = 3600.0,
         exempt: Iterable[str] | Callable[[Instance], bool] = (),
+        movable_reservations: Iterable[str] | Callable[[HostReservation], bool] = (),
         mix: TaskMix | None = None,
         may_pause: bool = False,
         seed: int = 0,
@@ -234,13 +236,15 @@ class ClusterState:
         Every state between two moves is valid, and so is a move under way: the instance holds source and target.
 
         Arguments:
-            max_migrations: how often a running instance may leave its place.
+            max_migrations: how often an instance or a reservation may leave its place.
             time_limit_s: when to stop with what was found.
             pending: with instances here, the plan lets in the greatest GPU share of them instead of freeing GPUs.
             cost: what a move costs; then a plan must save more GPU-seconds than its moves cost. `None`: moves are free,
                 and as few as will do.
             horizon_s: how long a freed GPU is expected to stay free.
             exempt: names of instances that must not move, or a function that tells them.
+            movable_reservations: with `pending`, names of host reservations that may move to another node, or a
+                function that tells them: the host may be all that keeps free GPUs from a pending instance.
             mix: what is expected to arrive: among plans that free as many GPUs, room of use to it is kept. By default
                 the mix of `rule="fragmentation-gradient"`, if that is the rule.
             may_pause: with `pending`, moves that wait for one another in a circle may stop an instance for a while.
@@ -260,7 +264,14 @@ class ClusterState:
         if not waiting:
             return plan_drain(self._bookings, draft, time_limit_s=seconds)
         pause = check.flag("may_pause", may_pause)
-        return plan_admission(self._bookings, draft, waiting, time_limit_s=seconds, may_pause=pause, seed=number)
+        if callable(movable_reservations):
+            reservations = {each.name for each in self.host_reservations if movable_reservations(each)}
+        else:
+            reservations = set(check.names("movable_reservations", movable_reservations))
+        return plan_admission(
+            self._bookings, draft, waiting,
+            time_limit_s=seconds, reservations=reservations, may_pause=pause, seed=number,
+        )  # fmt: skip
 
     def make_room(
         self,

@@ -23,7 +23,7 @@ from dilu_core.result import Limit, Termination, TerminationReason
 from dilu_core.solvers.placement.admission import admit
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.drain import drain
-from dilu_core.solvers.placement.migration_plan import Admission, MigrationPlan, Move
+from dilu_core.solvers.placement.migration_plan import Admission, HostMove, MigrationPlan, Move
 from dilu_core.solvers.placement.move_cost import MoveCost
 from dilu_core.solvers.placement.moving import Draft
 from dilu_core.solvers.placement.reasons import refusal, why_never
@@ -101,12 +101,20 @@ def plan_room(
 
 
 def plan_admission(
-    ledger: Bookings, draft: Draft, pending: Sequence[Instance], *, time_limit_s: float, may_pause: bool, seed: int
+    ledger: Bookings,
+    draft: Draft,
+    pending: Sequence[Instance],
+    *,
+    time_limit_s: float,
+    reservations: set[str],
+    may_pause: bool,
+    seed: int,
 ) -> MigrationPlan:
     """The moves that let in the greatest GPU share of `pending`; `ledger` is not changed."""
     deadline = time.perf_counter() + time_limit_s
     try:
-        limit = None if admit(draft, pending, deadline, may_pause=may_pause, seed=seed) else Limit.TIME
+        ended = admit(draft, pending, deadline, reservations=reservations, may_pause=may_pause, seed=seed)
+        limit = None if ended else Limit.TIME
     except KeyboardInterrupt:
         limit = Limit.INTERRUPTED
     return finish(ledger, draft, Termination(TerminationReason.FEASIBLE, limit))
@@ -115,13 +123,19 @@ def plan_admission(
 def finish(ledger: Bookings, draft: Draft, termination: Termination) -> MigrationPlan:
     """The draft as a plan; its steps are replayed, so that an interrupt amid one cannot leave a wrong count."""
     replay = ledger.copy()
+    host_moves = []
+    for host_step in draft.host_steps:
+        source, target = (ledger.cluster.nodes[each.node].name for each in host_step)
+        host_moves.append(HostMove(host_step.held.name, source, target))
+        replay.unreserve(host_step.held.name)
+        replay.reserve(host_step.wanted)
     moves = []
     for step in draft.steps:
         cost = 0.0 if step.held is None else draft.gpu_seconds(step.held)
         saved = (step.freed * draft.horizon_s - cost) / _HOUR_S
-        source = () if step.held is None else replay.slots(step.held)
-        target = () if step.wanted is None else replay.slots(step.wanted)
-        moves.append(Move(step.name, source, target, cost, saved))
+        before = () if step.held is None else replay.slots(step.held)
+        after = () if step.wanted is None else replay.slots(step.wanted)
+        moves.append(Move(step.name, before, after, cost, saved))
         if step.held is not None:
             replay.cancel(step.name)
         if step.wanted is not None:
@@ -130,4 +144,6 @@ def finish(ledger: Bookings, draft: Draft, termination: Termination) -> Migratio
     for booking in draft.admitted:
         replay.book(*booking.fields)
         admissions.append(Admission(booking.instance, replay.slots(booking)))
-    return MigrationPlan(tuple(moves), ledger.gpus_used, replay.gpus_used, tuple(admissions), termination)
+    return MigrationPlan(
+        tuple(moves), ledger.gpus_used, replay.gpus_used, tuple(admissions), termination, tuple(host_moves)
+    )

@@ -38,6 +38,15 @@ class Room:
     is_proven: bool
 
 
+def demand_of(instance: Instance) -> tuple[object, ...]:
+    """All that decides where an instance fits: two with equal demands fit in the same places."""
+    return (
+        instance.request_milli, instance.limit_milli, instance.memory_mib, instance.gpus, instance.cpu_milli,
+        instance.host_memory_mib, instance.function, instance.anti_affinity, instance.gpu_types,
+        instance.alternatives, instance.splittable,
+    )  # fmt: skip
+
+
 def make_room(draft: Draft, instance: Instance, deadline: float) -> Room:
     """The moves that let `instance` in, found on the draft's ledger, which is not changed."""
     if is_small(draft.ledger):

@@ -40,7 +40,7 @@ class Batch:
         yield from (self.functions, self.options, self.value, self.weight, self.capacity)
 
 
-def _executed(
+def executed(
     columns: JointColumns,
     *,
     schedule: int,
@@ -64,7 +64,7 @@ def _executed(
     return choice, values, stopped
 
 
-def _answers(
+def answers_of(
     batch: Batch, choice: NDArray[np.int64], values: NDArray[np.int64]
 ) -> list[tuple[tuple[int, ...], int] | None]:
     ends = np.cumsum(batch.functions)
@@ -72,7 +72,7 @@ def _answers(
     return [None if part[0] < 0 else (part, int(value)) for part, value in zip(parts, values, strict=True)]
 
 
-def _problems(seed: int) -> list[Asked]:
+def mixed_problems(seed: int) -> list[Asked]:
     """n = 1..16, K = 1..64; weights and capacities small enough for dynamic programming."""
     generator = np.random.default_rng(seed)
     return [random_problem(generator, 16, 64) for _ in range(30)] + [
@@ -83,12 +83,12 @@ def _problems(seed: int) -> list[Asked]:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_kernel_gives_the_answer_of_dynamic_programming(schedule: int) -> None:
     """The very choice, whatever order threads run in; few problems take more nodes than the test allows."""
-    asked = _problems(schedule)
+    asked = mixed_problems(schedule)
     expected = [by_capacity(each) for each in asked]
     batch = Batch.of(asked)
-    choice, values, stopped = _executed(joint_columns(*batch), schedule=schedule, step_limit=300, seed=schedule)
+    choice, values, stopped = executed(joint_columns(*batch), schedule=schedule, step_limit=300, seed=schedule)
     assert stopped.mean() < 0.05
-    answers = _answers(batch, choice, values)
+    answers = answers_of(batch, choice, values)
     assert [answers[p] for p in np.flatnonzero(stopped == 0)] == [expected[p] for p in np.flatnonzero(stopped == 0)]
 
 
@@ -102,7 +102,7 @@ def test_however_the_work_is_shared_the_answer_is_the_same(threads: int, budget:
     weight = generator.integers(1, 400, (12, 7, 20, 3))
     value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (12, 7, 20))).astype(np.int64)
     batch = Batch.of([Asked(v, w, np.array([1000, 1100, 1200])) for v, w in zip(value, weight, strict=True)])
-    choice, values, stopped = _executed(
+    choice, values, stopped = executed(
         joint_columns(*batch), schedule=2, threads=threads, budget=budget, items=items, seed=threads
     )
     expected_choice, expected_values, _ = cpu.search_many(*batch)
@@ -117,7 +117,7 @@ def test_a_step_limit_leaves_the_problem_to_the_cpu() -> None:
     weight = generator.integers(100, 1000, (1, 10, 30, 3))
     hard = Asked(weight[0].sum(2) + generator.integers(0, 30, (10, 30)), weight[0], np.array([3600, 3700, 4000]))
     easy = Asked(np.array([[3, 1]]), np.ones((1, 2, 3), dtype=np.int64), np.array([1, 1, 1]))
-    _, values, stopped = _executed(joint_columns(*Batch.of([hard, easy])), schedule=0, step_limit=20)
+    _, values, stopped = executed(joint_columns(*Batch.of([hard, easy])), schedule=0, step_limit=20)
     assert stopped.tolist() == [1, 0]
     assert values[1] == 3
 
@@ -135,7 +135,7 @@ def test_wide_gains_are_marked() -> None:
 def test_a_gpu_gives_the_answers_of_the_cpu() -> None:
     """Bit for bit, of problems that the kernel takes and of those it leaves to the CPU."""
     generator = np.random.default_rng(11)
-    asked = [scaled(each, generator.integers(1, 5000, 3)) for seed in range(5) for each in _problems(seed)]
+    asked = [scaled(each, generator.integers(1, 5000, 3)) for seed in range(5) for each in mixed_problems(seed)]
     for functions, options in ((3, 80), (17, 8), (16, 64)) * 20:
         weight = generator.integers(1, 90, (functions, options, 3))
         asked.append(

@@ -1,0 +1,162 @@
+"""The instances of a cluster replay: where they sit, since when, which wait for a place, and which go first."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+
+from dilu_core.cluster import Cluster, Instance
+from dilu_core.correlation import LoadCorrelation
+from dilu_core.quota import QuotaConfig
+from dilu_core.slots import Placement
+from dilu_core.solvers.cluster_quotas import Menu
+from dilu_core.solvers.cluster_systems import ClusterSystem
+from dilu_core.solvers.cluster_workload import ClusterFunction
+from dilu_core.solvers.placement.bookings import Booking, Bookings
+from dilu_core.solvers.placement.choose import Chooser
+from dilu_core.solvers.placement.spreading import Spreading
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One placed instance: number of its function and configuration, its booking, and the step it serves from.
+
+    `request_milli` and `limit_milli` are what it books on each of its GPUs.
+    """
+
+    function: int
+    configuration: int
+    booking: Booking
+    ready_at: int
+    request_milli: int
+    limit_milli: int
+
+
+Wanted = tuple[int, int]
+"""Function and configuration of an instance that waits for a place."""
+
+
+class Fleet:
+    """Instances of `functions` on a cluster, under one system. Numbers of functions are positions.
+
+    `members` are in order of launch. `version` grows with every change; `launched`, `refused` count by function the
+    instances placed and the attempts that found no place.
+    """
+
+    def __init__(
+        self, cluster: Cluster, functions: tuple[ClusterFunction, ...], menus: list[Menu], system: ClusterSystem
+    ) -> None:
+        self.functions = functions
+        self.menus = menus
+        self.system = system
+        self.bookings = Bookings(cluster, system.oversubscription)
+        self.members: dict[str, Member] = {}
+        self.waiting: deque[Wanted] = deque()
+        self.planned = [[0] * len(menu) for menu in menus]  # placed or waiting, by configuration
+        self.launched = [0] * len(functions)
+        self.refused = [0] * len(functions)
+        self.version = 0
+        self._of: list[dict[str, Member]] = [{} for _ in functions]
+        self._number = count()
+        self._chooser = Chooser(self.bookings, weights=system.weights)
+
+    def keep_apart(self, correlation: LoadCorrelation) -> None:
+        """From now on, avoid GPUs that hold functions whose load rises with an instance's."""
+        self._chooser = Chooser(self.bookings, weights=self.system.weights, spreading=Spreading(correlation))
+
+    def of(self, function: int) -> dict[str, Member]:
+        """The placed instances of a function, in order of launch."""
+        return self._of[function]
+
+    def waiting_of(self, function: int) -> int:
+        """Its instances that wait for a place."""
+        return sum(wanted[0] == function for wanted in self.waiting)
+
+    def launch(self, function: int, configuration: int, ready_at: int) -> bool:
+        """Place one instance more; where there is no room it waits, and `False` is answered."""
+        self.planned[function][configuration] += 1
+        if self._place(function, configuration, ready_at):
+            return True
+        self.waiting.append((function, configuration))
+        return False
+
+    def retry(self, step: int, cold_steps: list[int]) -> None:
+        """Try to place what waits, oldest first; one refusal stands for all instances like it."""
+        hopeless: set[Wanted] = set()
+        still: deque[Wanted] = deque()
+        for wanted in self.waiting:
+            if wanted in hopeless or not self._place(*wanted, step + cold_steps[wanted[0]]):
+                hopeless.add(wanted)
+                still.append(wanted)
+        self.waiting = still
+
+    def give_up(self, function: int, configuration: int, number: int, step: int) -> None:
+        """Remove so many instances: those that wait first, then the youngest that start, then by the system's rule."""
+        for _ in range(number):
+            self.planned[function][configuration] -= 1
+            if (function, configuration) in self.waiting:
+                self.waiting.reverse()  # the youngest first
+                self.waiting.remove((function, configuration))
+                self.waiting.reverse()
+                continue
+            self._remove(self._least_useful(function, configuration, step))
+
+    def dissolve(self, function: int) -> None:
+        """The function leaves with all that it has."""
+        for name in list(self._of[function]):
+            self._remove(name)
+        self.waiting = deque(wanted for wanted in self.waiting if wanted[0] != function)
+        self.planned[function] = [0] * len(self.menus[function])
+
+    def placement(self) -> Placement:
+        """Where every instance sits now."""
+        return self.bookings.placement()
+
+    def instances(self) -> tuple[Instance, ...]:
+        """The placed instances as they were asked for."""
+        return tuple(each.booking.instance for each in self.members.values())
+
+    def _place(self, function: int, configuration: int, ready_at: int) -> bool:
+        found = self._chooser.place(self._instance(function, self.menus[function][configuration]))
+        if found is None:
+            self.refused[function] += 1
+            return False
+        booking = found[1]
+        member = Member(function, configuration, booking, ready_at, booking.request_milli, booking.limit_milli)
+        self.members[booking.instance.name] = self._of[function][booking.instance.name] = member
+        self.launched[function] += 1
+        self.version += 1
+        return True
+
+    def _instance(self, function: int, config: QuotaConfig) -> Instance:
+        asked = self.functions[function]
+        return Instance(
+            f"{asked.name}#{next(self._number)}",
+            asked.kind,
+            config.request_milli,
+            config.limit_milli,
+            asked.memory_mib,
+            gpus=asked.gpus,
+            splittable=asked.splittable,
+            function=asked.name if self.system.beside_gangs else "",
+        )
+
+    def _least_useful(self, function: int, configuration: int, step: int) -> str:
+        """The youngest that starts; else, by the system's rule, the youngest, or the one whose GPUs hold least else."""
+        mine = [name for name, each in self._of[function].items() if each.configuration == configuration]
+        if self.system.removal == "newest" or self.members[mine[-1]].ready_at > step:
+            return mine[-1]
+        free, capacity = self.bookings.free, self.bookings.capacity
+
+        def others(name: str) -> int:
+            member = self.members[name]
+            return sum(int(capacity[row, 0] - free[row, 0]) - member.request_milli for row in member.booking.gpus)
+
+        return min(reversed(mine), key=others)
+
+    def _remove(self, name: str) -> None:
+        member = self.members.pop(name)
+        del self._of[member.function][name]
+        self.bookings.cancel(name)
+        self.version += 1
