@@ -130,9 +130,10 @@ class ServePolicy:
             return self._blank
 
     def _restored(self, state: Any) -> Any:
-        """The policy's state out of JSON: by its own `restore_state`, the `from_dict` of its states, or as it is."""
-        restore = getattr(self._policy, "restore_state", None)
-        restore = restore or getattr(type(self._policy.initial_state()), "from_dict", None)
+        """The state out of JSON: as `StagedPolicy` wrote it, or the wrapped policy's alone with nothing counted yet."""
+        if isinstance(state, Mapping) and "inner" in state:
+            return self._policy.restore_state(state)
+        restore = getattr(type(self._policy.policy.initial_state()), "from_dict", None)
         return state if restore is None else restore(state)
 
     def _tell(

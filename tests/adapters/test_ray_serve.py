@@ -159,7 +159,7 @@ def test_the_snapshot_of_the_cluster_comes_before_the_initial_state(monkeypatch:
         monkeypatch.setattr(ray_serve_policy, "snapshot", lambda app, deployment, found=found: found)
         entry = serve_policy_state(policy(context())[1])
         assert entry is not None
-        assert HorizontalState.from_dict(entry["state"]).shown == shown
+        assert HorizontalState.from_dict(entry["state"]["inner"]).shown == shown
 
 
 class Failing:
@@ -321,7 +321,7 @@ def test_shadowing_leaves_the_decision_to_serve(monkeypatch: pytest.MonkeyPatch)
     assert replicas == 7
     entry = serve_policy_state(state)
     assert entry is not None
-    assert entry["decision"]["audit"]["proposed"]["change"] == 4
+    assert entry["decision"]["audit"]["proposed"]["instances"] == 5
 
 
 def test_an_application_policy_shares_its_budget() -> None:

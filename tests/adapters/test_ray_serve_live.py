@@ -206,7 +206,11 @@ def test_state_is_handed_over_and_survives_a_redeploy(plugins: None) -> None:
 
     def decided_since(moment_s: float) -> bool:
         found = snapshot("kept", "Model")
-        return found is not None and found["decided_s"] > moment_s and found["state"]["shown"] == handed_over.shown
+        return (
+            found is not None
+            and found["decided_s"] > moment_s
+            and found["state"]["inner"]["shown"] == handed_over.shown
+        )
 
     asyncio.run(until(lambda: decided_since(0.0), "a decision on the state handed over"))
     serve.run(application(PARAMS), name="kept", route_prefix=None)
