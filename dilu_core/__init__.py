@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from dilu_core.samples import ProfileSamples
     from dilu_core.sampling_design import first_cells
     from dilu_core.slots import Placement, Slot
+    from dilu_core.solvers.batch_coscaling import BatchCoScaler, BatchDecision, BatchState
     from dilu_core.solvers.batch_vertical import BatchGrants, BatchVerticalScaler, SharedGpus, spare_by_function
     from dilu_core.solvers.batch_vertical_state import BatchVerticalState
     from dilu_core.solvers.calibrating import calibrate
@@ -121,7 +122,10 @@ __all__ = [
     "ArrivalTrace",
     "AuditLog",
     "BackendUnavailableError",
+    "BatchCoScaler",
+    "BatchDecision",
     "BatchGrants",
+    "BatchState",
     "BatchVerticalScaler",
     "BatchVerticalState",
     "BudgetAsk",
@@ -359,6 +363,7 @@ _NAMES_OF = {
     "dilu_core.samples": ("ProfileSamples",),
     "dilu_core.sampling_design": ("first_cells",),
     "dilu_core.slots": ("Placement", "Slot"),
+    "dilu_core.solvers.batch_coscaling": ("BatchCoScaler", "BatchDecision", "BatchState"),
     "dilu_core.solvers.batch_vertical": ("BatchGrants", "BatchVerticalScaler", "SharedGpus", "spare_by_function"),
     "dilu_core.solvers.batch_vertical_state": ("BatchVerticalState",),
     "dilu_core.solvers.calibrating": ("calibrate",),

@@ -313,6 +313,7 @@ def _co_scaling_rule(
     forecast: Floats,
     lean: float,
     backlog: float,
+    arrivals: float,
     planned: int,
     starting: int,
     p95_ms: float,
@@ -330,7 +331,8 @@ def _co_scaling_rule(
         known, behind = max(recent, forecast[AHEAD_RPS]), max(recent, forecast[BEHIND_RPS])
         if known < behind:
             held = forgets_to = held * (known / behind)
-    survivors = max(1, _ceil(max(held, coming) * (lean / proven) / params[SCALE_IN_LOAD]))
+    need = max(held, coming, min(arrivals / per_instance, _MOST_NEED))
+    survivors = max(1, _ceil(need * (lean / proven) / params[SCALE_IN_LOAD]))
     if survivors >= planned:
         return planned, STEADY, math.nan
     cooling = state[SINCE_CHANGE_S] < params[COOLDOWN_S]  # False where nothing has changed yet
@@ -369,7 +371,7 @@ def _propose(
         target, reason = _lazy_rule(params, state, samples, ready, starting)
     else:
         target, reason, forgets_to = _co_scaling_rule(
-            params, state, samples, forecast, lean, backlog, planned, starting, p95_ms
+            params, state, samples, forecast, lean, backlog, arrivals, planned, starting, p95_ms
         )
     if planned == 0:
         return max(1, target), FROM_ZERO, math.nan

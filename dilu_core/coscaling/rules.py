@@ -202,7 +202,8 @@ def co_scaling_rule(
         known, behind = max(forecast.recent_rps, forecast.ahead_rps), max(forecast.recent_rps, forecast.behind_rps)
         if known < behind:
             held = forgets_to = held * (known / behind)
-    need = max(held, coming)
+    # the load this instant counts in full, or a jump that shows what instances can carry would remove some
+    need = max(held, coming, min(fleet.arrivals_rps / per_instance, _MOST_NEED))
     survivors = max(1, _ceil(need * (lean / proven) / params.scale_in_load))
     if survivors >= planned:
         return Proposal(planned, ScalingReason.STEADY, f"the load of the window needs {need:.2f} instances")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams, HorizontalState
@@ -546,3 +546,27 @@ def test_policies_and_their_values_can_be_pickled():
     decision, state = scaler.decide(scaler.initial_state(), seen)
     assert pickle.loads(pickle.dumps((seen, decision, state))) == (seen, decision, state)
     assert "capacity_rps=10.0" in repr(scaler)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(2, 12), part=st.floats(0.05, 0.9), slo_ms=st.sampled_from((100.0, 300.0, 2000.0)),
+    spare=st.sampled_from((None, 0.0, 150.0, 300.0)),
+)  # fmt: skip
+def test_more_load_never_means_fewer_instances_when_scale_in_is_due(
+    size: int, part: float, slo_ms: float, spare: float | None
+) -> None:
+    """An oversized fleet at constant load, its cool-down over: the next second's load, from none to twice capacity."""
+    params = HorizontalParams(10.0, 300, 600, slo_ms=slo_ms, base_latency_ms=50.0)
+    policy, state = CoScaler(params), CoScaler(params).initial_state()
+    rate = part * size * params.capacity_rps
+
+    def seen(second: int, arrivals: float) -> Observation:
+        return Observation(float(second), arrivals, size, 0, arrivals * 0.05, spare)
+
+    for second in range(200):
+        state = policy.decide(state, seen(second, rate))[1]
+    state = state._replace(since_change_s=100.0)
+    loads = [rate + (2.0 * size * params.capacity_rps - rate) * k / 40 for k in range(41)]
+    wanted = [policy.decide(state, seen(200, load))[0].instances or 0 for load in loads]
+    assert wanted == sorted(wanted)
