@@ -99,8 +99,8 @@ def test_the_kernel_gives_the_answer_of_dynamic_programming(schedule: int) -> No
 def test_however_the_work_is_shared_the_answer_is_the_same(threads: int, budget: int, items: int) -> None:
     """Any number of warps prepares; open nodes are given away at once, never, or as far as a short queue takes them."""
     generator = np.random.default_rng(threads)
-    weight = generator.integers(1, 400, (12, 7, 20, 3))
-    value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (12, 7, 20))).astype(np.int64)
+    weight = generator.integers(1, 400, (4, 7, 20, 3))
+    value = (np.sqrt(weight.sum(3)) * 1000 * generator.uniform(0.9, 1.1, (4, 7, 20))).astype(np.int64)
     batch = Batch.of([Asked(v, w, np.array([1000, 1100, 1200])) for v, w in zip(value, weight, strict=True)])
     choice, values, stopped = executed(
         joint_columns(*batch), schedule=2, threads=threads, budget=budget, items=items, seed=threads
