@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +12,13 @@ from hypothesis import strategies as st
 from dilu_core.correlation import LoadCorrelation
 from dilu_core.instances import Instance
 from dilu_core.slots import Slot
-
-PATH = Path(__file__).resolve().parents[1] / "bench" / "burst_fluid.py"
+from tests.bench_modules import bench_module
 
 
 @pytest.fixture(scope="module")
 def fluid() -> Any:
     """The module in bench/, which is no package."""
-    spec = importlib.util.spec_from_file_location("burst_fluid", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return bench_module("burst_fluid")
 
 
 def test_neighbours_that_burst_together_lose_what_those_that_take_turns_get(fluid: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,13 @@ import pytest
 from dilu_core.solvers.cluster_quotas import whole_gpu
 from dilu_core.solvers.cluster_replay import replay_cluster
 from dilu_core.solvers.cluster_systems import DILU, OURS
-
-PATH = Path(__file__).resolve().parents[1] / "bench" / "cluster_workloads.py"
+from tests.bench_modules import bench_module
 
 
 @pytest.fixture(scope="module")
 def bench() -> Any:
     """The module in bench/, which is no package."""
-    spec = importlib.util.spec_from_file_location("cluster_workloads", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return bench_module("cluster_workloads")
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 import unittest
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +19,8 @@ from dilu_core.coscaling.policy import (
 )
 from dilu_core.coscaling.staged import StagedPolicy
 from dilu_core.testing import PolicyConformance
+from tests.bench_modules import bench_module
 
-BASELINES = Path(__file__).resolve().parents[1] / "bench" / "scaling_baselines.py"
 TESTS = sorted(name for name in dir(PolicyConformance) if name.startswith("test_"))
 
 
@@ -378,13 +375,7 @@ def test_a_forgotten_hook_is_named() -> None:
 @pytest.fixture(scope="module")
 def baselines() -> Any:
     """The peers in bench/, which is no package."""
-    spec = importlib.util.spec_from_file_location("scaling_baselines", BASELINES)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.BASELINES
+    return bench_module("scaling_baselines").BASELINES
 
 
 @pytest.mark.parametrize(

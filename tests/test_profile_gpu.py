@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from dilu_core import read_profiles
 from dilu_core.workload import read_workload
+from tests.bench_modules import bench_module
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 
@@ -22,17 +22,7 @@ BENCH = Path(__file__).resolve().parents[1] / "bench"
 @pytest.fixture(scope="module")
 def profiler() -> ModuleType:
     """bench/profile_gpu.py, which loads no torch before it measures."""
-    return _load("profile_gpu")
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return bench_module("profile_gpu")
 
 
 class PretendedDevice:
@@ -213,7 +203,7 @@ def test_a_dry_run_end_to_end(
 
 def test_a_measured_table_can_become_the_example(profiler: ModuleType, tmp_path: Path) -> None:
     """The adopted files are a workload that reads, from the measured rows alone; what was not measured is left out."""
-    adopt = _load("adopt_gpu_profiles")
+    adopt = bench_module("adopt_gpu_profiles")
     path = tmp_path / "measured.csv"
     table = profiler.Table(path, "H100-SXM5-80GB")
     batches = {each.name: each.batches for each in profiler.FUNCTIONS if each.name != "gpt2-large"}

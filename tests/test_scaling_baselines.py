@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import Observation
+from tests.bench_modules import bench_module
 
-PATH = Path(__file__).resolve().parents[1] / "bench" / "scaling_baselines.py"
 ONE = HorizontalParams(10.0, 300, 600, base_latency_ms=100.0, min_instances=0)
 """One instance serves 10 rps, or holds one request: the targets are 7 rps and 0.7 requests."""
 
 
 def _module() -> Any:
     """The module in bench/, which is no package."""
-    spec = importlib.util.spec_from_file_location("scaling_baselines", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return bench_module("scaling_baselines")
 
 
 peers = _module()

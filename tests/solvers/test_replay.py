@@ -12,31 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
-from dilu_core.coscaling.policy import Observation, ScalingDecision, ScalingReason
+from dilu_core.coscaling.policy import Observation
 from dilu_core.coscaling.staged import StagedPolicy
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.result import TerminationReason
 from dilu_core.solvers.replay import replay
 from dilu_core.traces import ArrivalTrace
+from tests.scripted_policy import Script
 
 
 def params(**changes):
     return HorizontalParams(10.0, 300, 600, **{"slo_ms": 500.0, "base_latency_ms": 100.0, **changes})
-
-
-class Script:
-    """A policy that makes the changes it is given, one a call, and keeps what it saw."""
-
-    def __init__(self, *changes):
-        self.changes, self.seen = changes, []
-
-    def initial_state(self):
-        return 0
-
-    def decide(self, state, observation):
-        self.seen.append(observation)
-        change = self.changes[state] if state < len(self.changes) else 0
-        return ScalingDecision(None, change, ScalingReason.STEADY), state + 1
 
 
 def packet_replay(trace, policy, p, spare, initial):

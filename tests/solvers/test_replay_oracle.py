@@ -19,31 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
-from dilu_core.coscaling.policy import ScalingDecision, ScalingReason
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.solvers.replay import replay
 from dilu_core.solvers.replay_oracle import arrival_times, oracle_replay, oracle_shared_replay
 from dilu_core.solvers.shared_replay import replay_shared
 from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
+from tests.scripted_policy import Script
 
 PARAMS = HorizontalParams(10.0, 300, 600, slo_ms=300.0, base_latency_ms=100.0)
 STEP_MS, EXECUTION_MS = 100.0, 100.0
 CLOSE_MS = STEP_MS + EXECUTION_MS
-
-
-class Script:
-    """A policy that makes the changes it is given, one a call."""
-
-    def __init__(self, *changes):
-        self.changes = changes
-
-    def initial_state(self):
-        return 0
-
-    def decide(self, state, observation):
-        change = self.changes[state] if state < len(self.changes) else 0
-        return ScalingDecision(None, change, ScalingReason.STEADY), state + 1
 
 
 def counted(trace, seed, step_s=0.1):

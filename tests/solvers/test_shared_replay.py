@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
-from dilu_core.coscaling.policy import ScalingDecision, ScalingReason
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.performance import RooflineModel
 from dilu_core.solvers.replay import replay
 from dilu_core.solvers.shared_replay import SHARING, replay_shared
 from dilu_core.solvers.shared_tenants import ReplayTenant, batch_tables
 from dilu_core.traces import ArrivalTrace
+from tests.scripted_policy import Script
 
 PARAMS = HorizontalParams(10.0, 300, 600, slo_ms=300.0, base_latency_ms=100.0)
 TRAINING = HorizontalParams(50.0, 100, 1000)
@@ -27,21 +27,6 @@ FIGURES = (
     *("gpu_seconds", "borrowed_gpu_seconds", "violation_rate", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
     *("cold_starts", "direction_flips", "peak_instances", "requests", "backlog_left"),
 )
-
-
-class Script:
-    """A policy that makes the changes it is given, one a call, and keeps what it saw."""
-
-    def __init__(self, *changes):
-        self.changes, self.seen = changes, []
-
-    def initial_state(self):
-        return 0
-
-    def decide(self, state, observation):
-        self.seen.append(observation)
-        change = self.changes[state] if state < len(self.changes) else 0
-        return ScalingDecision(None, change, ScalingReason.STEADY), state + 1
 
 
 def trainer(instances=1, **options):
