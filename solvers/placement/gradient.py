@@ -48,12 +48,12 @@ class Gradient:
         self._demand = np.zeros(6, np.int64)
         self._demand_view = self._demand.data  # quicker to fill
         self._chosen = np.zeros(int(np.diff(bookings.node_start).max(initial=0)) + 1, np.int64)
-        self.mix = NO_MIX
         self.expect(NO_MIX if mix is None else mix)
 
     def expect(self, mix: TaskMix) -> None:
         """Use another mix from now on."""
         self.mix = mix
+        self.host_per_milli = _host_per_milli(mix)
         self._known_at.fill(-1)
 
     def observe(self, instance: Instance) -> None:
@@ -121,6 +121,14 @@ class Gradient:
         self._number[key] = number
         self._known_at[number] = -1
         return number
+
+
+def _host_per_milli(mix: TaskMix) -> NDArray[np.float64]:
+    """CPU and host memory that the tasks of a mix ask for, per milli-GPU that they ask for; zeros for an empty mix."""
+    shapes = mix.shapes.astype(np.float64)
+    asked = float((mix.weight * shapes[:, 0] * shapes[:, 3]).sum())
+    host = (mix.weight[:, np.newaxis] * shapes[:, 4:6]).sum(axis=0)
+    return np.asarray(host / asked) if asked > 0.0 else np.zeros(2)
 
 
 def _distance(one: TaskMix, other: TaskMix) -> float:

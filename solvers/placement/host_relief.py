@@ -17,6 +17,7 @@ import numpy as np
 
 from dilu_core.cluster import Instance
 from dilu_core.solvers.placement.bookings import Booking, Bookings, HostBooking
+from dilu_core.solvers.placement.host_room import least_hurt
 from dilu_core.solvers.placement.moving import Draft, HostStep
 from dilu_core.solvers.placement.room import demand_of
 
@@ -149,6 +150,4 @@ def _target(ledger: Bookings, held: HostBooking) -> int | None:
     candidates = candidates[candidates != held.node]
     if not candidates.size:
         return None
-    share = np.add.reduceat(ledger.free[:, 0], ledger.node_start[:-1])
-    order = np.lexsort([candidates, ledger.host_free[candidates, 0], share[candidates]])
-    return int(candidates[order[0]])
+    return least_hurt(ledger, candidates, held.cpu_milli, held.memory_mib, None)

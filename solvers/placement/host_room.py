@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.arrival_mix import TaskMix
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.choice import Rule
 from dilu_core.solvers.placement.choose import Chooser
+from dilu_core.solvers.placement.gradient import Gradient
 from dilu_core.solvers.placement.reasons import why_no_host_ever
 
 _WORDS = {"host-cpu": "host CPU", "host-memory": "host memory"}
@@ -29,23 +29,21 @@ def choose_host(b: Bookings, cpu_milli: int, memory_mib: int, node: int | None, 
         return node if roomy[node] else None
     if not roomy.any():
         return None
-    candidates = np.flatnonzero(roomy)
+    return least_hurt(b, np.flatnonzero(roomy), cpu_milli, memory_mib, chooser.gradient)
+
+
+def least_hurt(
+    b: Bookings, candidates: NDArray[np.int64], cpu_milli: int, memory_mib: int, gradient: Gradient | None
+) -> int:
+    """The first of the nodes `candidates` (n,), n > 0, in the order that `choose_host` tells."""
     left = b.host_free[candidates]
     share = np.add.reduceat(b.free[:, 0], b.node_start[:-1])[candidates]
     lost = np.zeros(candidates.size)
-    if chooser.gradient is not None:
-        per_milli = host_per_milli(chooser.gradient.mix)
+    if gradient is not None:
+        per_milli = gradient.host_per_milli
         lost = _stranded(left - (cpu_milli, memory_mib), share, per_milli) - _stranded(left, share, per_milli)
     order = np.lexsort([candidates, left[:, 0], share, np.round(lost, 3)])
     return int(candidates[order[0]])
-
-
-def host_per_milli(mix: TaskMix) -> NDArray[np.float64]:
-    """CPU and host memory that the tasks of a mix ask for, per milli-GPU that they ask for; zeros for an empty mix."""
-    shapes = mix.shapes.astype(np.float64)
-    asked = float((mix.weight * shapes[:, 0] * shapes[:, 3]).sum())
-    host = (mix.weight[:, np.newaxis] * shapes[:, 4:6]).sum(axis=0)
-    return np.asarray(host / asked) if asked > 0.0 else np.zeros(2)
 
 
 def _stranded(left: NDArray[np.int64], share: NDArray[np.int64], per_milli: NDArray[np.float64]) -> NDArray[np.float64]:
