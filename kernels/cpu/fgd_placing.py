@@ -100,7 +100,7 @@ def least_gradient(
             best, best_score, best_row = n, score, row
     if best >= 0 and demand[3] == 1:
         chosen[0] = best_row
-    elif best >= 0 and demand[3] > 1:
+    elif best >= 0:
         gang_rows(
             free, node_start[best], node_start[best + 1], preference, penalty, special, demand, gang_memory, chosen
         )
@@ -143,10 +143,6 @@ def node_score(
     """The least score of a demand on a node whose host has room (infinite without place), and the row where it is."""
     start, stop = node_start[n], node_start[n + 1]
     cpu, memory = host_free[n, 0], host_free[n, 1]
-    if demand[3] == 0:
-        now = node_fragmentation(free, start, stop, cpu, memory, shapes, weight)
-        then = node_fragmentation(free, start, stop, cpu - demand[4], memory - demand[5], shapes, weight)
-        return _score(then - now, 0.0, 0), -1
     best = -1
     best_score = np.inf
     if demand[3] == 1:
