@@ -1,4 +1,7 @@
-"""Shared fixtures: where the measured data lies, and hypothesis profiles that stay quick on two cores."""
+"""Shared fixtures: where the measured data lies, and hypothesis profiles that stay quick on two cores.
+
+Profile "dilu" draws new examples in every run; "landing" (`--hypothesis-profile=landing`) always draws the same.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile(
     "dilu", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+settings.register_profile("landing", settings.get_profile("dilu"), derandomize=True)
 settings.load_profile("dilu")
 
 

@@ -215,6 +215,7 @@ def advance_shared(
     Written in columns `first` to `stop`: `served` (F, steps) requests that left, and `execution` (F, steps) the mean
     execution time in ms of their batches (0 where none left). A batch executes at the share the instance would get
     if it alone wanted its most; where shares are lent by need at no more than its request, unless it is granted more.
+    A queue that is served but for rounding is empty: what rounding leaves must not want the most in the next step.
     """
     work = _prepared(sharing, gpus, backlog.shape[0], rows)
     part, execution_sum = np.ones(backlog.shape[0]), np.zeros(backlog.shape[0])
