@@ -7,6 +7,9 @@ from another seed, which draws other levels, periods and contrasts, and the reco
 the search sees. Functions, neighbours and measures are those of `coscaling_traces.py`; a neighbour's use settles within
 a few replays of the same policy beside itself.
 
+Beside them stands a scaler that knows the next 11 s and sizes for several parts of the burst limit: a target below what
+it reaches is out of reach for whoever has to wait and see.
+
 Co-scaling runs at several operating points. One is the package's defaults. Every other is the cheapest of the
 candidates (default 400, drawn at random) that, on the fitting traces, is late no more often than `MARGIN` of what its
 target allows there - unseen traces surprise - and never turns round at constant load.
@@ -24,6 +27,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from clairvoyant import Clairvoyant
 from coscaling_traces import SHARE, function_of, recorded, spare_beside
 from numpy.typing import NDArray
 from scaling_baselines import BASELINES
@@ -62,6 +66,7 @@ CHOICES = {
 
 RAY, KPA, KPA_RPS, HPA = "Ray Serve default", "Knative KPA (concurrency)", "Knative KPA (rps)", "Kubernetes HPA"
 PUBLISHED = "published rule with vertical"
+CLAIRVOYANT = {f"knows the next 11 s, lean {lean}": lean for lean in (1.0, 1.1, 1.2, 1.3, 1.5)}
 
 TARGETS = (
     # peer, most of its late part, most of its GPU-seconds, most cold starts an hour
@@ -85,7 +90,7 @@ def main() -> int:
     with ProcessPoolExecutor(os.cpu_count()) as processes:
         on_fitting = partial(judged, processes, fitting, neighbours="shifted")
         peers: dict[str, partial[Floats]] = {
-            **{name: partial(judged, processes, peer=name) for name in BASELINES},
+            **{name: partial(judged, processes, peer=name) for name in (*BASELINES, *CLAIRVOYANT)},
             "published rule": partial(judged, processes, changes=ALONE),
             PUBLISHED: partial(judged, processes, changes=LAZY),
         }
@@ -177,13 +182,21 @@ def targets(reached: dict[str, dict[str, Floats]]) -> None:
             ratio, late = ours[COST] / theirs[COST], part * theirs[LATE]
             met = "met" if ratio <= most and ours[LATE] <= late else "MISSED"
             print(f"{met:7s}{peer:30s}GPU-seconds {ratio:.2f}x (target {most:.2f}x)", end="")
-            print(f" at {ours[LATE]:.2%} late (target {late:.2%})")
+            foresight = foreseen(reached, neighbours, late, theirs)
+            print(f" at {ours[LATE]:.2%} late (target {late:.2%}); with foresight {foresight}")
         late, cost, cold = ONE_POINT
         for name in ("co-scaling, one point", "co-scaling, defaults"):
             row = reached[name][neighbours]
             met = "met" if row[LATE] <= late and row[COST] <= cost and row[COLD] <= cold else "MISSED"
             print(f"{met:7s}{name:30s}{row[LATE]:.2%} late (target {late:.0%}), {row[COST]:.3f} of fixed peak", end="")
             print(f" (target {cost}), {row[COLD]:.0f} cold starts/h (target {cold:.0f})")
+
+
+def foreseen(reached: dict[str, dict[str, Floats]], neighbours: str, most_late: float, theirs: Floats) -> str:
+    """The least of a peer's GPU-seconds that a scaler with foresight needs to be late no more often."""
+    rows = [reached[name][neighbours] for name in CLAIRVOYANT]
+    least_cost = min((row[COST] for row in rows if row[LATE] <= most_late), default=None)
+    return "is late more often" if least_cost is None else f"{least_cost / theirs[COST]:.2f}x"
 
 
 def judged(
@@ -215,7 +228,11 @@ def measured(
 def settled(trace: ArrivalTrace, neighbours: str, peer: str | None, changes: Settings) -> ReplayResult:
     """A replay beside neighbours under the same policy."""
     params = replace(function_of(trace), **changes)
-    make: Callable[[HorizontalParams], Policy[Any]] = CoScaler if peer is None else BASELINES[peer]
+    make: Callable[[HorizontalParams], Policy[Any]] = CoScaler
+    if peer in CLAIRVOYANT:
+        make = partial(Clairvoyant, trace=trace, lean=CLAIRVOYANT[peer])
+    elif peer is not None:
+        make = BASELINES[peer]
     initial = params.max_instances if peer == "fixed peak" else None
     result = replay(trace, make(params), params, spare_milli=0.0, initial_instances=initial)
     for _ in range(0 if neighbours == "none" else ROUNDS):
@@ -227,11 +244,6 @@ def settled(trace: ArrivalTrace, neighbours: str, peer: str | None, changes: Set
 def settled_spare(trace: ArrivalTrace, changes: Settings) -> Floats:
     """What two shifted neighbours under the same policy leave, per second of the trace."""
     return np.asarray(spare_beside(settled(trace, "shifted", None, changes), "shifted"))[: trace.rates_rps.size]
-
-
-def least(trace: ArrivalTrace) -> float:
-    """What the requests need at the least, against the fixed fleet."""
-    return trace.requests / function_of(trace).capacity_rps * SHARE / 1000.0 / fixed_gpu_s(trace)
 
 
 def fixed_gpu_s(trace: ArrivalTrace) -> float:
