@@ -20,14 +20,11 @@ from dilu_core.kernels.policy_columns import (
     BACKLOG,
     BEHIND_RPS,
     BELOW,
-    BURST,
     CAPACITY_RPS,
-    CLEAR_S,
     CLOCK,
     COOLDOWN_S,
     DELIVERED,
     DRIFT_RPS,
-    FILLED_S,
     FORECASTS,
     FROM_ZERO,
     FROM_ZERO_S,
@@ -35,12 +32,10 @@ from dilu_core.kernels.policy_columns import (
     HOLDING,
     IN_FLIGHT,
     IS_LAZY,
-    KEPT_PEAKS,
     KNOWN_S,
     LAZY_IN,
     LAZY_OUT,
     LAZY_SAMPLES,
-    LEAN,
     LEARNING,
     LEAST,
     LEAST_CONFIDENCE,
@@ -54,32 +49,23 @@ from dilu_core.kernels.policy_columns import (
     NO_DATA,
     OLDEST,
     OUT_COOLDOWN_S,
-    PARTIAL_REQUESTS,
-    PARTIAL_S,
     PEAKS,
     PREDICTED,
     QUIET_S,
-    READY,
-    REQUEST_MILLI,
     RUNNING,
     SAMPLES,
     SCALE_IN_LOAD,
-    SHORT_S,
     SHOWN,
     SINCE_CHANGE_S,
     SLO_MS,
     SOON_RPS,
     SPARE,
-    SPARE_MILLI,
-    SPARE_TRUST,
     STALE_AFTER_S,
     STEADY,
     STEP_IN,
     STEP_OUT,
-    STRETCH_S,
     TIME_S,
     TO_ZERO,
-    USUAL_MS,
     VOUCHED,
     WANTED_S,
     WINDOW_S,
@@ -87,186 +73,19 @@ from dilu_core.kernels.policy_columns import (
     forget,
     forget_forecast,
 )
-from dilu_core.kernels.policy_forecast import follow, pass_over, recent_rps
+from dilu_core.kernels.policy_forecast import pass_over, recent_rps
+from dilu_core.kernels.policy_memory import MOST_NEED, NOISE, ceil_instances, remember, short_mean
 
 Floats = NDArray[np.float64]
 
-_STANDING = 0.02  # as in `dilu_core.coscaling.rules`, like the next three
-_MOST_NEED = 1e9
-_NOISE = 1e-9
-_LEAST_DELIVERED = 0.1
-_FIRST_PERIOD_S = 1.0  # as in `dilu_core.coscaling.horizontal`, like the next
-_WHOLE = 1e-9
-_BEYOND_COUNTING = 1e15  # instances; what is beyond fits no integer and is out of bounds anyway
-
-
-@inlined
-def _ceil(instances: float) -> int:
-    return math.ceil(min(instances - _NOISE * max(1.0, instances), _BEYOND_COUNTING))
-
-
-@inlined
-def _trusted_lean(params: Floats, spare_milli: float, delivered: float) -> float:
-    lean = params[LEAN]
-    if not math.isnan(spare_milli):
-        lean = 1.0 + params[SPARE_TRUST] * spare_milli / params[REQUEST_MILLI]
-    lean = min(lean, params[BURST])
-    return float(lean if math.isnan(delivered) else min(lean, delivered))
-
-
-@inlined
-def _seen_delivery(
-    params: Floats, state: Floats, elapsed_s: float, arrivals: float, ready: float, in_flight: float, usual: float
-) -> float:
-    before, queue = state[DELIVERED], state[IN_FLIGHT]
-    if not (ready > 0.0 and ready == state[READY] and queue > usual and in_flight > usual):
-        return float(before)
-    growth = (in_flight - queue) / elapsed_s
-    if abs(growth) <= _STANDING * arrivals:
-        return float(before)
-    rate = arrivals - growth
-    seen = min(max(rate / (ready * params[CAPACITY_RPS]), _LEAST_DELIVERED), params[BURST])
-    return float(seen if math.isnan(before) else before + (seen - before) * min(1.0, elapsed_s / params[SHORT_S]))
-
-
-@inlined
-def _shown_load(
-    params: Floats,
-    state: Floats,
-    elapsed_s: float,
-    arrivals: float,
-    ready: float,
-    in_flight: float,
-    usual: float,
-    delivered: float,
-) -> float:
-    before, queue = state[SHOWN], state[IN_FLIGHT]
-    if math.isnan(queue) or math.isnan(in_flight) or math.isnan(usual) or ready == 0.0 or ready != state[READY]:
-        return float(before)
-    if not math.isnan(delivered) and delivered != state[DELIVERED]:
-        return float(delivered)
-    queued_rps = (in_flight - queue) / elapsed_s if in_flight > queue else 0.0
-    carried = min((arrivals - queued_rps) / (ready * params[CAPACITY_RPS]), params[BURST])
-    return float(max(1.0 if math.isnan(before) else before, carried))
-
-
-@inlined
-def _enter_sample(state: Floats, samples: Floats, kept: int, rate: float) -> None:
-    """The newest of at most `kept` samples."""
-    count, oldest = int(state[SAMPLES]), int(state[OLDEST])
-    at = oldest + count
-    samples[at - kept if at >= kept else at] = rate
-    if count < kept:
-        state[SAMPLES] = count + 1
-    else:
-        state[OLDEST] = oldest + 1 if oldest + 1 < kept else 0
-
-
-@inlined
-def _short_mean(params: Floats, state: Floats, samples: Floats) -> float:
-    """The mean rate of the samples."""
-    kept, at, total = int(params[SHORT_S]), int(state[OLDEST]), 0.0
-    for _ in range(int(state[SAMPLES])):
-        total += samples[at]
-        at = at + 1 if at + 1 < kept else 0
-    return float(total / max(1.0, state[SAMPLES]))
-
-
-@compiled
-def _hold_peak(
-    params: Floats, state: Floats, samples: Floats, peaks: Floats, per_instance: float, backlog: float
-) -> float:
-    """Enter the need of the second that `samples` ends with; its short mean."""
-    mean = _short_mean(params, state, samples)
-    need = min(mean / per_instance, _MOST_NEED)
-    if backlog > 0.0:
-        ceiling = _ceil(need / (0.5 + 0.5 * params[SCALE_IN_LOAD]))
-        need = max(need, min(need + backlog / per_instance, float(ceiling)))
-    if state[PEAKS] == 0.0 or state[FILLED_S] >= params[STRETCH_S]:
-        state[RUNNING] = state[RUNNING] + 1.0 if state[RUNNING] + 1.0 < params[KEPT_PEAKS] else 0.0
-        state[PEAKS] = min(state[PEAKS] + 1.0, params[KEPT_PEAKS])
-        state[FILLED_S] = 0.0
-        peaks[int(state[RUNNING])] = need
-        held = need
-        for k in range(int(state[PEAKS])):
-            held = max(held, peaks[k])
-        state[HELD] = held
-    elif need > peaks[int(state[RUNNING])]:
-        peaks[int(state[RUNNING])] = need
-        state[HELD] = max(state[HELD], need)
-    state[FILLED_S] += 1.0
-    return mean
-
-
-@inlined
-def _remember(
-    params: Floats,
-    state: Floats,
-    samples: Floats,
-    peaks: Floats,
-    forecast: Floats,
-    season: Floats,
-    time_s: float,
-    elapsed_s: float,
-    arrivals: float,
-    ready: float,
-    starting: float,
-    in_flight: float,
-    spare_milli: float,
-) -> tuple[float, float]:
-    """One more stretch of `elapsed_s` known seconds, cut into whole seconds; `ready` NaN: no fleet known.
-
-    Returns the load over capacity that an instance is now trusted with, and the rate that clears the backlog.
-    """
-    lazy = params[IS_LAZY] > 0.0
-    partial_s = state[PARTIAL_S] + elapsed_s
-    partial_requests = state[PARTIAL_REQUESTS] + arrivals * elapsed_s
-    first_rps = state[PARTIAL_REQUESTS] + arrivals * (1.0 - state[PARTIAL_S])
-    seconds = int(partial_s + _WHOLE)
-    if seconds > 0:
-        partial_s = max(0.0, partial_s - seconds)
-        partial_requests = arrivals * partial_s
-    state[PARTIAL_S], state[PARTIAL_REQUESTS] = partial_s, partial_requests
-    if not (math.isnan(spare_milli) or math.isnan(state[SPARE_MILLI])):
-        spare_milli = state[SPARE_MILLI] + (spare_milli - state[SPARE_MILLI]) * min(1.0, elapsed_s / params[SHORT_S])
-    delivered, shown, backlog = state[DELIVERED], state[SHOWN], 0.0
-    usual = arrivals * params[USUAL_MS] / 1000.0 + ready
-    if not math.isnan(ready):
-        delivered = _seen_delivery(params, state, elapsed_s, arrivals, ready, in_flight, usual)
-        shown = _shown_load(params, state, elapsed_s, arrivals, ready, in_flight, usual, delivered)
-        excess = in_flight - usual
-        if starting == 0.0 and excess > 0.0:
-            backlog = excess / params[CLEAR_S]
-    kept = int(params[LAZY_SAMPLES]) if lazy else int(params[SHORT_S])
-    lean = _trusted_lean(params, spare_milli, delivered)
-    per_instance = params[CAPACITY_RPS] * lean
-    entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
-    if seconds > entered and params[FORECASTS] > 0.0:
-        pass_over(params, forecast, season, float(seconds - entered))
-    for k in range(entered):
-        _enter_sample(state, samples, kept, arrivals if k > 0 else first_rps)
-        if not lazy:
-            mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
-            if params[FORECASTS] > 0.0:
-                follow(params, forecast, season, mean_rps)
-    state[TIME_S] = time_s
-    state[KNOWN_S] = min(params[WINDOW_S], state[KNOWN_S] + seconds)
-    state[QUIET_S] = state[QUIET_S] + elapsed_s if arrivals == 0.0 else 0.0
-    state[SINCE_CHANGE_S] += elapsed_s
-    state[SPARE_MILLI], state[DELIVERED], state[SHOWN] = spare_milli, delivered, shown
-    state[IN_FLIGHT] = math.nan if math.isnan(ready) else in_flight
-    state[READY] = ready
-    if not math.isnan(ready):
-        none = ready == 0.0 and starting == 0.0
-        state[WANTED_S] = state[WANTED_S] + elapsed_s if none and (arrivals > 0.0 or in_flight > 0.0) else 0.0
-    return lean, backlog
+_FIRST_PERIOD_S = 1.0  # as in `dilu_core.coscaling.horizontal`
 
 
 @inlined
 def _lazy_rule(params: Floats, state: Floats, samples: Floats, ready: int, starting: int) -> tuple[int, int]:
     planned, kept, at = ready + starting, int(params[LAZY_SAMPLES]), int(state[OLDEST])
-    all_serve = planned * params[CAPACITY_RPS] * (1.0 + _NOISE)
-    one_fewer_serves = (ready - 1) * params[CAPACITY_RPS] * (1.0 - _NOISE)
+    all_serve = planned * params[CAPACITY_RPS] * (1.0 + NOISE)
+    one_fewer_serves = (ready - 1) * params[CAPACITY_RPS] * (1.0 - NOISE)
     above = below = 0
     for _ in range(int(state[SAMPLES])):
         above += 1 if samples[at] > all_serve else 0
@@ -281,7 +100,7 @@ def _lazy_rule(params: Floats, state: Floats, samples: Floats, ready: int, start
 
 @inlined
 def _coming(params: Floats, forecast: Floats, lean: float) -> float:
-    return float(min(max(forecast[SOON_RPS], forecast[DRIFT_RPS]) / (params[CAPACITY_RPS] * lean), _MOST_NEED))
+    return float(min(max(forecast[SOON_RPS], forecast[DRIFT_RPS]) / (params[CAPACITY_RPS] * lean), MOST_NEED))
 
 
 @inlined
@@ -297,10 +116,10 @@ def _scale_out(
 ) -> tuple[int, int]:
     if state[SINCE_CHANGE_S] < params[OUT_COOLDOWN_S]:  # False where nothing has changed yet
         return planned, HOLDING
-    if _ceil(held) <= planned:
+    if ceil_instances(held) <= planned:
         return target, PREDICTED
-    lately = min(_short_mean(params, state, samples) / per_instance, _MOST_NEED)
-    if backlog > 0.0 and _ceil(lately) <= planned:
+    lately = min(short_mean(params, state, samples) / per_instance, MOST_NEED)
+    if backlog > 0.0 and ceil_instances(lately) <= planned:
         return target, BACKLOG
     return target, LOAD
 
@@ -320,7 +139,7 @@ def _co_scaling_rule(
 ) -> tuple[int, int, float]:
     """The number of instances, the reason, and the need that is held from now on (NaN: as before)."""
     per_instance, held, coming = params[CAPACITY_RPS] * lean, state[HELD], _coming(params, forecast, lean)
-    target = max(_ceil(held), _ceil(coming))
+    target = max(ceil_instances(held), ceil_instances(coming))
     if target > planned:
         target, reason = _scale_out(params, state, samples, planned, target, per_instance, held, backlog)
         return target, reason, math.nan
@@ -331,8 +150,8 @@ def _co_scaling_rule(
         known, behind = max(recent, forecast[AHEAD_RPS]), max(recent, forecast[BEHIND_RPS])
         if known < behind:
             held = forgets_to = held * (known / behind)
-    need = max(held, coming, min(arrivals / per_instance, _MOST_NEED))
-    survivors = max(1, _ceil(need * (lean / proven) / params[SCALE_IN_LOAD]))
+    need = max(held, coming, min(arrivals / per_instance, MOST_NEED))
+    survivors = max(1, ceil_instances(need * (lean / proven) / params[SCALE_IN_LOAD]))
     if survivors >= planned:
         return planned, STEADY, math.nan
     cooling = state[SINCE_CHANGE_S] < params[COOLDOWN_S]  # False where nothing has changed yet
@@ -363,7 +182,9 @@ def _propose(
         if coming == 0.0:
             return 0, STEADY, math.nan
         per_instance = params[CAPACITY_RPS] * lean
-        target, reason = _scale_out(params, state, samples, 0, max(1, _ceil(coming)), per_instance, 0.0, backlog)
+        target, reason = _scale_out(
+            params, state, samples, 0, max(1, ceil_instances(coming)), per_instance, 0.0, backlog
+        )
         return target, reason, math.nan
     if planned == 0 and state[WANTED_S] < params[FROM_ZERO_S]:
         return 0, HOLDING, math.nan
@@ -424,7 +245,7 @@ def policy_step(
         if params[FORECASTS] > 0.0:
             pass_over(params, forecast, season, elapsed_s)
         return planned, 0, NO_DATA, NO_BOUND
-    lean, backlog = _remember(
+    lean, backlog = remember(
         params,
         state,
         samples,
