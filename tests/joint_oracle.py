@@ -92,6 +92,14 @@ def random_problem(generator: np.random.Generator, most_functions: int, most_opt
     return Asked(value.astype(np.int64), weight.astype(np.int64), np.minimum(capacity, 7).astype(np.int64))
 
 
+def tight_problem(generator: np.random.Generator, most_functions: int, most_options: int) -> Asked:
+    """Capacities just above what the lightest options take: often nothing fits, which no single option tells."""
+    functions, options = int(generator.integers(3, most_functions + 1)), int(generator.integers(2, most_options + 1))
+    weight = generator.integers(0, 4, (functions, options, 3))
+    value = 50 * weight.sum(2) + generator.integers(0, 2, (functions, options))
+    return Asked(value, weight, weight.min(1).sum(0) + generator.integers(0, 2 + functions, 3))
+
+
 def scaled(asked: Asked, factors: NDArray[np.int64]) -> Asked:
     """The same problem with every dimension in smaller units, and a capacity that is no multiple of them."""
     return Asked(asked.value, asked.weight * factors, asked.capacity * factors + factors // 2)

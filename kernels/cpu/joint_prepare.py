@@ -53,6 +53,17 @@ def list_options(
 
 
 @compiled
+def beside_lightest(capacity: int, least: NDArray[np.int64]) -> int:
+    """What the lightest of all functions, `least` (n,), leave of `capacity`, all packed; -1 where they do not fit."""
+    room = capacity
+    for i in range(least.shape[0]):
+        if not fits(room, least[i]):
+            return -1
+        room -= least[i]
+    return room
+
+
+@compiled
 def drop_unreachable(
     capacity: int,
     count: NDArray[np.int64],
@@ -69,11 +80,9 @@ def drop_unreachable(
     for i in range(functions):
         least[i] = lightest(load[i], count[i])
     while True:
-        room = capacity
-        for i in range(functions):
-            if not fits(room, least[i]):
-                return False
-            room -= least[i]
+        room = beside_lightest(capacity, least)
+        if room < 0:
+            return False
         dropped = False
         for i in range(functions):
             within, kept = room + least[i], 0
@@ -159,8 +168,13 @@ def drop_losing(
     gain: NDArray[np.int64],
     load: NDArray[np.int64],
     loss: NDArray[np.int64],
+    least: NDArray[np.int64],
 ) -> None:
-    """Leave out options whose loss exceeds the slack, and then those dominated within their function."""
+    """Leave out options whose loss exceeds the slack, and then those dominated within their function.
+
+    `least` (n,) receives the packed least weights of each function again. Where no answer is known and none exists,
+    they may no longer fit together, and a function may have no option left, whose `least` then fits nowhere.
+    """
     for i in range(count.shape[0]):
         near = 0
         for k in range(count[i]):
@@ -184,3 +198,4 @@ def drop_losing(
                 load[i, kept], loss[i, kept] = load[i, k], loss[i, k]
                 kept += 1
         count[i] = kept
+        least[i] = lightest(load[i], kept)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled, compiled_parallel
 from dilu_core.kernels.cpu.joint_branching import branch, first_choice, sort_levels
-from dilu_core.kernels.cpu.joint_packing import lightest, packed
-from dilu_core.kernels.cpu.joint_prepare import drop_losing, drop_unreachable, list_options, price
+from dilu_core.kernels.cpu.joint_packing import packed
+from dilu_core.kernels.cpu.joint_prepare import beside_lightest, drop_losing, drop_unreachable, list_options, price
 
 PARALLEL_PROBLEMS = 16
 """From this many problems on, they are spread over the cores; below, starting threads costs what they save."""
@@ -61,7 +61,9 @@ def search_one(
         for i in range(functions):
             choice[i] = option[i, incumbent[i]]
     slack = bound - unit * best
-    drop_losing(slack, count, option, gain, load, loss)
+    drop_losing(slack, count, option, gain, load, loss, least)
+    if beside_lightest(room, least) < 0:
+        return 0, 0
 
     function, order = sort_levels(count, loss, gain)
     levels = np.empty((4, functions, options), dtype=np.int64)
@@ -69,7 +71,6 @@ def search_one(
     for level in range(functions):
         i = function[level]
         first_option[i] = option[i, 0]
-        least[level] = lightest(load[i], int(count[i]))
         for k in range(count[i]):
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
@@ -81,7 +82,7 @@ def search_one(
         levels[1],
         levels[2],
         levels[3],
-        least,
+        least[function],
         first_option,
         room,
         slack,

@@ -18,6 +18,16 @@ struct Workspace {
     int runner_up[MOST_FUNCTIONS];
 };
 
+// Whether the lightest of all functions fit together; what they leave goes to `room`.
+__device__ bool together(const Problem& problem, u64& room) {
+    room = problem.capacity;
+    for (int i = 0; i < problem.functions; i++) {
+        if (!fits(room, problem.least[i])) return false;
+        room -= problem.least[i];
+    }
+    return true;
+}
+
 // Drops options that do not fit beside the lightest of all other functions. False: nothing fits.
 __device__ bool reachable(const Rows& rows, Problem& problem) {
     const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, warps = blockDim.x / LANES;
@@ -31,11 +41,8 @@ __device__ bool reachable(const Rows& rows, Problem& problem) {
             if (lane == 0) problem.least[i] = any ? packed(first, second, third) : DROPPED;
         }
         __syncthreads();
-        u64 room = problem.capacity;
-        for (int i = 0; i < problem.functions; i++) {
-            if (!fits(room, problem.least[i])) return false;
-            room -= problem.least[i];
-        }
+        u64 room;
+        if (!together(problem, room)) return false;
         bool dropped = false;
         for (int at = threadIdx.x; at < problem.functions * MOST_OPTIONS; at += blockDim.x) {
             if (rows.load[at] == DROPPED || fits(room + problem.least[at / MOST_OPTIONS], rows.load[at])) continue;
@@ -286,6 +293,8 @@ __device__ bool prepare(const Rows& rows, Problem& problem, Workspace& work, int
     }
     __syncthreads();
     sort_rows(rows, problem, work, integer_price, slack);
+    u64 room;
+    if (!together(problem, room)) return false;  // no answer was known, and there is none
     sort_levels(rows, problem, work);
     return true;
 }

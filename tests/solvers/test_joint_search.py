@@ -12,7 +12,7 @@ from dilu_core.joint import JointProblem, JointSearchResult
 from dilu_core.kernels.cpu import joint_search as kernel
 from dilu_core.result import Limit, TerminationReason
 from dilu_core.solvers.joint_search import search_joint, search_joint_many
-from tests.joint_oracle import Asked, by_capacity, enumerated, random_problem, scaled
+from tests.joint_oracle import Asked, by_capacity, enumerated, random_problem, scaled, tight_problem
 
 
 def _problem(asked: Asked) -> JointProblem:
@@ -57,6 +57,7 @@ def test_thousands_of_problems_of_all_sizes() -> None:
     generator = np.random.default_rng(7)
     asked = [random_problem(generator, 16, 64) for _ in range(250)]
     asked += [random_problem(generator, 6, 8) for _ in range(2000)]
+    asked += [tight_problem(generator, 12, 8) for _ in range(500)]
     expected = [by_capacity(each) for each in asked]
     assert 0.1 < np.mean([each is None for each in expected]) < 0.6
     given_units = [scaled(each, generator.integers(1, 5000, 3)) for each in asked]

@@ -13,7 +13,7 @@ from dilu_core.kernels.cpu.joint_columns import JointColumns, joint_columns
 from dilu_core.kernels.cuda import joint as cuda
 from dilu_core.kernels.cuda.modules import source_path
 from tests.cuda_on_cpu.harness import SCHEDULES, build
-from tests.joint_oracle import Asked, by_capacity, random_problem, scaled
+from tests.joint_oracle import Asked, by_capacity, random_problem, scaled, tight_problem
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ def answers_of(
 def mixed_problems(seed: int) -> list[Asked]:
     """n = 1..16, K = 1..64; weights and capacities small enough for dynamic programming."""
     generator = np.random.default_rng(seed)
-    return [random_problem(generator, 16, 64) for _ in range(30)] + [
-        random_problem(generator, 6, 12) for _ in range(300)
-    ]
+    return (
+        [random_problem(generator, 16, 64) for _ in range(30)]
+        + [random_problem(generator, 6, 12) for _ in range(300)]
+        + [tight_problem(generator, 12, 8) for _ in range(100)]
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
