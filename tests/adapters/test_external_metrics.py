@@ -92,7 +92,12 @@ def test_the_manifest_adds_no_delay() -> None:
         (lambda: external_metric_value(1, time_s=math.nan), "time_s is nan"),
         (lambda: external_metric_value(1, time_s=0.0, current=-1), "current is -1"),
         (lambda: external_metric_value(1, time_s=0.0, tolerance=2.0), "tolerance is 2.0"),
+        (lambda: external_metric_value(1, time_s=0.0, labels=5), "labels is 5"),  # type: ignore[arg-type]
+        (lambda: external_metric_value(None, time_s=0.0, labels={"a": 5}), r"labels\['a'\] is 5"),  # type: ignore[dict-item]
+        (lambda: external_metric_list(5), r"values\[0\] is 5"),  # type: ignore[arg-type]
         (lambda: horizontal_pod_autoscaler("f", 3, deployment="f"), "params is 3"),  # type: ignore[arg-type]
+        (lambda: horizontal_pod_autoscaler("f", PARAMS, deployment="f", labels=5), "labels is 5"),  # type: ignore[arg-type]
+        (lambda: horizontal_pod_autoscaler("f", PARAMS, deployment="f", labels={5: "a"}), "labels key is 5"),  # type: ignore[dict-item]
     ],
 )
 def test_bad_arguments_are_named(action: Any, message: str) -> None:
