@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from dilu_core import _checks as check
 from dilu_core.adapters.ray_serve_policy import ServePolicy, bounded_replicas, held
 from dilu_core.coscaling.budget import BudgetAsk, share_budget
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.units import FULL_GPU_MILLI
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -36,10 +38,7 @@ def application_policy(
     `ServePolicy` (`stage`, `period_s`, `remember`), the same for all. Raises `InvalidArgumentError` for any that
     cannot work in Serve's controller.
     """
-    if not isinstance(deployments, Mapping):
-        check.fail("deployments", f"is {deployments!r:.80}; expected HorizontalParams by the names of deployments.")
-    check.names("deployments", deployments)
-    check.instances_of("deployments", list(deployments.values()), HorizontalParams)
+    check.instances_of("deployments", list(_by_name(deployments).values()), HorizontalParams)
     if budget_milli is not None:
         budget_milli = check.integer("budget_milli", budget_milli, at_least=1)
     keywords = {
@@ -64,16 +63,24 @@ class ServeAppPolicy:
     and where any other argument is wrong, all of them do.
     """
 
-    def __init__(self, deployments: Mapping[str, Mapping[str, Any]], *, budget_milli: int | None = None) -> None:
+    def __init__(
+        self,
+        deployments: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        budget_milli: int | None = None,
+        **unknown: object,
+    ) -> None:
         self.fault: str | None = None
         self._policies: dict[str, ServePolicy] = {}
         self._cost_milli: dict[str, int] = {}
         self._budget_milli: int | None = None
         try:
+            for name in unknown:
+                check.fail(name, "is no argument of ServeAppPolicy.")
             if budget_milli is not None:
                 self._budget_milli = check.integer("budget_milli", budget_milli, at_least=1)
             policies = {}
-            for name, arguments in deployments.items():
+            for name, arguments in _by_name(deployments).items():
                 keywords = dict(arguments)
                 request = (keywords.get("params") or {}).get("request_milli", FULL_GPU_MILLI)
                 self._cost_milli[name] = check.share_milli("gpu_milli", keywords.pop("gpu_milli", request))
@@ -107,6 +114,13 @@ class ServeAppPolicy:
             shares = within_budget(wanted, least, self._cost_milli, self._budget_milli)
             replicas |= {key: shares[context.deployment_name] for key, context in ours.items()}
         return replicas, states
+
+
+def _by_name(deployments: Mapping[str, T] | None) -> Mapping[str, T]:
+    if not isinstance(deployments, Mapping):
+        check.fail("deployments", f"is {deployments!r:.80}; expected a mapping by the names of deployments.")
+    check.names("deployments", deployments)
+    return deployments
 
 
 def within_budget(

@@ -52,10 +52,13 @@ class ServePolicy:
         initial_state: Mapping[str, object] | None = None,
         period_s: float = 1.0,
         remember: bool = True,
+        **unknown: object,
     ) -> None:
         self.fault: str | None = None
         self._saved_s = -math.inf
         try:
+            for name in unknown:
+                check.fail(name, "is no argument of ServePolicy.")
             self._period_s = check.finite("period_s", period_s, above=0.0)
             self._remember = check.flag("remember", remember)
             self._policy: StagedPolicy[Any] = StagedPolicy(_made(params, policy, arguments), stage)

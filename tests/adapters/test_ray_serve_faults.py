@@ -122,6 +122,21 @@ def test_a_budget_that_is_none_holds_the_application(budget: Any) -> None:
         application_policy({"A": PARAMS}, budget_milli=budget)
 
 
+@pytest.mark.parametrize(
+    ("policy", "named"),
+    [
+        (ServePolicy(PARAMS.to_dict(), perod_s=1.0), "perod_s"),
+        (ServeAppPolicy(APPLICATION, budget_mili=600), "budget_mili"),
+        (ServeAppPolicy(), "deployments is None"),
+        (ServeAppPolicy([APPLICATION]), "deployments is "),  # type: ignore[arg-type]
+        (ServeAppPolicy({"A": 5}), "TypeError"),  # type: ignore[dict-item]
+    ],
+)
+def test_what_a_config_file_misspells_is_a_fault(policy: Any, named: str) -> None:
+    """Serve makes the object out of whatever stands in a file, where nobody can be told but by the log."""
+    assert named in policy.fault
+
+
 def test_what_is_wrong_with_one_deployment_holds_all_or_that_one() -> None:
     """A policy that cannot be made holds its own deployment; what an instance costs concerns all of them."""
     wrong_cost = ServeAppPolicy({**APPLICATION, "C": {**APPLICATION["A"], "gpu_milli": "x"}})
