@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from dilu_core import _checks as check
-from dilu_core.adapters.ray_serve_policy import ServePolicy, bounded_replicas, held
+from dilu_core.adapters.ray_serve_policy import ServePolicy, bounded_replicas, held, in_words
 from dilu_core.coscaling.budget import BudgetAsk, share_budget
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.units import FULL_GPU_MILLI
@@ -88,7 +88,7 @@ class ServeAppPolicy:
                 self.fault = self.fault or policies[name].fault
             self._policies = policies
         except Exception as error:  # raised here, it would stall every application of the cluster
-            self.fault = f"{type(error).__name__}: {error}"
+            self.fault = in_words(error)
             _LOG.error("dilu_core holds its application at its present size: %s", self.fault)
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
@@ -99,7 +99,7 @@ class ServeAppPolicy:
             return self._decide(contexts)
         except Exception as error:  # as above
             _LOG.exception("dilu_core holds the application at its present size")
-            answers = {key: held(context, f"{type(error).__name__}: {error}") for key, context in contexts.items()}
+            answers = {key: held(context, in_words(error)) for key, context in contexts.items()}
             return {key: each[0] for key, each in answers.items()}, {key: each[1] for key, each in answers.items()}
 
     def _decide(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:

@@ -66,7 +66,7 @@ class ServePolicy:
             if initial_state is not None:
                 self._blank = self._restored(initial_state)
         except Exception as error:  # raised here, it would stall every application of the cluster
-            self.fault = f"{type(error).__name__}: {error}"
+            self.fault = in_words(error)
             _LOG.error(
                 "dilu_core holds its deployment at its present size, for its policy cannot be made: %s", self.fault
             )
@@ -78,7 +78,7 @@ class ServePolicy:
                 return self._decide(context)
             return held(context, self.fault)
         except Exception as error:  # see above
-            return held(context, f"{type(error).__name__}: {error}")
+            return held(context, in_words(error))
 
     def _decide(self, context: Any) -> tuple[int, dict[str, Any]]:
         entry = serve_policy_state(context.policy_state)
@@ -125,7 +125,7 @@ class ServePolicy:
         try:
             found = snapshot(context.app_name, context.deployment_name) if self._remember else None
         except Exception as error:  # a store that does not answer is no memory
-            _LOG.warning("dilu_core begins anew: %s: %s", type(error).__name__, error)
+            _LOG.warning("dilu_core begins anew: %s", in_words(error))
             found = None
         return self._blank if found is None else self._restored_or_anew(found["state"])
 
@@ -134,7 +134,7 @@ class ServePolicy:
         try:
             return self._restored(state)
         except Exception as error:
-            _LOG.warning("dilu_core begins anew: %s: %s", type(error).__name__, error)
+            _LOG.warning("dilu_core begins anew: %s", in_words(error))
             return self._blank
 
     def _restored(self, state: Any) -> StagedState[Any]:
@@ -163,7 +163,7 @@ class ServePolicy:
             try:
                 save_snapshot(context.app_name, context.deployment_name, entry)
             except Exception as error:  # without a snapshot scaling goes on all the same
-                _LOG.warning("dilu_core could not remember its state: %s: %s", type(error).__name__, error)
+                _LOG.warning("dilu_core could not remember its state: %s", in_words(error))
 
 
 def _made(params: Mapping[str, object] | None, policy: str | None, arguments: Mapping[str, object] | None) -> Any:
@@ -191,6 +191,14 @@ def bounded_replicas(context: Any, replicas: int | None) -> int:
         if known is not None:
             return max(known if most is None else min(known, most), least or 0)
     raise AssertionError("1 is known")
+
+
+def in_words(error: Exception) -> str:
+    """The error's type and message; of a foreign one whose message cannot be had, the type alone."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def held(context: Any, detail: str) -> tuple[int, dict[str, Any]]:

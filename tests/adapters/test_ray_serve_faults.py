@@ -137,6 +137,24 @@ def test_what_a_config_file_misspells_is_a_fault(policy: Any, named: str) -> Non
     assert named in policy.fault
 
 
+class UnspeakableError(Exception):
+    """An error of the user's that raises where it is printed."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def unspeakable(**arguments: object) -> Any:
+    raise UnspeakableError
+
+
+def test_an_error_that_cannot_be_printed_is_a_fault_like_any_other() -> None:
+    """Its type is what can be said of it."""
+    policy = ServePolicy(policy=f"{__name__}:unspeakable")
+    assert policy.fault == "UnspeakableError"
+    assert policy(context(target_num_replicas=4)) == (4, {})
+
+
 def test_what_is_wrong_with_one_deployment_holds_all_or_that_one() -> None:
     """A policy that cannot be made holds its own deployment; what an instance costs concerns all of them."""
     wrong_cost = ServeAppPolicy({**APPLICATION, "C": {**APPLICATION["A"], "gpu_milli": "x"}})
