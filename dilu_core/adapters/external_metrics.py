@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dilu_core import _checks as check
+from dilu_core.adapters.manifests import strings
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingDecision
 
@@ -52,13 +53,14 @@ def external_metric_value(
     instances = target_of(target)
     when = check.finite("time_s", time_s, at_least=0.0, at_most=2.0**37)
     check.text("metric_name", metric_name)
+    tags = strings("labels", labels)
     if instances is None:
         return None
     instances = beyond_tolerance(instances, current, tolerance)
     stamp = datetime.fromtimestamp(math.floor(when), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "metricName": metric_name,
-        "metricLabels": dict(labels or {}),
+        "metricLabels": tags,
         "timestamp": stamp,
         "value": str(instances),
     }
@@ -77,6 +79,9 @@ def external_metric_list(*values: dict[str, Any] | None) -> dict[str, Any]:
 
     An empty list is an error to the autoscaler, which then leaves the pods as they are: just what "not known" means.
     """
+    for i, value in enumerate(values):
+        if value is not None and not isinstance(value, Mapping):
+            check.fail(f"values[{i}]", f"is {value!r:.80}; expected what external_metric_value gives.")
     return {
         "kind": "ExternalMetricValueList",
         "apiVersion": "external.metrics.k8s.io/v1beta1",
@@ -110,8 +115,9 @@ def horizontal_pod_autoscaler(
     if tolerance is not None:
         rules["tolerance"] = f"{check.finite('tolerance', tolerance, at_least=0.0):g}"
     metric: dict[str, Any] = {"name": check.text("metric_name", metric_name)}
-    if labels:
-        metric["selector"] = {"matchLabels": dict(labels)}
+    tags = strings("labels", labels)
+    if tags:
+        metric["selector"] = {"matchLabels": tags}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",

@@ -23,10 +23,13 @@ from typing import Any
 
 from dilu_core import _checks as check
 from dilu_core.adapters.external_metrics import METRIC_NAME, TOLERANCE, beyond_tolerance, target_of
+from dilu_core.adapters.manifests import strings
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingDecision
 
 _VERSION = 1
+_MOST_POLLING_S = 2**31 - 1
+"""`pollingInterval` is an int32."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class ScalerView:
     fresh: bool = False
     active: bool = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", target_of(self.target))
+        object.__setattr__(self, "fresh", check.flag("fresh", self.fresh))
+        object.__setattr__(self, "active", check.flag("active", self.active))
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able value that `from_dict` reads back."""
         return {"version": _VERSION, "target": self.target, "fresh": self.fresh, "active": self.active}
@@ -52,11 +60,7 @@ class ScalerView:
     def from_dict(cls, data: Mapping[str, Any]) -> ScalerView:
         """The view `to_dict` wrote; `InvalidArgumentError` names what is missing or wrong."""
         document = check.document("view", data, version=_VERSION)
-        return cls(
-            target_of(check.item("view", document, "target")),
-            check.flag("view.fresh", check.item("view", document, "fresh")),
-            check.flag("view.active", check.item("view", document, "active")),
-        )
+        return check.build("view", document, cls, required=("target", "fresh", "active"))
 
 
 def next_view(view: ScalerView, decision: ScalingDecision | int | None) -> ScalerView:
@@ -64,8 +68,7 @@ def next_view(view: ScalerView, decision: ScalingDecision | int | None) -> Scale
 
     A target above 0 activates, 0 deactivates, and one that is not known leaves the workload as it is.
     """
-    if not isinstance(view, ScalerView):
-        check.fail("view", f"is {view!r:.80}; expected a ScalerView.")
+    _expect(view)
     target = target_of(decision)
     if target is None:
         return ScalerView(view.target, False, view.active)
@@ -74,7 +77,7 @@ def next_view(view: ScalerView, decision: ScalingDecision | int | None) -> Scale
 
 def is_active(view: ScalerView) -> dict[str, bool]:
     """IsActiveResponse. KEDA scales from 0 at once where it is true, to 0 after `cooldownPeriod` where it is false."""
-    return {"result": view.active}
+    return {"result": _expect(view).active}
 
 
 def stream_is_active(
@@ -85,13 +88,9 @@ def stream_is_active(
     With it, activation from zero waits for no polling interval. `decisions` is drawn from lazily, one at a time; the
     stream ends with it.
     """
-    current = ScalerView() if view is None else view
-    yield is_active(current)
-    for decision in decisions:
-        following = next_view(current, decision)
-        if following.active != current.active:
-            yield is_active(following)
-        current = following
+    if not isinstance(decisions, Iterable):
+        check.fail("decisions", f"is {decisions!r:.80}; expected an iterable of decisions.")
+    return _activity(ScalerView() if view is None else _expect(view), decisions)
 
 
 def get_metric_spec(metric_name: str = METRIC_NAME) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def get_metrics(
     errors. `current` and `tolerance` as in `external_metric_value`.
     """
     check.text("metric_name", metric_name)
-    if not view.fresh or view.target is None:
+    if not _expect(view).fresh or view.target is None:
         return {"metricValues": []}
     instances = beyond_tolerance(view.target, current, tolerance)
     return {
@@ -145,7 +144,7 @@ def scaled_object(
     trigger = {
         "type": "external-push" if check.flag("push", push) else "external",
         "metricType": "AverageValue",
-        "metadata": {"scalerAddress": check.text("scaler_address", scaler_address), **(metadata or {})},
+        "metadata": {"scalerAddress": check.text("scaler_address", scaler_address), **strings("metadata", metadata)},
     }
     return {
         "apiVersion": "keda.sh/v1alpha1",
@@ -153,7 +152,7 @@ def scaled_object(
         "metadata": {"name": check.text("name", name), "namespace": check.text("namespace", namespace)},
         "spec": {
             "scaleTargetRef": {"name": check.text("deployment", deployment)},
-            "pollingInterval": math.ceil(check.finite("control_s", control_s, above=0.0)),
+            "pollingInterval": math.ceil(check.finite("control_s", control_s, above=0.0, at_most=_MOST_POLLING_S)),
             "cooldownPeriod": 0,
             "minReplicaCount": params.min_instances,
             "maxReplicaCount": params.max_instances,
@@ -161,3 +160,18 @@ def scaled_object(
             "triggers": [trigger],
         },
     }
+
+
+def _expect(view: ScalerView) -> ScalerView:
+    if not isinstance(view, ScalerView):
+        check.fail("view", f"is {view!r:.80}; expected a ScalerView.")
+    return view
+
+
+def _activity(current: ScalerView, decisions: Iterable[ScalingDecision | int | None]) -> Iterator[dict[str, bool]]:
+    yield is_active(current)
+    for decision in decisions:
+        following = next_view(current, decision)
+        if following.active != current.active:
+            yield is_active(following)
+        current = following

@@ -36,6 +36,8 @@ def node_from_kubernetes(
     Raises `InvalidArgumentError` for labels that describe partitions of one size (the "single" MIG strategy), or that
     are incomplete.
     """
+    if gpu_type is not None and not isinstance(gpu_type, GpuType):
+        check.fail("gpu_type", f"is {gpu_type!r:.80}; expected a GpuType or None.")
     metadata = mapping("node.metadata", mapping("node", node).get("metadata"))
     name = check.text("node.metadata.name", metadata.get("name"))
     offered = mapping("node.status.allocatable", mapping("node.status", node.get("status")).get("allocatable"))

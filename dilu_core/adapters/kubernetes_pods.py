@@ -26,7 +26,9 @@ KIND_LABEL, FUNCTION_LABEL = "dilu-core/kind", "dilu-core/function"
 _FUNCTION_LABELS = (FUNCTION_LABEL, "app.kubernetes.io/name", "app")
 _WHOLE = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
 _HAMI = ("nvidia.com/gpucores", "nvidia.com/gpumem", "nvidia.com/gpumem-percentage")
-_PARTITION = re.compile(r"nvidia\.com/mig-(\d)g\.(\d+)gb(\.me)?")
+_PARTITIONS = "nvidia.com/mig-"
+_PARTITION = re.compile(r"([1-7])g\.([1-9]\d*)gb([.-][a-z]+)*")
+"""Slices, memory, and attributes such as `.me` that change neither."""
 _PERCENTAGE, _PINNED = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 
 _Booked = tuple[int, int, int, int]  # request and limit in milli, memory on each GPU in MiB, GPUs
@@ -91,7 +93,7 @@ def _annotated(text: object) -> Instance:
     where = f"pod.metadata.annotations[{INSTANCE_ANNOTATION!r}]"
     try:
         data = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or brackets nested without end
         data = None
     if not isinstance(data, Mapping):
         check.fail(where, f"is {text!r:.80}; expected JSON as pod_resources writes it.")
@@ -126,13 +128,9 @@ def _extended(spec: Mapping[str, Any], size: int | None) -> _Booked | None:
     if not asking:
         return None
     asked, env = asking[0]
-    for key, count in asked.items():
-        partition = _PARTITION.fullmatch(key)
-        if partition is not None:
-            if count != 1:
-                check.fail(key, f"is {count}; an instance takes one partition.")
-            share = max(1, FULL_GPU_MILLI * int(partition[1]) // 7)
-            return share, share, int(partition[2]) * 1024, 1
+    partitions = {key: count for key, count in asked.items() if count and key.startswith(_PARTITIONS)}
+    if partitions:
+        return _one_partition(partitions)
     gpus = max((asked[key] for key in _WHOLE if key in asked), default=1)
     if any(key in asked for key in _HAMI):
         return *_cores_and_memory(asked, env, size), gpus
@@ -143,9 +141,20 @@ def _extended(spec: Mapping[str, Any], size: int | None) -> _Booked | None:
 
 
 def _is_of_gpus(resource: object) -> bool:
-    return isinstance(resource, str) and (
-        resource in _WHOLE or resource in _HAMI or _PARTITION.fullmatch(resource) is not None
-    )
+    return isinstance(resource, str) and (resource in _WHOLE or resource in _HAMI or resource.startswith(_PARTITIONS))
+
+
+def _one_partition(partitions: Mapping[str, int]) -> _Booked:
+    """What a MIG profile books; seven slices are a whole GPU's SMs."""
+    key, count = next(iter(partitions.items()))
+    profile = _PARTITION.fullmatch(key.removeprefix(_PARTITIONS))
+    if profile is None:
+        check.fail(key, "names no MIG profile; expected one such as 'nvidia.com/mig-3g.20gb'.")
+    if sum(partitions.values()) != 1:
+        also = f", beside {len(partitions) - 1} other profiles" if len(partitions) > 1 else ""
+        check.fail(key, f"is {count}{also}; an instance takes one partition.")
+    share = FULL_GPU_MILLI * int(profile[1]) // 7
+    return share, share, int(profile[2]) * 1024, 1
 
 
 def _cores_and_memory(asked: Mapping[str, int], env: Mapping[str, str], size: int | None) -> tuple[int, int, int]:

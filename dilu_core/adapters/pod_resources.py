@@ -17,9 +17,10 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from dilu_core import _checks as check
+from dilu_core.adapters.manifests import listed, mapping
 from dilu_core.instances import Configuration, Instance, mib
 from dilu_core.mig import GEOMETRIES, MigGeometry
 from dilu_core.quota import Quota, QuotaConfig
@@ -55,26 +56,29 @@ class PodResources:
     def applied_to(self, pod: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """A copy of `pod` (or of a pod template) with these additions; without `pod`, a fragment of one.
 
-        Raises `InvalidArgumentError` where the pod has no container of that name.
+        Raises `InvalidArgumentError` where the pod has no container of that name, or is no pod.
         """
-        made: dict[str, Any] = copy.deepcopy(dict(pod)) if pod is not None else {}
-        metadata, spec = made.setdefault("metadata", {}), made.setdefault("spec", {})
+        made: dict[str, Any] = copy.deepcopy(dict(mapping("pod", pod)))
+        metadata = made["metadata"] = dict(mapping("pod.metadata", made.get("metadata")))
+        spec = made["spec"] = dict(mapping("pod.spec", made.get("spec")))
         for key, added in (("annotations", self.annotations), ("labels", self.labels)):
             if added:
-                metadata[key] = {**(metadata.get(key) or {}), **added}
+                metadata[key] = {**mapping(f"pod.metadata.{key}", metadata.get(key)), **added}
         if self.scheduler_name is not None:
             spec["schedulerName"] = self.scheduler_name
-        containers = spec.setdefault("containers", [{"name": self.container}])
+        if spec.get("containers") is None:
+            spec["containers"] = [{"name": self.container}]
+        containers = cast(list[dict[str, Any]], listed("pod.spec.containers", spec["containers"]))
         mine = next((each for each in containers if each.get("name") == self.container), None)
         if mine is None:
             names = ", ".join(str(each.get("name")) for each in containers)
             check.fail("pod", f"has no container {self.container!r}; found {names or 'none'}.")
-        resources = mine.setdefault("resources", {})
+        resources = mine["resources"] = dict(mapping("resources", mine.get("resources")))
         for key, added in (("limits", self.limits), ("requests", self.requests)):
             if added:
-                resources[key] = {**(resources.get(key) or {}), **added}
+                resources[key] = {**mapping(key, resources.get(key)), **added}
         if self.env:
-            kept = [each for each in mine.get("env") or () if each.get("name") not in self.env]
+            kept = [each for each in listed("env", mine.get("env")) if each.get("name") not in self.env]
             mine["env"] = kept + [{"name": name, "value": value} for name, value in self.env.items()]
         return made
 

@@ -34,6 +34,14 @@ def parse_quantity(argument: str, value: object) -> Fraction:
     return Fraction(found[1]) * exponent * _SUFFIXES[found[3] or ""]
 
 
+def _amount(argument: str, value: object) -> Fraction:
+    """A quantity of something that is asked for or offered: at least 0."""
+    number = parse_quantity(argument, value)
+    if number < 0:
+        check.fail(argument, f"is {value!r:.80}; expected a quantity of at least 0.")
+    return number
+
+
 def whole_quantity(argument: str, value: object) -> int:
     """A quantity that counts devices or MiB, as extended resources do: a whole number of at least 0."""
     number = parse_quantity(argument, value)
@@ -44,19 +52,19 @@ def whole_quantity(argument: str, value: object) -> int:
 
 def demand_cpu_milli(argument: str, value: object) -> int:
     """CPU asked for, in thousandths of a core, rounded up."""
-    return -int(-parse_quantity(argument, value) * 1000 // 1)
+    return -int(-_amount(argument, value) * 1000 // 1)
 
 
 def demand_mib(argument: str, value: object) -> int:
     """Bytes asked for, in MiB, rounded up."""
-    return -int(-parse_quantity(argument, value) / _MIB // 1)
+    return -int(-_amount(argument, value) / _MIB // 1)
 
 
 def offered_cpu_milli(argument: str, value: object) -> int:
     """CPU offered, in thousandths of a core, rounded down."""
-    return int(parse_quantity(argument, value) * 1000 // 1)
+    return int(_amount(argument, value) * 1000 // 1)
 
 
 def offered_mib(argument: str, value: object) -> int:
     """Bytes offered, in MiB, rounded down."""
-    return int(parse_quantity(argument, value) / _MIB // 1)
+    return int(_amount(argument, value) / _MIB // 1)

@@ -28,10 +28,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dilu_core import _checks as check
+from dilu_core.adapters.manifests import mapping
 from dilu_core.adapters.ray_serve_app import ServeAppPolicy, application_policy
-from dilu_core.adapters.ray_serve_memory import forget_snapshot, snapshot
+from dilu_core.adapters.ray_serve_memory import forget_snapshot, serve_policy_state, snapshot
 from dilu_core.adapters.ray_serve_metrics import ReplicaMetrics
-from dilu_core.adapters.ray_serve_policy import ServePolicy, serve_policy_state
+from dilu_core.adapters.ray_serve_policy import ServePolicy
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.staged import STAGES
 
@@ -78,9 +79,9 @@ def autoscaling_config(
     keywords: dict[str, Any] = {
         "params": params.to_dict() if policy is None else None,
         "policy": policy,
-        "arguments": None if arguments is None else dict(arguments),
+        "arguments": None if arguments is None else dict(mapping("arguments", arguments)),
         "stage": stage,
-        "initial_state": None if initial_state is None else dict(initial_state),
+        "initial_state": None if initial_state is None else dict(mapping("initial_state", initial_state)),
         "period_s": check.finite("period_s", period_s, above=0.0),
         "remember": check.flag("remember", remember),
     }

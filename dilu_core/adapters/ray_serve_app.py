@@ -14,15 +14,17 @@ Bounds and delays stay those of each deployment's own `autoscaling_config`.
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from dilu_core import _checks as check
-from dilu_core.adapters.ray_serve_policy import ServePolicy, bounded_replicas
+from dilu_core.adapters.ray_serve_policy import ServePolicy, bounded_replicas, held, in_words
+from dilu_core.coscaling.budget import BudgetAsk, share_budget
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.units import FULL_GPU_MILLI
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -36,7 +38,7 @@ def application_policy(
     `ServePolicy` (`stage`, `period_s`, `remember`), the same for all. Raises `InvalidArgumentError` for any that
     cannot work in Serve's controller.
     """
-    check.instances_of("deployments", list(deployments.values()), HorizontalParams)
+    check.instances_of("deployments", list(_by_name(deployments).values()), HorizontalParams)
     if budget_milli is not None:
         budget_milli = check.integer("budget_milli", budget_milli, at_least=1)
     keywords = {
@@ -57,71 +59,94 @@ class ServeAppPolicy:
 
     `deployments` maps their names to arguments of `ServePolicy`, and to `gpu_milli`, what one instance costs (by
     default the request of `params`, else a whole GPU). A deployment that is not named keeps its size, outside the
-    budget. Never raises; `fault` as there.
+    budget. Never raises; `fault` says what is wrong: a deployment whose policy cannot be made holds its present target,
+    and where any other argument is wrong, all of them do.
     """
 
-    def __init__(self, deployments: Mapping[str, Mapping[str, Any]], *, budget_milli: int | None = None) -> None:
+    def __init__(
+        self,
+        deployments: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        budget_milli: int | None = None,
+        **unknown: object,
+    ) -> None:
         self.fault: str | None = None
-        self._budget_milli = budget_milli
         self._policies: dict[str, ServePolicy] = {}
         self._cost_milli: dict[str, int] = {}
+        self._budget_milli: int | None = None
         try:
-            for name, arguments in deployments.items():
+            for name in unknown:
+                check.fail(name, "is no argument of ServeAppPolicy.")
+            if budget_milli is not None:
+                self._budget_milli = check.integer("budget_milli", budget_milli, at_least=1)
+            policies = {}
+            for name, arguments in _by_name(deployments).items():
                 keywords = dict(arguments)
                 request = (keywords.get("params") or {}).get("request_milli", FULL_GPU_MILLI)
                 self._cost_milli[name] = check.share_milli("gpu_milli", keywords.pop("gpu_milli", request))
-                self._policies[name] = ServePolicy(**keywords)
-                self.fault = self.fault or self._policies[name].fault
+                policies[name] = ServePolicy(**keywords)
+                self.fault = self.fault or policies[name].fault
+            self._policies = policies
         except Exception as error:  # raised here, it would stall every application of the cluster
-            self.fault = f"{type(error).__name__}: {error}"
+            self.fault = in_words(error)
             _LOG.error("dilu_core holds its application at its present size: %s", self.fault)
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
         """The number of replicas of every deployment, and their states, by the keys of `contexts`."""
+        if not isinstance(contexts, Mapping):
+            return {}, {}
+        try:
+            return self._decide(contexts)
+        except Exception as error:  # as above
+            _LOG.exception("dilu_core holds the application at its present size")
+            answers = {key: held(context, in_words(error)) for key, context in contexts.items()}
+            return {key: each[0] for key, each in answers.items()}, {key: each[1] for key, each in answers.items()}
+
+    def _decide(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
         replicas = {key: bounded_replicas(context, None) for key, context in contexts.items()}
         states: dict[Any, dict[str, Any]] = {key: {} for key in contexts}
-        try:
-            keys = [key for key, context in contexts.items() if context.deployment_name in self._policies]
-            for key in keys:
-                replicas[key], states[key] = self._policies[contexts[key].deployment_name](contexts[key])
-            if self._budget_milli is not None:
-                replicas |= self._within_budget({key: contexts[key] for key in keys}, replicas)
-        except Exception:  # as above
-            _LOG.exception("dilu_core holds the application at its present size")
+        ours = {key: context for key, context in contexts.items() if context.deployment_name in self._policies}
+        for key, context in ours.items():
+            replicas[key], states[key] = self._policies[context.deployment_name](context)
+        if self._budget_milli is not None:
+            wanted = {context.deployment_name: replicas[key] for key, context in ours.items()}
+            least = {context.deployment_name: bounded_replicas(context, 0) for context in ours.values()}
+            shares = within_budget(wanted, least, self._cost_milli, self._budget_milli)
+            replicas |= {key: shares[context.deployment_name] for key, context in ours.items()}
         return replicas, states
 
-    def _within_budget(self, contexts: Mapping[Any, Any], wanted: Mapping[Any, int]) -> dict[Any, int]:
-        shares = share_instances(
-            [wanted[key] for key in contexts],
-            [bounded_replicas(context, 0) for context in contexts.values()],
-            [self._cost_milli[context.deployment_name] for context in contexts.values()],
-            self._budget_milli or 0,
-        )
-        return dict(zip(contexts, shares, strict=True))
+
+def _by_name(deployments: Mapping[str, T] | None) -> Mapping[str, T]:
+    if not isinstance(deployments, Mapping):
+        check.fail("deployments", f"is {deployments!r:.80}; expected a mapping by the names of deployments.")
+    check.names("deployments", deployments)
+    return deployments
 
 
-def share_instances(
-    wanted: Sequence[int], least: Sequence[int], cost_milli: Sequence[int], budget_milli: int
-) -> list[int]:
-    """Instances for each function at a total cost within the budget: all that are wanted, where that fits.
+def within_budget(
+    wanted: Mapping[str, int], least: Mapping[str, int], cost_milli: Mapping[str, int], budget_milli: int
+) -> dict[str, int]:
+    """Replicas of each deployment at a total cost within the budget: all that are wanted, where that fits.
 
-    Otherwise everyone has its least, and the rest goes one by one to the function furthest from its wish, the greatest
-    wanted / (given + 1) (the divisor method of Jefferson: the last instance given relieves where a request would find
-    the most work per instance). The first stands where two are as far. Where even the least does not fit, it is given
-    all the same: the bounds of a deployment outrank the budget.
+    The division is `share_budget`'s, with instances that are all worth what they cost: a deployment whose policy is
+    not ours to know says what it wants, not what it is worth. So everyone has its least, and the next instance goes to
+    whoever has the smallest part of its wish (the divisor method of Jefferson). Where even the least does not fit, it
+    is given all the same: the bounds of a deployment outrank the budget.
     """
-    if sum(count * cost for count, cost in zip(wanted, cost_milli, strict=True)) <= budget_milli:
-        return list(wanted)
-    given = [min(count, floor) for count, floor in zip(wanted, least, strict=True)]
-    left = budget_milli - sum(count * cost for count, cost in zip(given, cost_milli, strict=True))
-    waiting = [(-count / (given[i] + 1), i) for i, count in enumerate(wanted) if given[i] < count]
-    heapq.heapify(waiting)
-    while waiting:
-        _, i = heapq.heappop(waiting)
-        if cost_milli[i] > left:
-            continue  # a cheaper function may still fit
-        given[i] += 1
-        left -= cost_milli[i]
-        if given[i] < wanted[i]:
-            heapq.heappush(waiting, (-wanted[i] / (given[i] + 1), i))
-    return given
+    asks = [
+        BudgetAsk(
+            name,
+            planned=0,
+            wanted=count,
+            minimum=min(count, least[name]),
+            request_milli=cost_milli[name],
+            load_rps=float(count),
+            capacity_rps=1.0,
+            burst_capacity_rps=1.0,
+            weight=float(cost_milli[name]),
+        )
+        for name, count in wanted.items()
+    ]
+    minima_milli = sum(ask.minimum * ask.request_milli for ask in asks)
+    shares = share_budget(asks, max(budget_milli, minima_milli))
+    return {name: shares[name] for name in wanted}

@@ -9,26 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from dilu_core import _checks as check
-from dilu_core.adapters.ray_serve_memory import save_snapshot, snapshot
+from dilu_core.adapters.ray_serve_memory import (
+    ENTRY_KEY,
+    ENTRY_VERSION,
+    save_snapshot,
+    serve_policy_state,
+    snapshot,
+)
 from dilu_core.adapters.ray_serve_observation import observe, queued_requests
 from dilu_core.coscaling.horizontal import CoScaler
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.policy import ScalingDecision, ScalingReason, known_count, known_time
-from dilu_core.coscaling.staged import StagedPolicy
+from dilu_core.coscaling.policy import ScalingDecision, ScalingReason, known_count, known_number, known_time
+from dilu_core.coscaling.staged import StagedPolicy, StagedState
 
-_KEY = "dilu_core"
-"""Our entry in Serve's policy state; Serve puts keys of its own beside it."""
-_VERSION = 1
 _SAVE_EVERY_S = 10.0
 _EARLY_S = 0.02
 """The control loop's period is not exact: a call this much early is on time."""
 _LOG = logging.getLogger("ray.serve")
-
-
-def serve_policy_state(policy_state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Of the policy state that Serve keeps, our entry (`state`, `decided_s`, `decision`, ...), or `None` if none."""
-    entry = policy_state.get(_KEY)
-    return dict(entry) if isinstance(entry, Mapping) and entry.get("version") == _VERSION else None
 
 
 class ServePolicy:
@@ -55,18 +52,21 @@ class ServePolicy:
         initial_state: Mapping[str, object] | None = None,
         period_s: float = 1.0,
         remember: bool = True,
+        **unknown: object,
     ) -> None:
         self.fault: str | None = None
-        self._period_s = period_s
-        self._remember = remember
         self._saved_s = -math.inf
         try:
+            for name in unknown:
+                check.fail(name, "is no argument of ServePolicy.")
+            self._period_s = check.finite("period_s", period_s, above=0.0)
+            self._remember = check.flag("remember", remember)
             self._policy: StagedPolicy[Any] = StagedPolicy(_made(params, policy, arguments), stage)
             self._blank = self._policy.initial_state()
             if initial_state is not None:
                 self._blank = self._restored(initial_state)
         except Exception as error:  # raised here, it would stall every application of the cluster
-            self.fault = f"{type(error).__name__}: {error}"
+            self.fault = in_words(error)
             _LOG.error(
                 "dilu_core holds its deployment at its present size, for its policy cannot be made: %s", self.fault
             )
@@ -76,9 +76,9 @@ class ServePolicy:
         try:
             if self.fault is None:
                 return self._decide(context)
-            return _held(context, self.fault)
+            return held(context, self.fault)
         except Exception as error:  # see above
-            return _held(context, f"{type(error).__name__}: {error}")
+            return held(context, in_words(error))
 
     def _decide(self, context: Any) -> tuple[int, dict[str, Any]]:
         entry = serve_policy_state(context.policy_state)
@@ -91,14 +91,14 @@ class ServePolicy:
             wanted = _serves_own(context)
         else:
             # a wish that Serve has not granted yet (delays of its own, a budget) stands until the next decision
-            wanted = entry["wanted"] if target == entry["target"] else target
-        return bounded_replicas(context, wanted), {_KEY: entry}
+            wanted = known_count(entry["wanted"]) if target == entry["target"] else target
+        return bounded_replicas(context, wanted), {ENTRY_KEY: entry}
 
     def _new_entry(
         self, context: Any, before: dict[str, Any] | None, now: float | None, target: int | None
     ) -> dict[str, Any]:
-        state = self._remembered(context) if before is None else self._restored(before["state"])
-        queued_before = None if before is None else before["queued"]
+        state = self._remembered(context) if before is None else self._restored_or_anew(before["state"])
+        queued_before = None if before is None else known_number(before["queued"])
         before_s = None if before is None else known_time(before["decided_s"])
         observation = observe(
             context,
@@ -109,7 +109,7 @@ class ServePolicy:
         decision, state = self._policy.decide(state, observation)
         wanted = target if decision.change == 0 or decision.instances is None else decision.instances
         entry = {
-            "version": _VERSION,
+            "version": ENTRY_VERSION,
             "state": _plain(state),
             "decided_s": now,
             "queued": queued_requests(context),
@@ -124,17 +124,25 @@ class ServePolicy:
         """The state of the last snapshot, or the one to begin with."""
         try:
             found = snapshot(context.app_name, context.deployment_name) if self._remember else None
-            return self._blank if found is None else self._restored(found["state"])
-        except Exception as error:  # another policy's snapshot, a store that does not answer: both are no memory
-            _LOG.warning("dilu_core begins anew: %s: %s", type(error).__name__, error)
+        except Exception as error:  # a store that does not answer is no memory
+            _LOG.warning("dilu_core begins anew: %s", in_words(error))
+            found = None
+        return self._blank if found is None else self._restored_or_anew(found["state"])
+
+    def _restored_or_anew(self, state: Any) -> StagedState[Any]:
+        """The remembered state, or the one to begin with where that is another policy's, or nobody's."""
+        try:
+            return self._restored(state)
+        except Exception as error:
+            _LOG.warning("dilu_core begins anew: %s", in_words(error))
             return self._blank
 
-    def _restored(self, state: Any) -> Any:
+    def _restored(self, state: Any) -> StagedState[Any]:
         """The state out of JSON: as `StagedPolicy` wrote it, or the wrapped policy's alone with nothing counted yet."""
         if isinstance(state, Mapping) and "inner" in state:
             return self._policy.restore_state(state)
         restore = getattr(type(self._policy.policy.initial_state()), "from_dict", None)
-        return state if restore is None else restore(state)
+        return self._policy.initial_state()._replace(inner=state if restore is None else restore(state))
 
     def _tell(
         self, context: Any, entry: dict[str, Any], decision: ScalingDecision, before: dict[str, Any] | None
@@ -155,7 +163,7 @@ class ServePolicy:
             try:
                 save_snapshot(context.app_name, context.deployment_name, entry)
             except Exception as error:  # without a snapshot scaling goes on all the same
-                _LOG.warning("dilu_core could not remember its state: %s: %s", type(error).__name__, error)
+                _LOG.warning("dilu_core could not remember its state: %s", in_words(error))
 
 
 def _made(params: Mapping[str, object] | None, policy: str | None, arguments: Mapping[str, object] | None) -> Any:
@@ -185,8 +193,16 @@ def bounded_replicas(context: Any, replicas: int | None) -> int:
     raise AssertionError("1 is known")
 
 
-def _held(context: Any, detail: str) -> tuple[int, dict[str, Any]]:
-    """The present target; our entry stays as it was, but for the reason."""
+def in_words(error: Exception) -> str:
+    """The error's type and message; of a foreign one whose message cannot be had, the type alone."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def held(context: Any, detail: str) -> tuple[int, dict[str, Any]]:
+    """The present target; our entry stays as it was, but for the reason. Never raises."""
     try:
         entry = serve_policy_state(context.policy_state)
     except Exception:  # a context that is none holds as well
@@ -194,7 +210,7 @@ def _held(context: Any, detail: str) -> tuple[int, dict[str, Any]]:
     if entry is None:
         return bounded_replicas(context, None), {}
     entry["decision"] = {"change": 0, "reason": str(ScalingReason.POLICY_FAILED), "detail": detail}
-    return bounded_replicas(context, None), {_KEY: entry}
+    return bounded_replicas(context, None), {ENTRY_KEY: entry}
 
 
 def _count(context: Any, name: str) -> int | None:

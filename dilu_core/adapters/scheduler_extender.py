@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dilu_core import _checks as check
+from dilu_core.adapters.extender_books import Explainer, NodeBooks
 from dilu_core.adapters.kubernetes_pods import host_demand, instance_from_pod, pod_name
 from dilu_core.adapters.manifests import listed, mapping
-from dilu_core.cluster import Cluster, Instance, Node
+from dilu_core.cluster import Instance
 from dilu_core.errors import InvalidArgumentError, StateError
-from dilu_core.slots import Placement
+from dilu_core.instances import mib
 from dilu_core.solvers.placement.migration_plan import Admission, MigrationPlan
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ MOST_PRIORITY = 10
 """MaxExtenderPriority."""
 
 _FOREIGN = "is not a node of this GPU cluster"
-_NO_ROOM = "no GPU of the node has room for it now"
 
 
 def filter(
@@ -50,7 +50,7 @@ def filter(
 
     Raises `InvalidArgumentError` for `args` without a pod, or without nodes.
     """
-    asked = _asked(args)
+    asked = _asked(args, state, gpu_memory_mib)
     check.integer("explained", explained, at_least=0)
     try:
         instance = instance_from_pod(asked.pod, gpu_memory_mib=gpu_memory_mib)
@@ -67,7 +67,7 @@ def filter(
         return asked.answer([each for each in asked.names if each == node], FailedNodes=failed, Never=never)
     assert instance is not None
     room = _least_scores(state, instance)
-    why = _Explainer(state, instance, explained)
+    why = Explainer(state, instance, explained)
     for each in asked.names:
         if each in here and each not in room:
             hopeless, reason = why.reason(here[each])
@@ -84,7 +84,7 @@ def prioritize(
 
     Raises `InvalidArgumentError` for `args` without a pod, or without nodes.
     """
-    asked = _asked(args)
+    asked = _asked(args, state, gpu_memory_mib)
     try:
         instance = instance_from_pod(asked.pod, gpu_memory_mib=gpu_memory_mib)
         name = pod_name(asked.pod)
@@ -116,8 +116,9 @@ def assigned(
     Raises `InvalidArgumentError` for a node that is not in the cluster, or a pod that cannot be understood or is
     booked already.
     """
+    _expect(state)
     here = {each.name: each for each in state.cluster.nodes}
-    if node not in here:
+    if check.text("node", node) not in here:
         check.fail("node", f"is {node!r:.80}, which {_FOREIGN}.")
     instance, name = instance_from_pod(pod, gpu_memory_mib=gpu_memory_mib), pod_name(pod)
     if name in state:
@@ -125,7 +126,7 @@ def assigned(
     if instance is None:
         cpu, memory = host_demand(pod)
         return state.reserve_host(name, cpu_milli=cpu, memory_mib=memory, node=node)
-    decision = _Books(state).only(here[node]).place(instance)
+    decision = NodeBooks(state).only(here[node]).place(instance)
     if decision.placed:
         used = state.gpus_used
         state.apply(MigrationPlan((), used, used, (Admission(instance, decision.slots),)))
@@ -134,6 +135,7 @@ def assigned(
 
 def released(state: ClusterState, pod: Mapping[str, Any]) -> bool:
     """Take `pod` off the books; whether it was on them."""
+    _expect(state)
     try:
         state.remove(pod_name(pod))
     except StateError:
@@ -164,7 +166,18 @@ class _Asked(NamedTuple):
         }
 
 
-def _asked(args: Mapping[str, Any]) -> _Asked:
+def _expect(state: object) -> None:
+    from dilu_core.solvers.placement.online import ClusterState  # loaded already where the state is one
+
+    if not isinstance(state, ClusterState):
+        check.fail("state", f"is {state!r:.80}; expected a ClusterState.")
+
+
+def _asked(args: Mapping[str, Any], state: ClusterState, gpu_memory_mib: int | None) -> _Asked:
+    """The parts of `args`; the host's own arguments are checked with them, as they are no pod's fault."""
+    _expect(state)
+    if gpu_memory_mib is not None:
+        mib("gpu_memory_mib", gpu_memory_mib, at_least=1)
     fields = {str(key).lower(): value for key, value in mapping("args", args).items()}
     if not isinstance(fields.get("pod"), Mapping):
         check.fail("args.Pod", f"is {fields.get('pod')!r:.80}; expected the pod to be scheduled.")
@@ -195,63 +208,9 @@ def _least_scores(state: ClusterState, instance: Instance) -> dict[str, float]:
     least = np.fmin.reduceat(scores, starts)  # nan only where every GPU of the node is
     room = {node.name: score for node, score in zip(nodes, least.tolist(), strict=True) if score == score}
     if state.mix is not None:  # placing by fragmentation gradient rates whole GPUs, where there are any, and no others
-        books = _Books(state)
+        books = NodeBooks(state)
         for node in nodes:
             other = node.gpu_type.mig is not None or instance.splittable
             if other and node.name not in room and books.only(node).what_if([instance])[0].placed:
                 room[node.name] = np.inf
     return room
-
-
-class _Books:
-    """What is booked on each node of a state as it is now."""
-
-    def __init__(self, state: ClusterState) -> None:
-        self._state = state
-        self._instances = {each.name: each for each in state.instances}
-        self._placement = state.placement()
-        self._names: dict[str, dict[str, None]] = {}
-        for (node, _), names in self._placement.by_gpu.items():
-            self._names.setdefault(node, {}).update(dict.fromkeys(names))
-
-    def only(self, node: Node) -> ClusterState:
-        """The state of `node` alone."""
-        alone = _empty(self._state, node)
-        document, names = alone.to_dict(), self._names.get(node.name, {})
-        document["instances"] = [self._instances[name].to_dict() for name in names]
-        document["placement"] = Placement({name: self._placement[name] for name in names}).to_dict()
-        document["host_reservations"] = [
-            {"name": each.name, "node": each.node, "cpu_milli": each.cpu_milli, "memory_mib": each.memory_mib}
-            for each in self._state.host_reservations
-            if each.node == node.name
-        ]
-        return type(alone).from_dict(document)
-
-
-def _empty(state: ClusterState, node: Node) -> ClusterState:
-    """The state of `node` alone with nothing on it."""
-    return type(state)(Cluster((node,)), oversubscription=state.oversubscription)
-
-
-class _Explainer:
-    """Why nodes have no room for an instance."""
-
-    def __init__(self, state: ClusterState, instance: Instance, explained: int) -> None:
-        self._state, self._instance, self._left = state, instance, explained
-        self._never: dict[tuple[object, ...], str | None] = {}
-        self._books: _Books | None = None
-
-    def reason(self, node: Node) -> tuple[bool, str]:
-        """Whether it would not fit there even alone, and the reason in words."""
-        shape = (node.gpu_type, node.gpus, node.cpu_milli, node.memory_mib)
-        if shape not in self._never:
-            alone = _empty(self._state, node).what_if([self._instance])[0]
-            self._never[shape] = None if alone.placed else alone.reason
-        never = self._never[shape]
-        if never is not None:
-            return True, never
-        if self._left <= 0:
-            return False, _NO_ROOM
-        self._left -= 1
-        self._books = self._books or _Books(self._state)
-        return False, self._books.only(node).what_if([self._instance])[0].reason

@@ -13,17 +13,9 @@ from dilu_core.adapters.kubernetes import external_metric_list, external_metric_
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingDecision, ScalingReason
 from dilu_core.errors import InvalidArgumentError
+from tests.adapters.hosts_in_memory import autoscaler
 
 PARAMS = HorizontalParams(10.0, 300, 600, min_instances=2, max_instances=40)
-
-
-def _autoscaler(values: dict[str, Any], pods: int, tolerance: float) -> int | None:
-    """GetExternalPerPodMetricReplicas with a target of 1: `None` is an error, on which nothing changes."""
-    if not values["items"]:
-        return None
-    total = sum(int(item["value"]) for item in values["items"])
-    ratio = total / pods if pods else (math.inf if total else math.nan)
-    return math.ceil(total) if abs(1.0 - ratio) > tolerance else pods
 
 
 def test_the_value_is_the_target_as_a_quantity() -> None:
@@ -43,21 +35,21 @@ def test_what_is_not_known_is_no_value_and_moves_nothing() -> None:
     assert value is None
     values = external_metric_list(value)
     assert (values["kind"], values["items"]) == ("ExternalMetricValueList", [])
-    assert _autoscaler(values, 5, 0.1) is None
+    assert autoscaler(values, 5, 0.1) is None
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_without_a_tolerance_the_autoscaler_follows_exactly(target: int, pods: int) -> None:
     """Also to and from zero."""
     values = external_metric_list(external_metric_value(target, time_s=0.0))
-    assert _autoscaler(values, pods, 0.0) == target
+    assert autoscaler(values, pods, 0.0) == target
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_with_a_tolerance_a_scale_out_is_never_missed(target: int, pods: int) -> None:
     """Told of the pods there are, it gets at least the target, and at most a tenth (rounded up) more than there are."""
     values = external_metric_list(external_metric_value(target, time_s=0.0, current=pods))
-    reached = _autoscaler(values, pods, 0.1)
+    reached = autoscaler(values, pods, 0.1)
     assert reached is not None
     assert reached >= target
     assert reached <= max(target, math.floor(1.1 * pods + 1e-9) + 1)
@@ -66,7 +58,7 @@ def test_with_a_tolerance_a_scale_out_is_never_missed(target: int, pods: int) ->
 def test_the_tolerance_would_swallow_a_step() -> None:
     """Why `current` exists: 11 instead of 10 is ignored, 12 is not."""
     ignored = external_metric_list(external_metric_value(11, time_s=0.0))
-    assert _autoscaler(ignored, 10, 0.1 + 1e-12) == 10
+    assert autoscaler(ignored, 10, 0.1 + 1e-12) == 10
     assert external_metric_value(11, time_s=0.0, current=10) == external_metric_value(12, time_s=0.0)
 
 
@@ -92,7 +84,12 @@ def test_the_manifest_adds_no_delay() -> None:
         (lambda: external_metric_value(1, time_s=math.nan), "time_s is nan"),
         (lambda: external_metric_value(1, time_s=0.0, current=-1), "current is -1"),
         (lambda: external_metric_value(1, time_s=0.0, tolerance=2.0), "tolerance is 2.0"),
+        (lambda: external_metric_value(1, time_s=0.0, labels=5), "labels is 5"),  # type: ignore[arg-type]
+        (lambda: external_metric_value(None, time_s=0.0, labels={"a": 5}), r"labels\['a'\] is 5"),  # type: ignore[dict-item]
+        (lambda: external_metric_list(5), r"values\[0\] is 5"),  # type: ignore[arg-type]
         (lambda: horizontal_pod_autoscaler("f", 3, deployment="f"), "params is 3"),  # type: ignore[arg-type]
+        (lambda: horizontal_pod_autoscaler("f", PARAMS, deployment="f", labels=5), "labels is 5"),  # type: ignore[arg-type]
+        (lambda: horizontal_pod_autoscaler("f", PARAMS, deployment="f", labels={5: "a"}), "labels key is 5"),  # type: ignore[dict-item]
     ],
 )
 def test_bad_arguments_are_named(action: Any, message: str) -> None:

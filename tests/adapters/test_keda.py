@@ -108,6 +108,10 @@ def test_the_scaled_object_adds_no_delay() -> None:
     assert polled["spec"]["triggers"][0]["metadata"]["k"] == "v"
 
 
+def scaled(**arguments: Any) -> dict[str, Any]:
+    return keda.scaled_object("f", PARAMS, deployment="d", scaler_address="x", **arguments)
+
+
 @pytest.mark.parametrize(
     ("action", "message"),
     [
@@ -116,6 +120,18 @@ def test_the_scaled_object_adds_no_delay() -> None:
         (lambda: ScalerView.from_dict({"version": 1, "target": 1, "fresh": 1, "active": True}), "view.fresh"),
         (lambda: keda.scaled_object("f", PARAMS, deployment="d", scaler_address=""), "scaler_address is empty"),
         (lambda: keda.scaled_object("f", None, deployment="d", scaler_address="x"), "params is None"),  # type: ignore[arg-type]
+        (lambda: keda.is_active(None), "view is None"),  # type: ignore[arg-type]
+        (lambda: keda.get_metrics(None), "view is None"),  # type: ignore[arg-type]
+        (lambda: keda.get_metric_spec(None), "metric_name is None"),  # type: ignore[arg-type]
+        (lambda: keda.stream_is_active(None), "decisions is None"),  # type: ignore[arg-type]
+        (lambda: keda.stream_is_active([], 5), "view is 5"),  # type: ignore[arg-type]
+        (lambda: ScalerView(target="7"), "target is '7'"),  # type: ignore[arg-type]
+        (lambda: ScalerView(target=-1), "target is -1"),
+        (lambda: ScalerView(fresh=1), "fresh is 1"),  # type: ignore[arg-type]
+        (lambda: ScalerView(active=None), "active is None"),  # type: ignore[arg-type]
+        (lambda: scaled(control_s=1e300), "control_s is 1e"),
+        (lambda: scaled(metadata=5), "metadata is 5"),
+        (lambda: scaled(metadata={"tls": True}), r"metadata\['tls'\] is True"),
     ],
 )
 def test_bad_arguments_are_named(action: Any, message: str) -> None:

@@ -64,9 +64,16 @@ def test_a_node_without_gpus_is_none_and_the_caller_may_overrule() -> None:
         (_node({"nvidia.com/gpu.product": "A100"}), r"nvidia.com/gpu.count is missing"),
         (_node(annotations={"hami.io/node-nvidia-register": "GPU-1,10:"}), "seven or more fields"),
         ({"metadata": {}}, r"node.metadata.name"),
+        ({**_node(LABELS), "status": {"allocatable": {"cpu": "-5"}}}, "node.status.allocatable.cpu is '-5'"),
     ],
 )
 def test_what_cannot_be_read_is_named(node: dict[str, Any], message: str) -> None:
     """The error names the label, annotation or field."""
     with pytest.raises(InvalidArgumentError, match=message):
         node_from_kubernetes(node)
+
+
+def test_a_gpu_type_that_is_none_is_named() -> None:
+    """Also where the GPUs are to be partitioned."""
+    with pytest.raises(InvalidArgumentError, match="gpu_type is 'A100'"):
+        node_from_kubernetes(_node(LABELS), gpu_type="A100", mig=A100_40GB)  # type: ignore[arg-type]

@@ -106,6 +106,14 @@ def test_additions_leave_the_pod_and_what_it_had() -> None:
         pod_resources(F).applied_to(pod)
 
 
+def test_parts_that_are_null_are_empty() -> None:
+    """As YAML has it where a key has no value."""
+    container = {"name": "main", "resources": None, "env": None}
+    for pod in ({"metadata": None, "spec": None}, {"metadata": {"labels": None}, "spec": {"containers": [container]}}):
+        made = pod_resources(F, core_policy="force").applied_to(pod)
+        assert made["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpucores"] == "30"
+
+
 @st.composite
 def _instances(draw: st.DrawFn) -> Instance:
     request = draw(st.integers(1, 1000))
@@ -152,6 +160,7 @@ def test_without_the_annotation_a_scheme_never_promises_less_than_the_request(in
         (_pod({"nvidia.com/gpumem-percentage": "50"}), (1, 1000, 5000, 1)),
         (_pod({"nvidia.com/gpu": "1"}), (1000, 1000, 10_000, 1)),
         (_pod({"nvidia.com/mig-1g.5gb.me": 1}), (142, 142, 5120, 1)),
+        (_pod({"nvidia.com/mig-4g.96gb.gfx": 1, "nvidia.com/mig-1g.5gb": 0}), (571, 571, 98_304, 1)),
         (_pod({}, annotations={"gpu-fraction": "0.25"}), (250, 1000, 2500, 1)),
         (_pod({}, annotations={"gpu-memory": "700", "gpu-fraction-num-devices": "2"}), (1, 1000, 700, 2)),
         (_pod({"nvidia.com/gpu": "0"}), None),
@@ -219,7 +228,18 @@ def test_demands_round_up_and_offers_down() -> None:
         (lambda: instance_from_pod(_pod({}, annotations={"gpu-fraction": "0.5"})), "gpu_memory_mib is None"),
         (lambda: instance_from_pod(_pod({"nvidia.com/gpu": "many"})), "nvidia.com/gpu is 'many'"),
         (lambda: instance_from_pod(_pod({"nvidia.com/mig-1g.5gb": 2})), "nvidia.com/mig-1g.5gb is 2"),
+        (lambda: instance_from_pod(_pod({"nvidia.com/mig-0g.0gb": 1})), "nvidia.com/mig-0g.0gb names no MIG profile"),
+        (lambda: instance_from_pod(_pod({"nvidia.com/mig-half": 1})), "nvidia.com/mig-half names no MIG profile"),
+        (lambda: instance_from_pod(_pod({"nvidia.com/mig-1g.5gb": 1, "nvidia.com/mig-2g.10gb": 1})), "1 other profile"),
+        (lambda: instance_from_pod(_pod({"nvidia.com/gpu": 1, "cpu": "-5"})), "cpu is '-5'"),
+        (lambda: instance_from_pod(_pod({"nvidia.com/gpu": 1, "memory": "-1Gi"})), "memory is '-1Gi'"),
         (lambda: instance_from_pod(_pod({}, annotations={INSTANCE_ANNOTATION: "{"})), "expected JSON"),
+        (lambda: instance_from_pod(_pod({}, annotations={INSTANCE_ANNOTATION: "[" * 100_000})), "expected JSON"),
+        (lambda: instance_from_pod(_pod({}, annotations={INSTANCE_ANNOTATION: '{"a":' * 100_000})), "expected JSON"),
+        (lambda: instance_from_pod(None), "pod is None|pod.metadata.name is None"),  # type: ignore[arg-type]
+        (lambda: pod_resources(F).applied_to(5), "pod is 5"),  # type: ignore[arg-type]
+        (lambda: pod_resources(F).applied_to({"metadata": 5}), "pod.metadata is 5"),
+        (lambda: pod_resources(F).applied_to({"spec": {"containers": [5]}}), r"pod.spec.containers\[0\] is 5"),
         (lambda: instance_from_pod(_pod({}, labels={}, annotations={"gpu-fraction": "2"})), "gpu-fraction is '2'"),
         (lambda: instance_from_pod({"metadata": {"name": "p"}, "spec": {"containers": 3}}), "pod.spec.containers is 3"),
         (lambda: whole_quantity("x", "1.5"), "x is '1.5'"),

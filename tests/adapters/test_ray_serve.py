@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,45 +18,14 @@ from dilu_core.adapters.ray_serve import (
     autoscaling_config,
     serve_policy_state,
 )
-from dilu_core.adapters.ray_serve_app import share_instances
-from dilu_core.adapters.ray_serve_metrics import AGE_S, ARRIVALS, IN_FLIGHT, LATENCY_P95_MS, SPARE_MILLI
+from dilu_core.adapters.ray_serve_app import within_budget
+from dilu_core.adapters.ray_serve_metrics import ARRIVALS, IN_FLIGHT, LATENCY_P95_MS, SPARE_MILLI
 from dilu_core.adapters.ray_serve_observation import observe, rate_rps
+from tests.adapters.serve_contexts import context, reported, series
 
 PARAMS = HorizontalParams(
     capacity_rps=10.0, request_milli=300, limit_milli=600, max_instances=20, lean=1.0, short_s=1, window_s=20
 )
-
-
-def series(*points: tuple[float, float]) -> list[Any]:
-    """Serve's time series: objects with a time stamp and a value."""
-    return [SimpleNamespace(timestamp=stamp, value=value) for stamp, value in points]
-
-
-def context(**known: Any) -> Any:
-    """What the adapters read of a context; a stand-in, for only Serve makes real ones."""
-    found = {
-        "app_name": "app",
-        "deployment_name": "Model",
-        "current_time": 100.0,
-        "current_num_replicas": 1,
-        "target_num_replicas": 1,
-        "total_num_requests": 0.0,
-        "total_queued_requests": 0.0,
-        "raw_metrics": {},
-        "policy_state": {},
-        "capacity_adjusted_min_replicas": 0,
-        "capacity_adjusted_max_replicas": 20,
-        "config": SimpleNamespace(metrics_interval_s=1.0, look_back_period_s=2.0),
-    }
-    assert known.keys() <= found.keys()
-    return SimpleNamespace(**(found | known))
-
-
-def reported(now: float, rates: list[float]) -> dict[str, dict[str, list[Any]]]:
-    """Old replicas that count arrivals at those rates, and were sampled in the last second."""
-    totals = {f"r{i}": series((now - 1.0, 5000.0), (now, 5000.0 + rate)) for i, rate in enumerate(rates)}
-    ages = {name: series((now - 1.0, 900.0), (now, 901.0)) for name in totals}
-    return {ARRIVALS: totals, AGE_S: ages}
 
 
 def seen(given_context: Any, **arguments: Any) -> Observation:
@@ -346,6 +314,17 @@ def test_an_application_policy_shares_its_budget() -> None:
     assert counts == {"A": 6, "B": 2, "C": 1}
 
 
+def divisor_method(wanted: list[int], least: list[int], cost: list[int], budget: int) -> list[int]:
+    """Jefferson's, one by one: the next to the greatest wanted / (given + 1) that fits, the first among equals."""
+    given_ = [min(w, floor) for w, floor in zip(wanted, least, strict=True)]
+    left = budget - sum(g * c for g, c in zip(given_, cost, strict=True))
+    while waiting := [i for i, w in enumerate(wanted) if given_[i] < w and cost[i] <= left]:
+        i = min(waiting, key=lambda i: ((given_[i] + 1) / wanted[i], i))
+        given_[i] += 1
+        left -= cost[i]
+    return given_
+
+
 @given(
     functions=st.lists(
         st.tuples(st.integers(0, 12), st.integers(0, 3), st.sampled_from([100, 250, 300, 1000])), min_size=1, max_size=5
@@ -355,12 +334,14 @@ def test_an_application_policy_shares_its_budget() -> None:
 def test_shares_keep_to_the_budget(functions: list[tuple[int, int, int]], budget: int) -> None:
     """No more than wanted, no less than the least, within the budget unless the least is not, and nothing left over."""
     wanted, least, cost = (list(column) for column in zip(*functions, strict=True))
-    given_ = share_instances(wanted, least, cost, budget)
+    by_name = [dict(zip("ABCDE", column, strict=False)) for column in (wanted, least, cost)]
+    given_ = list(within_budget(*by_name, budget).values())  # type: ignore[call-arg, arg-type]
     floors = [min(w, floor) for w, floor in zip(wanted, least, strict=True)]
     assert all(f <= g <= w for f, g, w in zip(floors, given_, wanted, strict=True))
     spent = sum(g * c for g, c in zip(given_, cost, strict=True))
     assert spent <= max(budget, sum(f * c for f, c in zip(floors, cost, strict=True)))
     assert not [c for g, w, c in zip(given_, wanted, cost, strict=True) if g < w and spent + c <= budget]
+    assert given_ == divisor_method(wanted, least, cost, budget)
 
 
 def test_the_same_policy_decides_alike_outside_serve() -> None:

@@ -196,3 +196,31 @@ def test_what_passes_is_what_has_room(
     assert chosen.placed == bool(has_room)
     if chosen.placed:
         assert chosen.node in best
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: k8s.filter(_names(_pod("p"), "a"), None), "state is None"),  # type: ignore[arg-type]
+        (lambda: k8s.prioritize(_names(_pod("p"), "a"), 5), "state is 5"),  # type: ignore[arg-type]
+        (lambda: k8s.assigned(None, _pod("p"), "a"), "state is None"),  # type: ignore[arg-type]
+        (lambda: k8s.released(None, _pod("p")), "state is None"),  # type: ignore[arg-type]
+        (lambda: k8s.assigned(_state(), _pod("p"), ["a"]), r"node is \['a'\]"),  # type: ignore[arg-type]
+        (lambda: k8s.assigned(_state(), None, "a"), "pod.metadata.name is None"),  # type: ignore[arg-type]
+        (lambda: k8s.filter(_names(_pod("p"), "a"), _state(), gpu_memory_mib=-1), "gpu_memory_mib is -1"),
+        (lambda: k8s.prioritize(_names(_pod("p"), "a"), _state(), gpu_memory_mib="x"), "gpu_memory_mib is 'x'"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_the_host_are_named(action: Any, message: str) -> None:
+    """They are no fault of the pod's, which would stay pending for them."""
+    with pytest.raises(InvalidArgumentError, match=message):
+        action()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "3", "{"])
+def test_an_annotation_that_cannot_be_read_is_an_error_of_the_pod(text: str) -> None:
+    """Whatever a user writes there, the extender answers."""
+    pod = {"metadata": {"name": "p", "annotations": {k8s.INSTANCE_ANNOTATION: text}}}
+    answer = k8s.filter(_names(pod, "a", "b"), _state())
+    assert answer["NodeNames"] == []
+    assert "expected JSON as pod_resources writes it" in answer["Error"]
