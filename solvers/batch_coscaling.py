@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import fail, instances_of, integer, read_only
+from dilu_core._checks import fail, instances_of, integer, read_only, shown
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.kernels import policy_columns as at
@@ -137,7 +137,7 @@ class BatchCoScaler:
     def restored(self, data: Mapping[str, Any]) -> BatchState:
         """The state that `BatchState.to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         if not isinstance(data, Mapping) or data.get("version") != _VERSION or data.get("lags") != at.LAGS:
-            fail("data", f"is no BatchState of version {_VERSION}: {data!r:.80}.")
+            fail("data", f"is no BatchState of version {_VERSION}: {shown(data, 80)}.")
         columns = []
         for name, width in zip(BatchState._fields, self._widths, strict=True):
             try:
@@ -161,7 +161,9 @@ class BatchCoScaler:
     def _check(self, state: object) -> None:
         expected = [(len(self), width) for width in self._widths]
         if not isinstance(state, BatchState) or [column.shape for column in state] != expected:
-            fail("state", f"is {state!r:.80}; expected a BatchState of {len(self)} functions with these parameters.")
+            fail(
+                "state", f"is {shown(state, 80)}; expected a BatchState of {len(self)} functions with these parameters."
+            )
 
     def _check_positions(self, state: BatchState) -> None:
         """Refuse positions in rings that lie outside of them."""
@@ -179,7 +181,7 @@ class BatchCoScaler:
             column = np.asarray(np.nan if values is None else values, dtype=np.float64)
             return np.ascontiguousarray(np.broadcast_to(column, (len(self),)))
         except (TypeError, ValueError):
-            fail(name, f"is {values!r:.80}; expected {len(self)} numbers, one per function, or one for all.")
+            fail(name, f"is {shown(values, 80)}; expected {len(self)} numbers, one per function, or one for all.")
 
     def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
         """A copy of what the next decisions may change: the long column only where a bucket may end."""

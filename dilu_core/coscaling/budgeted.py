@@ -66,7 +66,7 @@ class BudgetedScaler:
         keep: float = 1.25,
     ) -> None:
         if not isinstance(policies, Mapping):
-            check.fail("policies", f"is {policies!r:.80}; expected policies by name.")
+            check.fail("policies", f"is {check.shown(policies, 80)}; expected policies by name.")
         self.policies = dict(policies)
         check.names("policies", self.policies)
         self.budget_milli = whole_budget(budget_milli, budget_gpus)
@@ -175,7 +175,7 @@ class BudgetedScaler:
 
     def _expect(self, argument: str, given: object, *, all_of_them: bool = True) -> None:
         if not isinstance(given, Mapping):
-            check.fail(argument, f"is {given!r:.80}; expected a mapping by function name.")
+            check.fail(argument, f"is {check.shown(given, 80)}; expected a mapping by function name.")
         strange = sorted(str(name) for name in given.keys() - self.policies.keys())
         missing = sorted(self.policies.keys() - given.keys()) if all_of_them else []
         if strange or missing:
@@ -198,8 +198,11 @@ def _within(decision: ScalingDecision, shares: BudgetShares, name: str, planned:
 def _described(name: str, policy: Any, given: HorizontalParams | None) -> HorizontalParams:
     for method in ("decide", "initial_state"):
         if not callable(getattr(policy, method, None)):
-            check.fail(f"policies[{name!r}]", f"is {policy!r:.80}; expected a policy.")
+            check.fail(f"policies[{name!r}]", f"is {check.shown(policy, 80)}; expected a policy.")
     found = given if given is not None else getattr(policy, "params", None)
     if not isinstance(found, HorizontalParams):
-        check.fail(f"params[{name!r}]", f"is {found!r:.80}; expected HorizontalParams, as the policy has none itself.")
+        check.fail(
+            f"params[{name!r}]",
+            f"is {check.shown(found, 80)}; expected HorizontalParams, as the policy has none itself.",
+        )
     return found

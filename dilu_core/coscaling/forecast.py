@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dilu_core._checks import fail, finite, integer
+from dilu_core._checks import fail, finite, integer, shown
 from dilu_core.coscaling.params import LAGS, HorizontalParams
 
 HORIZON = 2  # buckets, one of which covers the cold start: the other passes until the next forecast
@@ -87,7 +87,7 @@ class Forecast(NamedTuple):
     def from_dict(cls, data: object) -> Forecast:
         """The memory that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         if not isinstance(data, Mapping) or data.keys() != set(cls._fields):
-            fail("data['forecast']", f"is {data!r:.80}; expected what Forecast.to_dict wrote.")
+            fail("data['forecast']", f"is {shown(data, 80)}; expected what Forecast.to_dict wrote.")
         rest = {name: data[name] for name in cls._fields if name not in _COLUMNS}
         known = {name: finite(f"data['forecast'][{name!r}]", rest[name]) for name in rest if rest[name] is not None}
         if known.keys() - {"running_rps"} != rest.keys() - {"running_rps"}:
@@ -228,5 +228,5 @@ def _square(error: float) -> float:
 def _column(data: Mapping[str, object], name: str, most: int) -> tuple[float, ...]:
     values = data[name]
     if not isinstance(values, list | tuple) or len(values) > most:
-        fail(f"data['forecast'][{name!r}]", f"is {values!r:.80}; expected a list of at most {most} numbers.")
+        fail(f"data['forecast'][{name!r}]", f"is {shown(values, 80)}; expected a list of at most {most} numbers.")
     return tuple(finite(f"data['forecast'][{name!r}][{i}]", each, at_least=0.0) for i, each in enumerate(values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dilu_core._checks import fail, finite, integer
+from dilu_core._checks import fail, finite, integer, shown
 from dilu_core.coscaling.forecast import Forecast
 
 _VERSION = 2
@@ -61,7 +61,7 @@ class HorizontalState(NamedTuple):
         Raises `InvalidArgumentError` for anything else.
         """
         if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
-            fail("data", f"is not a HorizontalState of version 1 or {_VERSION}: {data!r:.80}.")
+            fail("data", f"is not a HorizontalState of version 1 or {_VERSION}: {shown(data, 80)}.")
         expected = {"version", *cls._fields} - (_SINCE_VERSION_2 if data["version"] == 1 else set())
         if data.keys() != expected:
             different = sorted(str(key) for key in data.keys() ^ expected)
@@ -94,5 +94,5 @@ def _maybe(data: Mapping[str, object], key: str, at_least: float | None) -> floa
 def _column(data: Mapping[str, object], key: str) -> tuple[float, ...]:
     values = data[key]
     if not isinstance(values, list | tuple):
-        fail(f"data[{key!r}]", f"is {values!r:.80}; expected a list of numbers.")
+        fail(f"data[{key!r}]", f"is {shown(values, 80)}; expected a list of numbers.")
     return tuple(finite(f"data[{key!r}][{i}]", value, at_least=0.0) for i, value in enumerate(values))

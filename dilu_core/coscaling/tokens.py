@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dilu_core._checks import fail, finite, integer, text
+from dilu_core._checks import fail, finite, integer, shown, text
 from dilu_core.coscaling.policy import expect
 from dilu_core.coscaling.sharing import water_fill
 from dilu_core.units import FULL_GPU_MILLI, demand_units
@@ -46,7 +46,7 @@ class TokenState:
         """The state that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         carried = data.get("carried") if isinstance(data, Mapping) and data.get("version") == _VERSION else None
         if not isinstance(carried, Mapping):
-            fail("data", f"is not a TokenState of version {_VERSION}: {data!r:.80}.")
+            fail("data", f"is not a TokenState of version {_VERSION}: {shown(data, 80)}.")
         return cls(
             {
                 text("data['carried']", name): integer(
@@ -130,7 +130,7 @@ def core_percentages(shares_milli: Mapping[str, int]) -> dict[str, int]:
 
 def _shares(argument: str, shares: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(shares, Mapping):
-        fail(argument, f"is {shares!r:.80}; expected shares in milli-GPU by instance name.")
+        fail(argument, f"is {shown(shares, 80)}; expected shares in milli-GPU by instance name.")
     checked = {}
     for name, milli in shares.items():
         plain = type(milli) is int and 0 <= milli <= FULL_GPU_MILLI  # as in all grants; no message is made up for those

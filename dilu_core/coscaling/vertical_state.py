@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dilu_core._checks import fail, finite, integer, text
+from dilu_core._checks import fail, finite, integer, shown, text
 from dilu_core.units import FULL_GPU_MILLI
 
 _VERSION = 1
@@ -41,10 +41,10 @@ class VerticalState:
         required = {"version", "cap_milli", "period", "baselines_ms"}
         known = isinstance(data, Mapping) and data.get("version") == _VERSION
         if not known or data.keys() | {"owed_milli"} != required | {"owed_milli"}:
-            fail("data", f"is not a VerticalState of version {_VERSION}: {data!r:.80}.")
+            fail("data", f"is not a VerticalState of version {_VERSION}: {shown(data, 80)}.")
         baselines = data["baselines_ms"]
         if not isinstance(baselines, Mapping):
-            fail("data['baselines_ms']", f"is {baselines!r:.80}; expected cycles by instance name.")
+            fail("data['baselines_ms']", f"is {shown(baselines, 80)}; expected cycles by instance name.")
         return cls(
             cap_milli=finite("data['cap_milli']", data["cap_milli"], at_least=0.0, at_most=FULL_GPU_MILLI),
             period=integer("data['period']", data["period"], at_least=0),
