@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dilu_core._checks import fail, instances_of, integer, read_only, shown
+from dilu_core.coscaling.columns import known_column
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.kernels import policy_columns as at
@@ -114,14 +115,15 @@ class BatchCoScaler:
     ) -> tuple[BatchDecision, BatchState]:
         """The decisions for one observation of every function, and the state to pass with the next ones.
 
-        The arguments after `state` are the fields of `Observation` as columns `(n,)`, or one number for all; NaN, or
-        `None` for a whole column, says "not known". `in_place` uses `state` up: its memory becomes that of the new
-        state, which saves copying it. Raises `InvalidArgumentError` for columns of another length or kind, never for
-        odd numbers.
+        The arguments after `state` are the fields of `Observation` as columns `(n,)`, or one reading for all; NaN, or
+        `None` for a whole column, says "not known", and so does any reading that no sensor could have meant, as with
+        `CoScaler`. `in_place` uses `state` up: its memory becomes that of the new
+        state, which saves copying it. Raises `InvalidArgumentError` for columns of another length, never for odd
+        readings.
         """
         self._check(state)
         told = [
-            self._column(name, values)
+            known_column(name, values, len(self))
             for name, values in (
                 ("time_s", time_s), ("arrivals_rps", arrivals_rps), ("ready", ready), ("starting", starting),
                 ("in_flight", in_flight), ("spare_milli", spare_milli), ("latency_p95_ms", latency_p95_ms),
@@ -175,13 +177,6 @@ class BatchCoScaler:
         ):  # fmt: skip
             for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
                 integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=most)
-
-    def _column(self, name: str, values: ArrayLike | None) -> Floats:
-        try:
-            column = np.asarray(np.nan if values is None else values, dtype=np.float64)
-            return np.ascontiguousarray(np.broadcast_to(column, (len(self),)))
-        except (TypeError, ValueError):
-            fail(name, f"is {shown(values, 80)}; expected {len(self)} numbers, one per function, or one for all.")
 
     def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
         """A copy of what the next decisions may change: the long column only where a bucket may end."""

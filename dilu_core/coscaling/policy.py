@@ -40,7 +40,7 @@ _BEYOND_COUNTING = 2**31
 _BEYOND_MEASURE = 1e12
 """No rate, queue, share or latency in our units comes near this; a counter that wrapped around does."""
 
-_NO_NUMBERS = (bool, str, bytes)
+_NO_NUMBERS = (bool, str, bytes, bytearray, memoryview)
 """Python turns these into numbers; a sensor that reports them did not mean one."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dilu_core._checks import fail, finite, integer, shown, text
+from dilu_core import _checks as check
+from dilu_core._checks import finite, integer, text
 from dilu_core.units import FULL_GPU_MILLI
 
 _VERSION = 1
@@ -25,6 +27,19 @@ class VerticalState:
     baselines_ms: Mapping[str, float] = field(default_factory=dict)
     owed_milli: int = 0
 
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "cap_milli", finite("cap_milli", self.cap_milli, at_least=0.0, at_most=FULL_GPU_MILLI))
+        set_(self, "period", integer("period", self.period, at_least=0))
+        set_(self, "owed_milli", integer("owed_milli", self.owed_milli, at_least=0))
+        cycles = self.baselines_ms
+        if not isinstance(cycles, Mapping):
+            check.fail("baselines_ms", f"is {check.shown(cycles, 80)}; expected cycles by instance name.")
+        plain = set(map(type, cycles)) <= {str} and set(map(type, cycles.values())) <= {float}  # as in every period
+        if not plain or not (min(cycles.values(), default=1.0) > 0.0 and sum(cycles.values()) < math.inf):
+            checked = {text("baselines_ms", name): _cycle(name, cycle) for name, cycle in cycles.items()}
+            set_(self, "baselines_ms", checked)
+
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the state back, bit for bit."""
         return {
@@ -41,16 +56,11 @@ class VerticalState:
         required = {"version", "cap_milli", "period", "baselines_ms"}
         known = isinstance(data, Mapping) and data.get("version") == _VERSION
         if not known or data.keys() | {"owed_milli"} != required | {"owed_milli"}:
-            fail("data", f"is not a VerticalState of version {_VERSION}: {shown(data, 80)}.")
-        baselines = data["baselines_ms"]
-        if not isinstance(baselines, Mapping):
-            fail("data['baselines_ms']", f"is {shown(baselines, 80)}; expected cycles by instance name.")
-        return cls(
-            cap_milli=finite("data['cap_milli']", data["cap_milli"], at_least=0.0, at_most=FULL_GPU_MILLI),
-            period=integer("data['period']", data["period"], at_least=0),
-            baselines_ms={
-                text("data['baselines_ms']", name): finite(f"data['baselines_ms'][{name!r}]", value, above=0.0)
-                for name, value in baselines.items()
-            },
-            owed_milli=integer("data['owed_milli']", data.get("owed_milli", 0), at_least=0),
+            check.fail("data", f"is not a VerticalState of version {_VERSION}: {check.shown(data, 80)}.")
+        return check.build(
+            "data", data, cls, required=("cap_milli", "period", "baselines_ms"), optional=("owed_milli",)
         )
+
+
+def _cycle(name: object, value: object) -> float:
+    return finite(f"baselines_ms[{check.shown(name)}]", value, above=0.0)
