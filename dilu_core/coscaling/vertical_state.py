@@ -28,17 +28,30 @@ class VerticalState:
     owed_milli: int = 0
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
+        if self._as_decided():
+            return
+        set_, cycles = object.__setattr__, self.baselines_ms
         set_(self, "cap_milli", finite("cap_milli", self.cap_milli, at_least=0.0, at_most=FULL_GPU_MILLI))
         set_(self, "period", integer("period", self.period, at_least=0))
         set_(self, "owed_milli", integer("owed_milli", self.owed_milli, at_least=0))
-        cycles = self.baselines_ms
         if not isinstance(cycles, Mapping):
             check.fail("baselines_ms", f"is {check.shown(cycles, 80)}; expected cycles by instance name.")
-        plain = set(map(type, cycles)) <= {str} and set(map(type, cycles.values())) <= {float}  # as in every period
-        if not plain or not (min(cycles.values(), default=1.0) > 0.0 and sum(cycles.values()) < math.inf):
-            checked = {text("baselines_ms", name): _cycle(name, cycle) for name, cycle in cycles.items()}
-            set_(self, "baselines_ms", checked)
+        checked = {text("baselines_ms", name): _cycle(name, cycle) for name, cycle in cycles.items()}
+        set_(self, "baselines_ms", checked)
+
+    def _as_decided(self) -> bool:
+        """Whether all is plainly what `VerticalScaler` writes: quick, for it does so in every period."""
+        cycles = self.baselines_ms
+        return (
+            (type(self.cap_milli), type(self.period), type(self.owed_milli), type(cycles)) == (float, int, int, dict)
+            and 0.0 <= self.cap_milli <= FULL_GPU_MILLI
+            and self.period >= 0
+            and 0 <= self.owed_milli <= check.LARGEST
+            and set(map(type, cycles)) <= {str}
+            and set(map(type, cycles.values())) <= {float}
+            and min(cycles.values(), default=1.0) > 0.0
+            and sum(cycles.values()) < math.inf  # neither infinite nor NaN
+        )
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the state back, bit for bit."""

@@ -115,7 +115,8 @@ def test_a_batch_believes_what_its_policies_believe(told):
         shared: Any = [objects(column) if i % 2 else tuple(column) for i, column in enumerate(readings)]
         assert decided(batch.decide(state, *shared)[0]) == decided(found)
         for i, one in enumerate(ones):
-            seen = Observation(*(column[i] for column in readings))
+            told_one: list[Any] = [column[i] for column in readings]
+            seen = Observation(*told_one)
             decision, states[i] = one.decide(states[i], seen)
             assert found.instances[i] == (-1 if decision.instances is None else decision.instances)
             assert (found.change[i], found.reasons[i]) == (decision.change, decision.reason)
