@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dilu_core.cluster import Cluster, GpuType, Node, Oversubscription
     from dilu_core.correlation import LoadCorrelation
     from dilu_core.correlation_estimator import CorrelationEstimator
+    from dilu_core.coscaling.audit import AuditLog
     from dilu_core.coscaling.budget import BudgetAsk, BudgetShare, BudgetShares, share_budget
     from dilu_core.coscaling.budgeted import BudgetedScaler, BudgetedState
     from dilu_core.coscaling.gpu import GpuInstance, GpuObservation
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dilu_core.coscaling.horizontal import CoScaler
     from dilu_core.coscaling.params import HorizontalParams
     from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
-    from dilu_core.coscaling.reports import AuditLog, ObserveReport, ShadowReport
+    from dilu_core.coscaling.reports import ObserveReport, ShadowReport
     from dilu_core.coscaling.staged import StagedPolicy, StagedState
     from dilu_core.coscaling.state import HorizontalState
     from dilu_core.coscaling.tokens import TokenState, core_percentages, mps_percentages, token_counts
@@ -313,6 +314,7 @@ _NAMES_OF = {
     "dilu_core.cluster": ("Cluster", "GpuType", "Node", "Oversubscription"),
     "dilu_core.correlation": ("LoadCorrelation",),
     "dilu_core.correlation_estimator": ("CorrelationEstimator",),
+    "dilu_core.coscaling.audit": ("AuditLog",),
     "dilu_core.coscaling.budget": ("BudgetAsk", "BudgetShare", "BudgetShares", "share_budget"),
     "dilu_core.coscaling.budgeted": ("BudgetedScaler", "BudgetedState"),
     "dilu_core.coscaling.gpu": ("GpuInstance", "GpuObservation"),
@@ -320,7 +322,7 @@ _NAMES_OF = {
     "dilu_core.coscaling.horizontal": ("CoScaler",),
     "dilu_core.coscaling.params": ("HorizontalParams",),
     "dilu_core.coscaling.policy": ("Observation", "Policy", "ScalingDecision", "ScalingReason"),
-    "dilu_core.coscaling.reports": ("AuditLog", "ObserveReport", "ShadowReport"),
+    "dilu_core.coscaling.reports": ("ObserveReport", "ShadowReport"),
     "dilu_core.coscaling.staged": ("StagedPolicy", "StagedState"),
     "dilu_core.coscaling.state": ("HorizontalState",),
     "dilu_core.coscaling.tokens": ("TokenState", "core_percentages", "mps_percentages", "token_counts"),

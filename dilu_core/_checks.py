@@ -24,6 +24,17 @@ def fail(argument: str, message: str) -> NoReturn:
     raise InvalidArgumentError(argument, message)
 
 
+def shown(value: object, most: int = 120) -> str:
+    """`value` as messages print it: its repr, cut to `most` characters, or its type where it has none.
+
+    An int of more digits than Python prints has none, nor a list nested too deep, nor an object whose own fails.
+    """
+    try:
+        return f"{value!r:.{most}}"
+    except Exception:  # whatever a foreign repr raises, the message must still name its argument
+        return f"a value of type {type(value).__name__} that cannot be printed"
+
+
 def integer(argument: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
     """`value` as an int within bounds. Integral floats (2.0) pass; booleans and 2.5 do not."""
     span = f"at least {at_least}" if at_most is None else f"between {at_least} and {at_most}"
@@ -31,12 +42,12 @@ def integer(argument: str, value: object, *, at_least: int, at_most: int | None 
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, numbers.Integral):
-        fail(argument, f"is {value!r}; expected an integer {span}.")
+        fail(argument, f"is {shown(value)}; expected an integer {span}.")
     whole = int(number)
     if abs(whole) > LARGEST:
-        fail(argument, f"is {value!r}, beyond what integers of this library hold ({LARGEST}).")
+        fail(argument, f"is {shown(value)}, beyond what integers of this library hold ({LARGEST}).")
     if whole < at_least or (at_most is not None and whole > at_most):
-        fail(argument, f"is {value!r}; expected an integer {span}.")
+        fail(argument, f"is {shown(value)}; expected an integer {span}.")
     return whole
 
 
@@ -62,7 +73,7 @@ def finite(
     if at_most is not None:
         wanted += f" and at most {at_most:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.integer | np.floating):
-        fail(argument, f"is {value!r}; expected {wanted}.")
+        fail(argument, f"is {shown(value)}; expected {wanted}.")
     try:
         number = float(value)
     except OverflowError:
@@ -74,14 +85,14 @@ def finite(
         or (at_most is not None and number > at_most)
     )
     if bad:
-        fail(argument, f"is {value!r}; expected {wanted}.")
+        fail(argument, f"is {shown(value)}; expected {wanted}.")
     return number
 
 
 def text(argument: str, value: object, *, empty: bool = False) -> str:
     """`value` as a string (any Unicode), not empty unless `empty`."""
     if not isinstance(value, str):
-        fail(argument, f"is {value!r}; expected a string.")
+        fail(argument, f"is {shown(value)}; expected a string.")
     if not empty and not value.strip():
         fail(argument, "is empty; expected a name.")
     return value
@@ -90,7 +101,7 @@ def text(argument: str, value: object, *, empty: bool = False) -> str:
 def choice(argument: str, value: object, choices: Sequence[str]) -> str:
     """`value` as one of `choices`."""
     if not isinstance(value, str) or value not in choices:
-        fail(argument, f"is {value!r}; expected one of {', '.join(choices)}.")
+        fail(argument, f"is {shown(value)}; expected one of {', '.join(choices)}.")
     return value
 
 
@@ -107,7 +118,7 @@ def _listed(argument: str, value: object, what: str) -> tuple[Any, ...]:
             return tuple(value)
         except TypeError:  # an array without dimensions claims to be iterable
             pass
-    fail(argument, f"is {value!r:.120}; expected a sequence of {what}.")
+    fail(argument, f"is {shown(value)}; expected a sequence of {what}.")
 
 
 def distinct(argument: str, items: Sequence[str]) -> None:
@@ -124,7 +135,7 @@ def instances_of(argument: str, value: object, kind: type[T]) -> tuple[T, ...]:
     found = _listed(argument, value, kind.__name__)
     for i, item in enumerate(found):
         if not isinstance(item, kind):
-            fail(f"{argument}[{i}]", f"is {item!r}; expected a {kind.__name__}.")
+            fail(f"{argument}[{i}]", f"is {shown(item)}; expected a {kind.__name__}.")
     return found
 
 
@@ -166,7 +177,7 @@ def _float_array(argument: str, values: object, what: str) -> NDArray[np.float64
             raise TypeError
         array = np.array(np.ma.filled(raw.astype(np.float64), np.nan))
     except (TypeError, ValueError, OverflowError):
-        fail(argument, f"is not a {what} of numbers: {values!r:.120}.")
+        fail(argument, f"is not a {what} of numbers: {shown(values)}.")
     array.flags.writeable = False
     return array
 
@@ -196,16 +207,16 @@ def int_column(argument: str, values: object, *, at_least: int, at_most: int | N
 def flag(argument: str, value: object) -> bool:
     """`value` as a bool; 0, 1 and strings are refused."""
     if not isinstance(value, bool | np.bool_):
-        fail(argument, f"is {value!r}; expected True or False.")
+        fail(argument, f"is {shown(value)}; expected True or False.")
     return bool(value)
 
 
 def document(argument: str, value: object, *, version: int) -> Mapping[str, Any]:
     """`value` as a mapping with string keys that some `to_dict` of this `version` wrote."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        fail(argument, f"is {value!r:.120}; expected a mapping as to_dict() writes it.")
+        fail(argument, f"is {shown(value)}; expected a mapping as to_dict() writes it.")
     if item(argument, value, "version") != version:
-        fail(f"{argument}.version", f"is {value['version']!r}; this version of the library reads {version}.")
+        fail(f"{argument}.version", f"is {shown(value['version'])}; this version of the library reads {version}.")
     return value
 
 
@@ -220,11 +231,11 @@ def entries(argument: str, data: Mapping[str, Any], key: str) -> list[tuple[str,
     """The mappings in the list `data[key]`, each with the name an error about it should use."""
     found = item(argument, data, key)
     if not isinstance(found, list | tuple):
-        fail(f"{argument}.{key}", f"is {found!r:.120}; expected a list.")
+        fail(f"{argument}.{key}", f"is {shown(found)}; expected a list.")
     named = [(f"{argument}.{key}[{i}]", entry) for i, entry in enumerate(found)]
     for where, entry in named:
         if not isinstance(entry, Mapping):
-            fail(where, f"is {entry!r:.120}; expected a mapping.")
+            fail(where, f"is {shown(entry)}; expected a mapping.")
     return named
 
 

@@ -41,7 +41,7 @@ class PolicyRuns:
 
     def _decide(self, policy: Any, state: Any, seen: Observation) -> tuple[ScalingDecision, Any]:
         answer = policy.decide(state, seen)
-        fault = fault_of(answer)
+        fault = fault_of(answer, seen)
         require(fault is None, f"the policy {fault}; it was asked about {seen}")
         require(isinstance(answer[0].reason, str) and answer[0].reason, f"{answer[0]} has no reason; expected a code")
         found: tuple[ScalingDecision, Any] = answer
@@ -72,7 +72,8 @@ class PolicyRuns:
         """The policy still scales out within ten minutes of a load."""
         if not self.moves:
             return
-        host = SimulatedHost(ready=1, cold_start_s=self.cold_start_s, start_time_s=time_s)
+        ready = min(1, self._most(policy) - 1)  # there must be one more to launch
+        host = SimulatedHost(ready=ready, cold_start_s=self.cold_start_s, start_time_s=time_s)
         for _ in range(20):
             changes, state = self._follow(policy, state, host, 5.0, 30)
             if max(changes) > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dilu_core._checks import fail, finite, integer
+from dilu_core._checks import fail, finite, integer, shown
 from dilu_core.coscaling.policy import Observation, ScalingDecision
 
 
@@ -60,7 +60,7 @@ class SimulatedHost:
     def apply(self, decision: ScalingDecision) -> None:
         """Carry `decision` out. Its target counts, so that a decision delivered twice is carried out once."""
         if not isinstance(decision, ScalingDecision):
-            fail("decision", f"is {decision!r:.80}; expected a ScalingDecision.")
+            fail("decision", f"is {shown(decision, 80)}; expected a ScalingDecision.")
         if decision.change == 0:
             return
         target = self.planned + decision.change if decision.instances is None else decision.instances

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import fail, instances_of, integer, read_only
+from dilu_core._checks import fail, instances_of, integer, read_only, shown
+from dilu_core.coscaling.columns import known_column
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.kernels import policy_columns as at
@@ -114,14 +115,15 @@ class BatchCoScaler:
     ) -> tuple[BatchDecision, BatchState]:
         """The decisions for one observation of every function, and the state to pass with the next ones.
 
-        The arguments after `state` are the fields of `Observation` as columns `(n,)`, or one number for all; NaN, or
-        `None` for a whole column, says "not known". `in_place` uses `state` up: its memory becomes that of the new
-        state, which saves copying it. Raises `InvalidArgumentError` for columns of another length or kind, never for
-        odd numbers.
+        The arguments after `state` are the fields of `Observation` as columns `(n,)`, or one reading for all; NaN, or
+        `None` for a whole column, says "not known", and so does any reading that no sensor could have meant, as with
+        `CoScaler`. `in_place` uses `state` up: its memory becomes that of the new
+        state, which saves copying it. Raises `InvalidArgumentError` for columns of another length, never for odd
+        readings.
         """
         self._check(state)
         told = [
-            self._column(name, values)
+            known_column(name, values, len(self))
             for name, values in (
                 ("time_s", time_s), ("arrivals_rps", arrivals_rps), ("ready", ready), ("starting", starting),
                 ("in_flight", in_flight), ("spare_milli", spare_milli), ("latency_p95_ms", latency_p95_ms),
@@ -137,7 +139,7 @@ class BatchCoScaler:
     def restored(self, data: Mapping[str, Any]) -> BatchState:
         """The state that `BatchState.to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         if not isinstance(data, Mapping) or data.get("version") != _VERSION or data.get("lags") != at.LAGS:
-            fail("data", f"is no BatchState of version {_VERSION}: {data!r:.80}.")
+            fail("data", f"is no BatchState of version {_VERSION}: {shown(data, 80)}.")
         columns = []
         for name, width in zip(BatchState._fields, self._widths, strict=True):
             try:
@@ -161,7 +163,9 @@ class BatchCoScaler:
     def _check(self, state: object) -> None:
         expected = [(len(self), width) for width in self._widths]
         if not isinstance(state, BatchState) or [column.shape for column in state] != expected:
-            fail("state", f"is {state!r:.80}; expected a BatchState of {len(self)} functions with these parameters.")
+            fail(
+                "state", f"is {shown(state, 80)}; expected a BatchState of {len(self)} functions with these parameters."
+            )
 
     def _check_positions(self, state: BatchState) -> None:
         """Refuse positions in rings that lie outside of them."""
@@ -173,13 +177,6 @@ class BatchCoScaler:
         ):  # fmt: skip
             for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
                 integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=most)
-
-    def _column(self, name: str, values: ArrayLike | None) -> Floats:
-        try:
-            column = np.asarray(np.nan if values is None else values, dtype=np.float64)
-            return np.ascontiguousarray(np.broadcast_to(column, (len(self),)))
-        except (TypeError, ValueError):
-            fail(name, f"is {values!r:.80}; expected {len(self)} numbers, one per function, or one for all.")
 
     def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
         """A copy of what the next decisions may change: the long column only where a bucket may end."""

@@ -32,7 +32,7 @@ def check_function(trace: object, policy: object, params: object) -> None:
 def asked(argument: str, policy: Policy[Any], state: Any, observation: Observation) -> tuple[int, Any]:
     """The change that `policy` decides on, and its new state; an answer that is none is an error of `argument`."""
     answer = policy.decide(state, observation)
-    fault = fault_of(answer)
+    fault = fault_of(answer, observation)
     if fault is not None:
         fail(argument, f"{fault}, at {observation.time_s:g} s. Wrap it in StagedPolicy to survive that.")
     decision, state = answer

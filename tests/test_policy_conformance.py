@@ -42,6 +42,13 @@ class TestCoScalerToZero(PolicyConformance):
         return CoScaler(params(min_instances=0, max_instances=9))
 
 
+class TestCoScalerOfOne(PolicyConformance):
+    """The rule "co-scaling" with room for one instance: nothing can be launched on top of it."""
+
+    def make_policy(self) -> Any:
+        return CoScaler(params(max_instances=1))
+
+
 class TestLazyRule(PolicyConformance):
     """The rule "lazy"."""
 

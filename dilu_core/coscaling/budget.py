@@ -18,11 +18,11 @@ optimum of the relaxation in which instances can be cut, so that the gap is at h
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dilu_core import _checks as check
+from dilu_core.coscaling.claims import Claim, meet
 from dilu_core.units import capacity_milli
 
 
@@ -101,7 +101,7 @@ def share_budget(
     burst_trust: float = 0.5,
     keep: float = 1.25,
 ) -> BudgetShares:
-    """Divide `budget_milli` (or `budget_gpus` whole GPUs) between `asks`: O(n log m) for n instances of m functions.
+    """Divide `budget_milli` (or `budget_gpus` whole GPUs) between `asks`: O(m log(n)^2) for n instances of m functions.
 
     First the minima. If those exceed the budget, they are cut by weighted max-min: the next instance goes to the
     function with the fewest milli-GPU per weight. Then, up to what is wanted, every instance goes where it is worth
@@ -122,64 +122,66 @@ def share_budget(
         value = bound = 0.0
     else:
         given, value, bound = _by_value(asked, budget, trust, keep)
-    used = sum(given[ask.name] * ask.request_milli for ask in asked)
-    shares = {ask.name: _share(ask, given[ask.name], budget, minima_fit) for ask in asked}
+    used = sum(count * ask.request_milli for ask, count in zip(asked, given, strict=True))
+    shares = {ask.name: _share(ask, count, budget, minima_fit) for ask, count in zip(asked, given, strict=True)}
     return BudgetShares(shares, budget, used, minima_fit, value, bound)
 
 
 def instance_value(ask: BudgetAsk, count: int, *, burst_trust: float = 0.5, keep: float = 1.25) -> float:
     """The worth of a function's `count`-th instance (from 1): weighted requests per second saved from violating."""
+    return ask.weight * _saved_rps(ask, count, count, burst_trust) * (keep if count <= ask.planned else 1.0)
+
+
+def _saved_rps(ask: BudgetAsk, first: int, last: int, burst_trust: float) -> float:
+    """The requests per second that the instances from the `first` to the `last` save from violating."""
     load = ask.planned * ask.capacity_rps if ask.load_rps is None else ask.load_rps
 
     def more(rate_rps: float) -> float:
-        return max(0.0, min(load - (count - 1) * rate_rps, rate_rps))
+        return max(0.0, min(load - (first - 1) * rate_rps, (last - first + 1) * rate_rps))
 
-    saved = (1.0 - burst_trust) * more(ask.capacity_rps) + burst_trust * more(ask.burst_capacity_rps)
-    return ask.weight * saved * (keep if count <= ask.planned else 1.0)
+    return (1.0 - burst_trust) * more(ask.capacity_rps) + burst_trust * more(ask.burst_capacity_rps)
 
 
-def _by_value(
-    asked: tuple[BudgetAsk, ...], budget: int, trust: float, keep: float
-) -> tuple[dict[str, int], float, float]:
-    """Instances by name, their value above the minima, and the bound on it."""
-    given = {ask.name: ask.minimum for ask in asked}
+def _worth(ask: BudgetAsk, count: int, trust: float, keep: float) -> float:
+    """The sum of `instance_value` from the first instance above the minimum to the `count`-th."""
+    existing = max(ask.minimum, min(count, ask.planned))
+    saved = keep * _saved_rps(ask, ask.minimum + 1, existing, trust) + _saved_rps(ask, existing + 1, count, trust)
+    return ask.weight * saved
+
+
+def _by_value(asked: tuple[BudgetAsk, ...], budget: int, trust: float, keep: float) -> tuple[list[int], float, float]:
+    """Instances, their value above the minima, and the bound on it."""
+
+    def claim(ask: BudgetAsk) -> Claim:
+        def key(count: int) -> tuple[float, bool, float, str, int]:
+            worth = instance_value(ask, count, burst_trust=trust, keep=keep)
+            return -worth / ask.request_milli, count > ask.planned, count / ask.most, ask.name, count
+
+        return Claim(ask.minimum, ask.most, ask.request_milli, key)
+
+    def value(counts: Iterable[int]) -> float:
+        return sum(_worth(ask, count, trust, keep) for ask, count in zip(asked, counts, strict=True))
+
     left = budget - sum(ask.minimum * ask.request_milli for ask in asked)
-
-    def entry(ask: BudgetAsk) -> tuple[float, bool, float, str, float, BudgetAsk]:
-        count = given[ask.name] + 1
-        worth = instance_value(ask, count, burst_trust=trust, keep=keep)
-        return (-worth / ask.request_milli, count > ask.planned, count / ask.most, ask.name, worth, ask)
-
-    queue = [entry(ask) for ask in asked if ask.most > ask.minimum]
-    heapq.heapify(queue)
-    value, bound = 0.0, None
-    while queue:
-        *_, worth, ask = heapq.heappop(queue)
-        if ask.request_milli > left:  # smaller ones may still fit; this function's next would not
-            bound = value + worth * left / ask.request_milli if bound is None else bound
-            continue
-        given[ask.name] += 1
-        left -= ask.request_milli
-        value += worth
-        if given[ask.name] < ask.most:
-            heapq.heappush(queue, entry(ask))
-    return given, value, value if bound is None else bound
+    given, refused = meet([claim(ask) for ask in asked], left)
+    worth = value(given)
+    if refused is None:
+        return given, worth, worth
+    first = asked[refused.claim]
+    cut = instance_value(first, refused.number, burst_trust=trust, keep=keep) * refused.left / first.request_milli
+    return given, worth, max(worth, value(refused.have) + cut)
 
 
-def _cut_minima(asked: tuple[BudgetAsk, ...], budget: int) -> dict[str, int]:
+def _cut_minima(asked: tuple[BudgetAsk, ...], budget: int) -> list[int]:
     """Weighted max-min in whole instances, each function up to its minimum."""
-    given, left = {ask.name: 0 for ask in asked}, budget
-    queue = [(ask.request_milli / ask.weight, ask.name, ask) for ask in asked if ask.minimum]
-    heapq.heapify(queue)
-    while queue:
-        _, name, ask = heapq.heappop(queue)
-        if ask.request_milli > left:
-            continue
-        given[name] += 1
-        left -= ask.request_milli
-        if given[name] < ask.minimum:
-            heapq.heappush(queue, ((given[name] + 1) * ask.request_milli / ask.weight, name, ask))
-    return given
+
+    def claim(ask: BudgetAsk) -> Claim:
+        def key(count: int) -> tuple[float, str, int]:
+            return count * ask.request_milli / ask.weight, ask.name, count
+
+        return Claim(0, ask.minimum, ask.request_milli, key)
+
+    return meet([claim(ask) for ask in asked], budget)[0]
 
 
 def _share(ask: BudgetAsk, instances: int, budget: int, minima_fit: bool) -> BudgetShare:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from dilu_core import _checks as check
 from dilu_core.coscaling.budget import BudgetAsk, BudgetShares, share_budget, whole_budget
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason
+from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason, expect, expect_policy
 from dilu_core.coscaling.reading import Reading, burst_rps, read
 
 _VERSION = 1
@@ -66,26 +66,27 @@ class BudgetedScaler:
         keep: float = 1.25,
     ) -> None:
         if not isinstance(policies, Mapping):
-            check.fail("policies", f"is {policies!r:.80}; expected policies by name.")
+            check.fail("policies", f"is {check.shown(policies, 80)}; expected policies by name.")
         self.policies = dict(policies)
         check.names("policies", self.policies)
         self.budget_milli = whole_budget(budget_milli, budget_gpus)
         self.burst_trust = check.finite("burst_trust", burst_trust, at_least=0.0, at_most=1.0)
         self.keep = check.finite("keep", keep, at_least=1.0)
-        for argument, given in (("params", params), ("weights", weights), ("gpus", gpus)):
-            strangers = sorted(set(given or {}) - set(self.policies))
-            if strangers:
-                check.fail(argument, f"names {strangers}, for which there is no policy.")
-        self.params = {
-            name: _described(name, policy, (params or {}).get(name)) for name, policy in self.policies.items()
-        }
+        described = self._given("params", params)
+        self.params = {name: _described(name, policy, described.get(name)) for name, policy in self.policies.items()}
+        weighed = self._given("weights", weights)
         self.weights = {
-            name: check.finite(f"weights[{name!r}]", (weights or {}).get(name, 1.0), above=0.0)
-            for name in self.policies
+            name: check.finite(f"weights[{name!r}]", weighed.get(name, 1.0), above=0.0) for name in self.policies
         }
-        self.gpus = {
-            name: check.integer(f"gpus[{name!r}]", (gpus or {}).get(name, 1), at_least=1) for name in self.policies
-        }
+        counted = self._given("gpus", gpus)
+        self.gpus = {name: check.integer(f"gpus[{name!r}]", counted.get(name, 1), at_least=1) for name in self.policies}
+
+    def _given(self, argument: str, by_name: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """What was given by name, of functions that exist."""
+        if by_name is None:
+            return {}
+        self._expect(argument, by_name, all_of_them=False)
+        return by_name
 
     def __repr__(self) -> str:
         return f"BudgetedScaler({sorted(self.policies)}, {self.budget_milli})"
@@ -117,6 +118,8 @@ class BudgetedScaler:
         that are not those of these functions; an exception of a policy is passed on (wrap it in `StagedPolicy`).
         """
         self._expect("states", states)
+        for name, state in states.items():
+            expect(f"states[{name!r}]", state, BudgetedState)
         self._expect("observations", observations, all_of_them=False)
         nothing = Observation(None, None, None, None)
         proposed: dict[str, ScalingDecision] = {}
@@ -175,7 +178,7 @@ class BudgetedScaler:
 
     def _expect(self, argument: str, given: object, *, all_of_them: bool = True) -> None:
         if not isinstance(given, Mapping):
-            check.fail(argument, f"is {given!r:.80}; expected a mapping by function name.")
+            check.fail(argument, f"is {check.shown(given, 80)}; expected a mapping by function name.")
         strange = sorted(str(name) for name in given.keys() - self.policies.keys())
         missing = sorted(self.policies.keys() - given.keys()) if all_of_them else []
         if strange or missing:
@@ -196,10 +199,11 @@ def _within(decision: ScalingDecision, shares: BudgetShares, name: str, planned:
 
 
 def _described(name: str, policy: Any, given: HorizontalParams | None) -> HorizontalParams:
-    for method in ("decide", "initial_state"):
-        if not callable(getattr(policy, method, None)):
-            check.fail(f"policies[{name!r}]", f"is {policy!r:.80}; expected a policy.")
+    expect_policy(f"policies[{name!r}]", policy)
     found = given if given is not None else getattr(policy, "params", None)
     if not isinstance(found, HorizontalParams):
-        check.fail(f"params[{name!r}]", f"is {found!r:.80}; expected HorizontalParams, as the policy has none itself.")
+        check.fail(
+            f"params[{name!r}]",
+            f"is {check.shown(found, 80)}; expected HorizontalParams, as the policy has none itself.",
+        )
     return found

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dilu_core._checks import fail, finite, integer
+from dilu_core._checks import fail, finite, integer, shown
 from dilu_core.coscaling.params import LAGS, HorizontalParams
 
 HORIZON = 2  # buckets, one of which covers the cold start: the other passes until the next forecast
@@ -87,15 +87,17 @@ class Forecast(NamedTuple):
     def from_dict(cls, data: object) -> Forecast:
         """The memory that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         if not isinstance(data, Mapping) or data.keys() != set(cls._fields):
-            fail("data['forecast']", f"is {data!r:.80}; expected what Forecast.to_dict wrote.")
-        rest = {name: data[name] for name in cls._fields if name not in _COLUMNS}
-        known = {name: finite(f"data['forecast'][{name!r}]", rest[name]) for name in rest if rest[name] is not None}
-        if known.keys() - {"running_rps"} != rest.keys() - {"running_rps"}:
-            fail("data['forecast']", "has a None; only running_rps may be one.")
-        counts = {
-            name: integer(f"data['forecast'][{name!r}]", rest[name], at_least=0) for name in ("seen", "lag", "period")
+            fail("data['forecast']", f"is {shown(data, 80)}; expected what Forecast.to_dict wrote.")
+        known = {
+            name: finite(f"data['forecast'][{name!r}]", data[name], at_least=least, at_most=most)
+            for name, (least, most) in _BOUNDS.items()
+            if name != "running_rps" or data[name] is not None
         }
-        columns = {name: _column(data, name, most) for name, most in _COLUMNS.items()}
+        counts = {
+            name: integer(f"data['forecast'][{name!r}]", data[name], at_least=0, at_most=most)
+            for name, most in _COUNTS.items()
+        }
+        columns = {name: _column(data, name, *limits) for name, limits in _COLUMNS.items()}
         if counts["lag"] > len(columns["history_rps"]):
             fail(
                 "data['forecast']['lag']",
@@ -104,7 +106,20 @@ class Forecast(NamedTuple):
         return cls(**{**known, **counts, **columns})  # type: ignore[arg-type]
 
 
-_COLUMNS = {"history_rps": LAGS, "pending_rps": HORIZON, "errors": LAGS}
+MOST_RPS = 1e15
+"""More than any rate in a memory: observed ones are below 10^12. Squares of these, and their sums, stay finite."""
+
+_MOST_ERROR = 128 * MOST_RPS**2
+# Of the fields that `from_dict` reads: length and greatest entry, greatest count, and least and greatest number.
+_COLUMNS = {"history_rps": (LAGS, MOST_RPS), "pending_rps": (HORIZON, MOST_RPS), "errors": (LAGS, _MOST_ERROR)}
+_COUNTS = {"seen": 2 * LAGS, "lag": LAGS, "period": LAGS}
+_BOUNDS: Mapping[str, tuple[float | None, float]] = {
+    "age_s": (0.0, 1e9),
+    **dict.fromkeys(("running_rps", "soon_rps", "ahead_rps", "behind_rps", "drift_rps"), (0.0, MOST_RPS)),
+    **dict.fromkeys(("level_rps", "trend_rps"), (-MOST_RPS, MOST_RPS)),
+    **dict.fromkeys(("stay_error", "worst_error", "trend_error"), (0.0, _MOST_ERROR)),
+    **dict.fromkeys(("confidence", "trend_confidence", "vouched"), (None, 1.0)),
+}
 
 
 def followed(params: HorizontalParams, forecast: Forecast, means_rps: Iterable[float]) -> Forecast:
@@ -225,8 +240,8 @@ def _square(error: float) -> float:
     return error * error
 
 
-def _column(data: Mapping[str, object], name: str, most: int) -> tuple[float, ...]:
-    values = data[name]
-    if not isinstance(values, list | tuple) or len(values) > most:
-        fail(f"data['forecast'][{name!r}]", f"is {values!r:.80}; expected a list of at most {most} numbers.")
-    return tuple(finite(f"data['forecast'][{name!r}][{i}]", each, at_least=0.0) for i, each in enumerate(values))
+def _column(data: Mapping[str, object], name: str, length: int, most: float) -> tuple[float, ...]:
+    values, where = data[name], f"data['forecast'][{name!r}]"
+    if not isinstance(values, list | tuple) or len(values) > length:
+        fail(where, f"is {shown(values, 80)}; expected a list of at most {length} numbers.")
+    return tuple(finite(f"{where}[{i}]", each, at_least=0.0, at_most=most) for i, each in enumerate(values))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from dilu_core._checks import fail, names
+from dilu_core._checks import instances_of, names
 from dilu_core.coscaling.gpu import GpuObservation
 from dilu_core.coscaling.sharing import headrooms
 from dilu_core.units import FULL_GPU_MILLI
@@ -84,9 +84,7 @@ def spare_milli(periods: Iterable[Grants], instances: Iterable[str]) -> float | 
     """
     wanted = set(names("instances", instances))
     total = seen = 0
-    for i, grants in enumerate(periods):
-        if not isinstance(grants, Grants):
-            fail(f"periods[{i}]", f"is {grants!r:.80}; expected Grants.")
+    for grants in instances_of("periods", periods, Grants):
         found = grants.headroom
         for name in wanted & found.keys():
             total += found[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dilu_core._checks import fail
+from dilu_core._checks import fail, shown
 from dilu_core.coscaling.forecast import followed, passed
 from dilu_core.coscaling.params import RULES, HorizontalParams
 from dilu_core.coscaling.policy import (
@@ -54,7 +54,7 @@ class CoScaler:
 
     def __init__(self, params: HorizontalParams) -> None:
         if not isinstance(params, HorizontalParams):
-            fail("params", f"is {params!r:.80}; expected HorizontalParams.")
+            fail("params", f"is {shown(params, 80)}; expected HorizontalParams.")
         self.params = params
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 
-from dilu_core._checks import choice, fail, finite, integer, share_milli
+from dilu_core._checks import choice, fail, finite, integer, share_milli, shown
 
 _VERSION = 2  # version 1 knew no forecasts: its policies go on without
 
@@ -162,7 +162,7 @@ class HorizontalParams:
         Raises `InvalidArgumentError` for a wrong version, a missing or unknown key, or a value out of bounds.
         """
         if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
-            fail("data", f"is not HorizontalParams of version 1 or {_VERSION}: {data!r:.80}.")
+            fail("data", f"is not HorizontalParams of version 1 or {_VERSION}: {shown(data, 80)}.")
         earlier = {"predict": "off"} if data["version"] == 1 else {}
         values = {**earlier} | {key: value for key, value in data.items() if key != "version"}
         unknown = sorted(str(key) for key in values.keys() - {field.name for field in fields(cls)})

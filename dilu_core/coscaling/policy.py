@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from dilu_core._checks import fail
+from dilu_core._checks import fail, shown
 
 _BEYOND_COUNTING = 2**31
 """More instances than this is a broken sensor, not a fleet."""
@@ -40,7 +40,7 @@ _BEYOND_COUNTING = 2**31
 _BEYOND_MEASURE = 1e12
 """No rate, queue, share or latency in our units comes near this; a counter that wrapped around does."""
 
-_NO_NUMBERS = (bool, str, bytes)
+_NO_NUMBERS = (bool, str, bytes, bytearray, memoryview)
 """Python turns these into numbers; a sensor that reports them did not mean one."""
 
 
@@ -142,19 +142,44 @@ def expect(argument: str, value: object, kind: type) -> None:
     """Refuse what the host's own code mixed up: a value that is not of `kind` is no odd data, but misuse."""
     if not isinstance(value, kind):
         hint = f" Restore it with {kind.__name__}.from_dict." if hasattr(kind, "from_dict") else ""
-        fail(argument, f"is {value!r:.80}; expected a value of type {kind.__name__}.{hint}")
+        fail(argument, f"is {shown(value, 80)}; expected a value of type {kind.__name__}.{hint}")
 
 
-def fault_of(answer: object) -> str | None:
-    """What is wrong with the `answer` of a policy's decide, or `None` where a host can act on it."""
+def expect_policy(argument: str, value: Any) -> None:
+    """Refuse what is no horizontal policy, the class of one included."""
+    made = not isinstance(value, type)
+    if not made or not all(callable(getattr(value, name, None)) for name in ("initial_state", "decide")):
+        hint = "" if made else " It is a class: make one of its objects."
+        wanted = "expected an object with initial_state() and decide(state, observation)."
+        fail(argument, f"is {shown(value, 80)}; {wanted}{hint}")
+
+
+def fault_of(answer: object, observation: object) -> str | None:
+    """What is wrong with a policy's `answer` about `observation`, or `None` where a host can act on it.
+
+    Where the instances are known, the target, if any, must be their sum with the change.
+    """
     if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], ScalingDecision):
-        return f"answered {answer!r:.80}; expected (ScalingDecision, state)"
+        return f"answered {shown(answer, 80)}; expected (ScalingDecision, state)"
     change, instances = answer[0].change, answer[0].instances
     if type(change) is not int or abs(change) >= _BEYOND_COUNTING:
-        return f"answered a change of {change!r:.80}; expected an int, in absolute value below {_BEYOND_COUNTING}"
+        return f"answered a change of {shown(change, 80)}; expected an int, in absolute value below {_BEYOND_COUNTING}"
     if instances is not None and (type(instances) is not int or not 0 <= instances < _BEYOND_COUNTING):
-        return f"answered {instances!r:.80} instances; expected an int of at least 0, or None"
+        return f"answered {shown(instances, 80)} instances; expected an int of at least 0, or None"
+    for name, said in (("reason", answer[0].reason), ("detail", answer[0].detail)):
+        if not isinstance(said, str):
+            return f"answered {shown(said, 80)} as its {name}; expected a text"
+    planned = planned_in(observation)
+    if planned is not None and instances not in (None, planned + change):
+        return f"answered {instances} instances and a change of {change}, with {planned} planned: not the sum"
     return None
+
+
+def planned_in(observation: object) -> int | None:
+    """The instances that serve or will, or `None` where one of the two counts is not known."""
+    ready = known_count(getattr(observation, "ready", None))
+    starting = known_count(getattr(observation, "starting", None))
+    return None if ready is None or starting is None else ready + starting
 
 
 def known_number(value: Any) -> float | None:

@@ -83,7 +83,7 @@ def restored(argument: str, kind: type[Counters], data: object) -> Counters:
     """
     names, defaults = kind._fields, kind._field_defaults  # type: ignore[attr-defined]
     if not isinstance(data, dict) or data.keys() != set(names):
-        check.fail(argument, f"is {data!r:.120}; expected the keys {', '.join(names)}.")
+        check.fail(argument, f"is {check.shown(data)}; expected the keys {', '.join(names)}.")
     found: list[Any] = []
     for name in names:
         where, value, default = f"{argument}.{name}", data[name], defaults[name]

@@ -1,90 +1,19 @@
-"""What stages tell people: an audit log, what watching taught, and what shadowed decisions would have meant."""
+"""What stages tell people: what watching taught, and what shadowed decisions would have meant."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from dilu_core._checks import fail, integer, text
+from dilu_core._checks import fail, shown
+from dilu_core.coscaling.audit import plain
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.policy import ScalingDecision
 from dilu_core.coscaling.reading import FIELDS
 from dilu_core.coscaling.shadow import ShadowCounts
 from dilu_core.coscaling.watch import Watch
 from dilu_core.fragmentation_report import FragmentationReport
 from dilu_core.units import FULL_GPU_MILLI
-
-
-def plain(value: Any) -> Any:
-    """`value` as strict JSON holds it: what is no number, text, list or mapping becomes text, and so do NaN and inf."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    columns = getattr(value, "_asdict", None)  # of a NamedTuple
-    if isinstance(value, tuple) and columns is not None:
-        return plain(columns())
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    scalar = getattr(value, "item", None)  # of numpy, where the value has no dimensions
-    return plain(scalar()) if scalar is not None and getattr(value, "ndim", 1) == 0 else str(value)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditLog:
-    """The latest decisions as JSON lines, oldest first, at most `capacity`; `dropped` older ones were let go.
-
-    A value: `append` gives a new log and leaves this one alone. Nothing is written anywhere but by `write_jsonl`.
-    """
-
-    lines: tuple[str, ...] = ()
-    capacity: int = 1000
-    dropped: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "capacity", integer("capacity", self.capacity, at_least=1))
-        object.__setattr__(self, "dropped", integer("dropped", self.dropped, at_least=0))
-        if not isinstance(self.lines, tuple) or len(self.lines) > self.capacity:
-            fail("lines", f"is no tuple of at most {self.capacity} JSON lines: {self.lines!r:.80}.")
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The records as dictionaries, oldest first."""
-        return (json.loads(line) for line in self.lines)
-
-    def append(self, decision: ScalingDecision, *, function: str = "") -> AuditLog:
-        """This log with one more record: the decision, the `function` it is about, and its audit's entries beside."""
-        if not isinstance(decision, ScalingDecision):
-            fail("decision", f"is {decision!r:.80}; expected a ScalingDecision.")
-        record = {
-            "function": text("function", function, empty=True),
-            **dict(decision.audit or {}),
-            **{field.name: getattr(decision, field.name) for field in fields(decision) if field.name != "audit"},
-        }
-        line = json.dumps(plain(record), allow_nan=False)
-        kept = (*self.lines, line)[-self.capacity :]
-        return AuditLog(kept, self.capacity, self.dropped + len(self.lines) + 1 - len(kept))
-
-    def records(self) -> tuple[str, ...]:
-        """One JSON object per decision, as text without line breaks, oldest first."""
-        return self.lines
-
-    def write_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Write the records to `path`, one a line, in place of what was there."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -123,7 +52,7 @@ class ObserveReport:
     ) -> ObserveReport:
         """The report on what was counted."""
         if fragmentation is not None and not isinstance(fragmentation, FragmentationReport):
-            fail("fragmentation", f"is {fragmentation!r:.80}; expected a FragmentationReport or None.")
+            fail("fragmentation", f"is {shown(fragmentation, 80)}; expected a FragmentationReport or None.")
         judged = watch.judged or None
         known_params = judged if params is not None else None
         carried = 0.0 if params is None else watch.ready_s * params.capacity_rps

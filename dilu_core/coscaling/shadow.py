@@ -134,12 +134,12 @@ def fleet_from(data: Any) -> ShadowFleet | None:
     if data is None:
         return None
     if not isinstance(data, dict) or data.keys() != {"ready", "starts"} or not isinstance(data["starts"], list | tuple):
-        check.fail("data.fleet", f"is {data!r:.120}; expected ready and a list of starts, or None.")
+        check.fail("data.fleet", f"is {check.shown(data)}; expected ready and a list of starts, or None.")
     starts = []
     for i, start in enumerate(data["starts"]):
         where = f"data.fleet.starts[{i}]"
         if not isinstance(start, list | tuple) or len(start) != 2:
-            check.fail(where, f"is {start!r:.80}; expected [time_s, count].")
+            check.fail(where, f"is {check.shown(start, 80)}; expected [time_s, count].")
         starts.append((check.finite(where, start[0]), check.integer(where, start[1], at_least=1)))
     return ShadowFleet(check.integer("data.fleet.ready", data["ready"], at_least=0), tuple(starts))
 

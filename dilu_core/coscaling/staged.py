@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from dilu_core._checks import choice, fail, integer
+from dilu_core._checks import choice, fail, integer, shown
+from dilu_core.coscaling.audit import plain
 from dilu_core.coscaling.params import HorizontalParams
-from dilu_core.coscaling.policy import Observation, Policy, ScalingDecision, ScalingReason, fault_of
+from dilu_core.coscaling.policy import (
+    Observation,
+    Policy,
+    ScalingDecision,
+    ScalingReason,
+    expect,
+    expect_policy,
+    fault_of,
+)
 from dilu_core.coscaling.reading import Reading, read
-from dilu_core.coscaling.reports import ObserveReport, ShadowReport, plain
+from dilu_core.coscaling.reports import ObserveReport, ShadowReport
 from dilu_core.coscaling.shadow import ShadowFleet
-from dilu_core.coscaling.staged_state import StagedState
+from dilu_core.coscaling.staged_state import StagedState, is_document
 from dilu_core.coscaling.watch import counted, headroom, watched
 from dilu_core.fragmentation_report import FragmentationReport
 
@@ -66,13 +75,16 @@ class StagedPolicy(Generic[State]):
         fallback: Policy[Any] | None = None,
         fallback_after: int = 3,
     ) -> None:
-        self.policy = _policy("policy", policy)
+        expect_policy("policy", policy)
+        self.policy = policy
         self.stage = choice("stage", stage, STAGES)
         if params is not None and not isinstance(params, HorizontalParams):
-            fail("params", f"is {params!r:.80}; expected HorizontalParams or None.")
+            fail("params", f"is {shown(params, 80)}; expected HorizontalParams or None.")
         own = getattr(policy, "params", None)
         self.params = params if params is not None else own if isinstance(own, HorizontalParams) else None
-        self.fallback = None if fallback is None else _policy("fallback", fallback)
+        if fallback is not None:
+            expect_policy("fallback", fallback)
+        self.fallback = fallback
         self.fallback_after = integer("fallback_after", fallback_after, at_least=1)
 
     def __repr__(self) -> str:
@@ -93,10 +105,11 @@ class StagedPolicy(Generic[State]):
     ) -> tuple[ScalingDecision, StagedState[State]]:
         """The wrapped policy's decision as far as the stage lets it through, and the state to pass next time.
 
-        A bare state of the wrapped policy is taken as one with nothing counted yet.
+        A bare state of the wrapped policy is taken as one with nothing counted yet. What `to_dict` wrote, of either
+        state, is an `InvalidArgumentError` until it is restored.
         """
         if not isinstance(state, StagedState):
-            state = self.initial_state()._replace(inner=state)
+            state = self._begun(state)
         reading = read(observation)
         before_s = state.watch.time_s
         clock, elapsed, watch = watched(state.watch, self.params, reading)
@@ -134,6 +147,15 @@ class StagedPolicy(Generic[State]):
         """What the shadowed decisions would have saved and risked so far."""
         self._expect(state)
         return ShadowReport(state.shadow, state.failed, self.params)
+
+    def _begun(self, bare: object) -> StagedState[State]:
+        """The state that goes on from one of the wrapped policy."""
+        if is_document(bare):
+            fail("state", f"is {shown(bare, 80)}; expected a StagedState. Restore it with restore_state or from_dict.")
+        initial = self.initial_state()
+        if hasattr(initial.inner, "to_dict"):
+            expect("state", bare, type(initial.inner))
+        return initial._replace(inner=cast(State, bare))
 
     def _shadow(
         self,
@@ -214,25 +236,27 @@ class StagedPolicy(Generic[State]):
 
     def _expect(self, state: object) -> None:
         if not isinstance(state, StagedState):
-            fail("state", f"is {state!r:.80}; expected the StagedState that decide gave back.")
-
-
-def _policy(argument: str, value: Any) -> Any:
-    if not callable(getattr(value, "decide", None)) or not callable(getattr(value, "initial_state", None)):
-        fail(argument, f"is {value!r:.80}; expected an object with initial_state() and decide(state, observation).")
-    return value
+            fail("state", f"is {shown(state, 80)}; expected the StagedState that decide gave back.")
 
 
 def _ask(policy: Policy[Any], state: Any, observation: Observation) -> _Answer:
     """The policy's answer, or its error with the state it had."""
     try:
         answer = policy.decide(state, observation)
-        fault = fault_of(answer)
+        fault = fault_of(answer, observation)
         if fault is not None:
             raise TypeError(f"the policy {fault}")
     except Exception as error:  # whatever it is, the host's loop must go on
-        return _Answer(None, state, f"{type(error).__name__}: {error}")
+        return _Answer(None, state, _told(error))
     return _Answer(answer[0], answer[1], None)
+
+
+def _told(error: Exception) -> str:
+    """The error in words, if it has any."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ failed
+        return f"{type(error).__name__}, which cannot be printed"
 
 
 def _as_seen(observation: Observation, reading: Reading, fleet: ShadowFleet | None) -> Observation:

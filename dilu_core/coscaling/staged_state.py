@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from dilu_core import _checks as check
-from dilu_core._checks import fail, integer
+from dilu_core._checks import fail, integer, shown
 from dilu_core.coscaling.reading import FIELDS
 from dilu_core.coscaling.shadow import ShadowCounts, ShadowFleet, counts_from, fleet_from, fleet_to_dict
 from dilu_core.coscaling.watch import Watch, watch_from
@@ -67,7 +67,7 @@ class StagedState(NamedTuple, Generic[State]):
             fail("data", f"differs in keys {sorted(document.keys() ^ expected)} from what StagedState.to_dict wrote.")
         unknown = document["unknown"]
         if not isinstance(unknown, Mapping) or not unknown.keys() <= set(FIELDS):
-            fail("data.unknown", f"is {unknown!r:.120}; expected counts by field of an Observation.")
+            fail("data.unknown", f"is {shown(unknown)}; expected counts by field of an Observation.")
         failures, failed, distrust = (
             integer(f"data.{name}", document[name], at_least=0) for name in ("failures", "failed", "distrust")
         )
@@ -82,6 +82,11 @@ class StagedState(NamedTuple, Generic[State]):
             fleet_from(document["fleet"]),
             counts_from(document["shadow"]),
         )
+
+
+def is_document(value: object) -> bool:
+    """Whether `StagedState.to_dict` wrote `value`, of this version or another."""
+    return isinstance(value, Mapping) and value.keys() >= {"version", "inner", "standby", "watch"}
 
 
 def _to_plain(state: Any) -> Any:

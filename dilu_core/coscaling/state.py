@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dilu_core._checks import fail, finite, integer
-from dilu_core.coscaling.forecast import Forecast
+from dilu_core._checks import fail, finite, integer, shown
+from dilu_core.coscaling.forecast import MOST_RPS, Forecast
 
 _VERSION = 2
 
@@ -61,7 +61,7 @@ class HorizontalState(NamedTuple):
         Raises `InvalidArgumentError` for anything else.
         """
         if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
-            fail("data", f"is not a HorizontalState of version 1 or {_VERSION}: {data!r:.80}.")
+            fail("data", f"is not a HorizontalState of version 1 or {_VERSION}: {shown(data, 80)}.")
         expected = {"version", *cls._fields} - (_SINCE_VERSION_2 if data["version"] == 1 else set())
         if data.keys() != expected:
             different = sorted(str(key) for key in data.keys() ^ expected)
@@ -70,7 +70,9 @@ class HorizontalState(NamedTuple):
             time_s=_maybe(data, "time_s", None),
             samples_rps=_column(data, "samples_rps"),
             partial_s=finite("data['partial_s']", data["partial_s"], at_least=0.0, at_most=1.0),
-            partial_requests=finite("data['partial_requests']", data["partial_requests"], at_least=0.0),
+            partial_requests=finite(
+                "data['partial_requests']", data["partial_requests"], at_least=0.0, at_most=MOST_RPS
+            ),
             peaks=_column(data, "peaks"),
             peak_filled_s=integer("data['peak_filled_s']", data["peak_filled_s"], at_least=0),
             known_s=integer("data['known_s']", data["known_s"], at_least=0),
@@ -94,5 +96,5 @@ def _maybe(data: Mapping[str, object], key: str, at_least: float | None) -> floa
 def _column(data: Mapping[str, object], key: str) -> tuple[float, ...]:
     values = data[key]
     if not isinstance(values, list | tuple):
-        fail(f"data[{key!r}]", f"is {values!r:.80}; expected a list of numbers.")
-    return tuple(finite(f"data[{key!r}][{i}]", value, at_least=0.0) for i, value in enumerate(values))
+        fail(f"data[{key!r}]", f"is {shown(values, 80)}; expected a list of numbers.")
+    return tuple(finite(f"data[{key!r}][{i}]", value, at_least=0.0, at_most=MOST_RPS) for i, value in enumerate(values))

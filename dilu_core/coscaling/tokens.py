@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dilu_core._checks import fail, finite, integer, text
+from dilu_core import _checks as check
+from dilu_core._checks import finite, integer, text
 from dilu_core.coscaling.policy import expect
 from dilu_core.coscaling.sharing import water_fill
 from dilu_core.units import FULL_GPU_MILLI, demand_units
@@ -37,6 +38,15 @@ class TokenState:
 
     carried: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        carried = self.carried
+        if not isinstance(carried, Mapping):
+            check.fail("carried", f"is {check.shown(carried, 80)}; expected parts of a token by instance name.")
+        plain = set(map(type, carried)) <= {str} and set(map(type, carried.values())) <= {int}  # as in every period
+        if not plain or not 0 <= min(carried.values(), default=0) <= max(carried.values(), default=0) < _PARTS:
+            checked = {text("carried", name): _parts(name, parts) for name, parts in carried.items()}
+            object.__setattr__(self, "carried", checked)
+
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the state back."""
         return {"version": _VERSION, "carried": dict(self.carried)}
@@ -45,16 +55,9 @@ class TokenState:
     def from_dict(cls, data: Mapping[str, object]) -> TokenState:
         """The state that `to_dict` wrote. Raises `InvalidArgumentError` for anything else."""
         carried = data.get("carried") if isinstance(data, Mapping) and data.get("version") == _VERSION else None
-        if not isinstance(carried, Mapping):
-            fail("data", f"is not a TokenState of version {_VERSION}: {data!r:.80}.")
-        return cls(
-            {
-                text("data['carried']", name): integer(
-                    f"data['carried'][{name!r}]", parts, at_least=0, at_most=_PARTS - 1
-                )
-                for name, parts in carried.items()
-            }
-        )
+        if carried is None:
+            check.fail("data", f"is not a TokenState of version {_VERSION}: {check.shown(data, 80)}.")
+        return check.build("data", data, cls, required=("carried",))
 
 
 def token_counts(
@@ -85,7 +88,7 @@ def token_counts(
     length = finite("period_ms", period_ms, above=0.0)
     whole = length * finite("tokens_per_ms", tokens_per_ms, above=0.0)
     if not 1.0 <= whole <= _MOST_TOKENS:
-        fail(
+        check.fail(
             "tokens_per_ms", f"times period_ms is {whole:g} tokens per period; expected between 1 and {_MOST_TOKENS:g}."
         )
     before = TokenState() if state is None else state
@@ -128,9 +131,13 @@ def core_percentages(shares_milli: Mapping[str, int]) -> dict[str, int]:
     return percents
 
 
+def _parts(name: object, value: object) -> int:
+    return integer(f"carried[{check.shown(name)}]", value, at_least=0, at_most=_PARTS - 1)
+
+
 def _shares(argument: str, shares: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(shares, Mapping):
-        fail(argument, f"is {shares!r:.80}; expected shares in milli-GPU by instance name.")
+        check.fail(argument, f"is {check.shown(shares, 80)}; expected shares in milli-GPU by instance name.")
     checked = {}
     for name, milli in shares.items():
         plain = type(milli) is int and 0 <= milli <= FULL_GPU_MILLI  # as in all grants; no message is made up for those

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from dilu_core._checks import fail
+from dilu_core._checks import fail, shown
 from dilu_core.coscaling.gpu import KINDS, GpuInstance, GpuObservation, reading
 from dilu_core.coscaling.grants import Grants, VerticalMode, spare_milli
 from dilu_core.coscaling.policy import expect
@@ -62,7 +62,7 @@ class VerticalScaler:
 
     def __init__(self, params: VerticalParams | None = None) -> None:
         if params is not None and not isinstance(params, VerticalParams):
-            fail("params", f"is {params!r:.80}; expected VerticalParams.")
+            fail("params", f"is {shown(params, 80)}; expected VerticalParams.")
         self.params = params or VerticalParams()
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 
-from dilu_core._checks import fail, finite, integer
+from dilu_core._checks import fail, finite, integer, shown
 from dilu_core.units import FULL_GPU_MILLI
 
 _VERSION = 1
@@ -66,7 +66,7 @@ class VerticalParams:
     def from_dict(cls, data: Mapping[str, object]) -> VerticalParams:
         """The parameters that `to_dict` wrote; what is left out takes its default."""
         if not isinstance(data, Mapping) or data.get("version") != _VERSION:
-            fail("data", f"is not VerticalParams of version {_VERSION}: {data!r:.80}.")
+            fail("data", f"is not VerticalParams of version {_VERSION}: {shown(data, 80)}.")
         values = {key: value for key, value in data.items() if key != "version"}
         unknown = sorted(str(key) for key in values.keys() - {one.name for one in fields(cls)})
         if unknown:

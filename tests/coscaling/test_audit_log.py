@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dilu_core.coscaling.audit import AuditLog, plain
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams, HorizontalState
 from dilu_core.coscaling.policy import Observation, ScalingDecision, ScalingReason
-from dilu_core.coscaling.reports import AuditLog, plain
 from dilu_core.coscaling.staged import StagedPolicy
 from dilu_core.errors import InvalidArgumentError
 
@@ -80,6 +80,68 @@ def test_whatever_stands_in_an_audit_becomes_strict_json():
     assert plain(np.array(math.inf)) == "inf"
 
 
+def test_readings_that_cannot_be_printed_do_not_stop_the_log():
+    """Long integers, lists within themselves or nested deep, and objects that fail at everything become some text."""
+    circle: list[Any] = [1, 2, 3]
+    circle += [circle] * 3
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    odd = {"long": 10**5000, "long too": -(10**700), "circle": circle, "deep": deep, "mute": Mute(), Mute(): 1, "x": 5}
+    for decision in (
+        audited(odd),
+        ScalingDecision(1, 0, ScalingReason.STEADY, inputs=Observation(10**5000, *[deep] * 3)),
+    ):
+        (record,) = AuditLog().append(decision)
+        assert record["reason"] == "steady"
+    (record,) = AuditLog().append(audited(odd))
+    assert (record["long"], record["mute"], record["<Mute>"], record["x"]) == ("<int>", "<Mute>", 1, 5)
+    assert record["long too"] == str(-(10**700))
+    assert record["circle"] == [1, 2, 3] + [str(circle)] * 3
+    assert AuditLog(AuditLog().append(decision).lines).append(decision).lines[0] == AuditLog().append(decision).lines[0]
+
+
+def test_an_audit_does_not_speak_for_the_log():
+    """The function is that of the log and the figures are those of the decision, whatever the audit calls its own."""
+
+    class Key:
+        def __str__(self):
+            return "function"
+
+    odd = {"function": "other", Key(): "another", "change": 9, "stage": "enforce"}
+    (record,) = AuditLog().append(audited(odd), function="serve")
+    assert (record["function"], record["change"], record["stage"]) == ("serve", 0, "enforce")
+    assert next(iter(record)) == "function"
+
+
+def audited(audit: Any) -> ScalingDecision:
+    return ScalingDecision(1, 0, ScalingReason.STEADY, audit=audit)
+
+
+def anything(value: Any) -> Any:
+    """`value`, hidden from type checkers that would refuse the misuse under test."""
+    return value
+
+
+class Mute:
+    """Fails at whatever it is asked."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no")
+
+
+class Locked(dict):  # type: ignore[type-arg]
+    """A mapping that does not tell what is in it."""
+
+    def items(self) -> Any:
+        raise OSError("no")
+
+
 def test_misuse_is_refused_by_name():
     """Capacity, lines and decision are checked."""
     odd: Any = 3
@@ -89,6 +151,18 @@ def test_misuse_is_refused_by_name():
         (lambda: AuditLog(dropped=-1), "dropped"),
         (lambda: AuditLog().append(odd), "decision is 3"),
         (lambda: AuditLog().append(HOLD, function=odd), "function"),
+        (lambda: AuditLog().append(audited(odd)), "decision.audit is 3"),
+        (lambda: AuditLog().append(audited([1, 2])), "decision.audit is"),
+        (lambda: AuditLog().append(audited(Locked())), "decision.audit is"),
+        (lambda: AuditLog(("{}", "{bad")), r"lines\[1\] is '{bad'"),
+        (lambda: AuditLog(("[]",)), r"lines\[0\]"),
+        (lambda: AuditLog(("{}\n",)), r"lines\[0\]"),
+        (lambda: AuditLog(('{"a": NaN}',)), r"lines\[0\]"),
+        (lambda: AuditLog(("[" * 100_000,)), r"lines\[0\]"),
+        (lambda: AuditLog((odd,)), r"lines\[0\] is 3"),
+        (lambda: AuditLog().write_jsonl(odd), "path is 3"),
+        (lambda: AuditLog().write_jsonl(anything(None)), "path is None"),
+        (lambda: AuditLog().write_jsonl("a\0b"), "path is"),
     ):
         with pytest.raises(InvalidArgumentError, match=named):
             make()

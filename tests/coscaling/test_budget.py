@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.budget import BudgetAsk, instance_value, share_budget
@@ -31,7 +31,7 @@ def asks(draw: Any, most: int = 4, same_size: bool = False) -> list[BudgetAsk]:
                 f"f{i}",
                 planned=draw(st.integers(0, most)),
                 wanted=draw(st.integers(0, most)),
-                minimum=draw(st.integers(0, 2)),
+                minimum=draw(st.integers(0, 2 if most < 10 else most)),
                 request_milli=size if same_size else draw(st.sampled_from([100, 250, 300, 400, 1000])),
                 load_rps=draw(st.one_of(st.none(), st.floats(0, 80))),
                 capacity_rps=capacity,
@@ -97,6 +97,64 @@ def test_it_is_the_optimum_but_for_the_first_refused_instance(found: list[Budget
     dearest = max((instance_value(one, n) for one in found for n in range(1, one.most + 1)), default=0.0)
     assert shares.bound - shares.value <= (dearest if refused else 0.0) + 1e-9
     assert best - shares.value <= dearest + 1e-9
+
+
+def one_by_one(found: list[BudgetAsk], budget: int, trust: float, keep: float) -> tuple[dict[str, int], float, float]:
+    """Instances, value and bound by the rule of the docstring, an instance at a time."""
+    left = budget - sum(one.minimum * one.request_milli for one in found)
+    cut = left < 0
+    given = {one.name: 0 if cut else one.minimum for one in found}
+    left, value, bound = budget if cut else left, 0.0, None
+
+    def key(one: BudgetAsk) -> tuple[float, bool, float, str]:
+        count = given[one.name] + 1
+        if cut:
+            return count * one.request_milli / one.weight, False, 0.0, one.name
+        value = instance_value(one, count, burst_trust=trust, keep=keep)
+        return -value / one.request_milli, count > one.planned, count / one.most, one.name
+
+    asking = list(found)
+    while asking := [one for one in asking if given[one.name] < (one.minimum if cut else one.most)]:
+        one = min(asking, key=key)
+        more = 0.0 if cut else instance_value(one, given[one.name] + 1, burst_trust=trust, keep=keep)
+        if one.request_milli > left:
+            asking.remove(one)
+            bound = value + more * left / one.request_milli if bound is None and not cut else bound
+            continue
+        given[one.name], left, value = given[one.name] + 1, left - one.request_milli, value + more
+    return given, value, value if bound is None else bound
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from([3, 40, 200]).flatmap(lambda most: asks(most)),
+    st.sampled_from([0.2, 0.7, 0.95, 1.2]),
+    st.sampled_from([0, 1, 777, 10_000]),
+    st.sampled_from([(0.5, 1.25), (0.0, 1.0), (1.0, 3.0)]),
+)
+def test_it_is_what_giving_one_by_one_comes_to(
+    found: list[BudgetAsk], part: float, more: int, settings_: tuple[float, float]
+) -> None:
+    """Whatever is met at once, the division is that of the queue, to the instance, and so are value and bound."""
+    budget = int(part * sum(one.most * one.request_milli for one in found)) + more
+    given, value, bound = one_by_one(found, budget, *settings_)
+    shares = share_budget(found, budget, burst_trust=settings_[0], keep=settings_[1])
+    assert {one.name: shares[one.name] for one in found} == given
+    assert (shares.value, shares.bound) == (pytest.approx(value), pytest.approx(bound))
+    assert shares.bound >= shares.value
+
+
+def test_a_wish_of_any_size_is_divided() -> None:
+    """A trillion instances take as long as a thousand: of one function, of alike, after a refusal, of minima."""
+    many, unit = 2**40, {"load_rps": None, "request_milli": 1}
+    assert share_budget([ask(wanted=many)], 300 * 10**12)["a"] == 10**12
+    shares = share_budget([ask(name, wanted=many) for name in "ab"], 300 * (10**12 + 1))
+    assert (shares["a"], shares["b"]) == (10**12 // 2 + 1, 10**12 // 2)
+    dear = ask("dear", wanted=3, request_milli=2 * many, weight=1e15)
+    shares = share_budget([dear, ask("cheap", wanted=many * 4, **unit)], 5 * many)
+    assert (shares["dear"], shares["cheap"], shares.used_milli) == (2, many, 5 * many)
+    shares = share_budget([ask(name, minimum=many, **unit) for name in "ab"], many + 1)
+    assert (shares["a"], shares["b"], shares.minima_fit) == (many // 2 + 1, many // 2, False)
 
 
 @given(asks(same_size=True), st.integers(0, 6000))

@@ -203,6 +203,11 @@ def test_a_restart_mid_run_changes_no_decision(rows: list[tuple[float | None, fl
         ready = {name: ready[name] + one.change for name, one in first.items()}
 
 
+def anything(value: Any) -> Any:
+    """`value`, hidden from type checkers that would refuse the misuse under test."""
+    return value
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -211,9 +216,20 @@ def test_a_restart_mid_run_changes_no_decision(rows: list[tuple[float | None, fl
         (lambda odd: BudgetedScaler({"": CoScaler(params())}, 1), r"policies\[0\]"),
         (lambda odd: scaler(budget_milli=-1), "budget_milli"),
         (lambda odd: BudgetedScaler({"a": StagedPolicy(Dumb())}, 1), r"params\['a'\]"),
-        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, params={"b": params()}), "params names"),
+        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, params={"b": params()}), "params has no policy"),
         (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, weights={"a": 0.0}), r"weights\['a'\]"),
         (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, gpus={"a": 0}), r"gpus\['a'\]"),
+        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, gpus=odd), "gpus is"),
+        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, weights=anything([1.0])), "weights is"),
+        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, params=anything(params())), "params is"),
+        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, weights=anything({odd: 1, "b": 1})), "weights has"),
+        (lambda odd: BudgetedScaler({"a": anything(CoScaler)}, 1), r"policies\['a'\] is .*It is a class"),
+        (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, params={"a": odd}), r"params\['a'\]"),
+        (lambda odd: scaler("a").decide({"a": anything(None)}, {}), r"states\['a'\] is None"),
+        (lambda odd: scaler("a").decide({"a": anything(GOOD)}, {}), r"states\['a'\] is"),
+        (lambda odd: scaler("a").decide(anything(None), {}), "states is None"),
+        (lambda odd: scaler("a").decide(scaler("a").initial_states(), anything(None)), "observations is None"),
+        (lambda odd: scaler("a").restore_states({"a": anything(None)}), r"data\['a'\]"),
         (lambda odd: BudgetedScaler({"a": CoScaler(params())}, 1, keep=0.5), "keep"),
         (lambda odd: scaler().decide({}, {}), "states has no policy for .* lacks"),
         (lambda odd: scaler().decide(odd, {}), "states is"),

@@ -252,7 +252,11 @@ def anything(value: Any) -> Any:
         ({"errors": "none"}, "errors"),
         ({"lag": 3}, "lag"),
         ({"seen": 1.5}, "seen"),
-        ({"level_rps": None}, "None"),
+        ({"level_rps": None}, r"level_rps'\] is None"),
+        ({"seen": 2 * LAGS + 1}, "seen"),
+        *(({name: [1e200]}, rf"{name}'\]\[0\]") for name in ("history_rps", "pending_rps", "errors")),
+        *(({name: 1e200}, name) for name in Forecast._fields if name not in ("history_rps", "pending_rps", "errors")),
+        *(({name: -1e200}, name) for name in ("age_s", "running_rps", "level_rps", "trend_rps", "stay_error")),
         ({"speed": 1.0}, "forecast"),
     ],
 )

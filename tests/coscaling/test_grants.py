@@ -73,8 +73,11 @@ def test_a_second_of_grants_becomes_the_spare_share():
 
 
 def test_misuse_is_refused_by_name():
-    """A period that is no Grants, and a bare string for names."""
+    """Periods that are none, a period that is no Grants, and a bare string for names."""
     wrong: Any = {"a": 3}
+    nothing: Any = None
+    with pytest.raises(InvalidArgumentError, match="periods is None"):
+        spare_milli(nothing, ["a"])
     with pytest.raises(InvalidArgumentError, match=r"periods\[0\]"):
         spare_milli([wrong], ["a"])
     with pytest.raises(InvalidArgumentError, match="instances"):

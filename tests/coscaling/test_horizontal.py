@@ -527,6 +527,8 @@ def test_bad_parameters_are_refused_by_name(changes, named):
         (lambda: HorizontalState.from_dict({"version": 1}), "differs in keys"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "peaks": 3}), "peaks"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "peaks": ["x"]}), "peaks"),
+        (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "samples_rps": [1e200]}), "samples_rps"),
+        (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "partial_requests": 1e200}), "partial_requ"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "time_s": "now"}), "time_s"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "delivered": 0}), "delivered"),
         (lambda: HorizontalState.from_dict({**HorizontalState().to_dict(), "shown": 0.0}), "shown"),

@@ -100,6 +100,80 @@ def test_a_target_that_is_no_count_is_a_failure(instances):
     assert decision.reason is ScalingReason.POLICY_FAILED
 
 
+@pytest.mark.parametrize("stage", ["shadow", "enforce"])
+@pytest.mark.parametrize(("instances", "change"), [(50, -1), (50, 0), (2, 1), (0, 3)])
+def test_a_target_that_is_not_the_sum_is_a_failure(stage, instances, change):
+    """With two instances planned, 50 and "one fewer" contradict: nothing changes, or the fallback decides."""
+    policy: Any = Broken((ScalingDecision(instances, change, ScalingReason.LOAD), {}))
+    decision, _ = StagedPolicy(policy, stage).decide({}, BUSY)
+    assert (decision.instances, decision.change, decision.reason) == (2, 0, ScalingReason.POLICY_FAILED)
+    assert "2 planned: not the sum" in decision.detail
+    staged = StagedPolicy(policy, stage, fallback=Scripted(3), fallback_after=1)
+    decision, _ = staged.decide(staged.initial_state(), BUSY)
+    assert decision.change == (3 if stage == "enforce" else 0)
+
+
+def test_the_sum_is_that_of_the_fleet_the_policy_sees():
+    """On paper a fleet may have grown beyond the real one; without a count, or without a target, there is no sum."""
+    staged = StagedPolicy(Scripted(4), "shadow")
+    state = staged.initial_state()
+    for second in (1.0, 2.0, 3.0):
+        decision, state = staged.decide(state, replace(BUSY, time_s=second))
+        assert decision.reason is ScalingReason.SHADOWED
+    for seen, instances in ((replace(BUSY, ready=None), 50), (BUSY, None)):
+        policy: Any = Broken((ScalingDecision(instances, 1, ScalingReason.LOAD), {}))
+        assert StagedPolicy(policy, "enforce").decide({}, seen)[0].change == 1
+
+
+class UnspeakableError(Exception):
+    """Fails when it is printed."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    "odd", [UnspeakableError(), (UnspeakableError(), {}), (ScalingDecision(10**5000, 0, ScalingReason.LOAD), 0)]
+)
+@pytest.mark.parametrize("stage", ["shadow", "enforce"])
+def test_a_failure_that_cannot_be_printed_is_survived(odd, stage):
+    """An exception or an answer whose own text fails is a failure like any other, in the policy and in the fallback."""
+    staged = StagedPolicy(Broken(odd), stage, fallback=Broken(odd), fallback_after=1)
+    decision, after = staged.decide(staged.initial_state(), BUSY)
+    assert (decision.change, decision.reason, after.failures) == (0, ScalingReason.POLICY_FAILED, 1)
+    assert "cannot be printed" in decision.detail
+
+
+@pytest.mark.parametrize("changes", [{"reason": None}, {"reason": 3}, {"detail": None}, {"detail": UnspeakableError()}])
+def test_a_decision_without_words_is_a_failure(changes):
+    """Reason and detail are texts, or the audit could not say what happened."""
+    policy: Any = Broken((replace(ScalingDecision(2, 0, ScalingReason.LOAD), **changes), {}))
+    decision, _ = StagedPolicy(policy, "shadow").decide({}, BUSY)
+    assert decision.reason is ScalingReason.POLICY_FAILED
+    assert f"as its {next(iter(changes))}" in decision.detail
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_state_that_was_not_restored_is_refused(stage):
+    """What `to_dict` wrote is no state yet, neither the staged one's nor the wrapped policy's, whatever the policy."""
+    staged = StagedPolicy(SCALER, stage)
+    odd: Any
+    for odd, named in (
+        (staged.initial_state().to_dict(), "state is .*restore_state or from_dict"),
+        (SCALER.initial_state().to_dict(), "state is .*HorizontalState.from_dict"),
+        (None, "state is None.*HorizontalState.from_dict"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=named):
+            staged.decide(odd, BUSY)
+    foreign: Any = StagedPolicy(Scripted(1), stage)
+    with pytest.raises(InvalidArgumentError, match=r"state is .*restore_state"):
+        foreign.decide(foreign.initial_state().to_dict(), BUSY)
+    assert foreign.decide({"calls": 0}, BUSY)[1].inner == {"calls": 0 if stage == "observe" else 1}
+    assert staged.decide(SCALER.initial_state(), BUSY)[1].watch.observations == 1
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_call_without_an_observation_changes_nothing(stage):
     """The host need not guard the call, whatever it passes."""
@@ -129,6 +203,10 @@ def test_misuse_is_refused_by_name():
         StagedPolicy(SCALER, "go")
     with pytest.raises(InvalidArgumentError, match="policy is"):
         StagedPolicy(not_a_policy)
+    the_class: Any = CoScaler
+    for make in (lambda: StagedPolicy(the_class), lambda: StagedPolicy(SCALER, fallback=the_class)):
+        with pytest.raises(InvalidArgumentError, match=r"is <class .*It is a class"):
+            make()
     assert "enforce" in repr(StagedPolicy(SCALER, "enforce"))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from dilu_core.coscaling.policy import Observation, ScalingReason
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.kernels.policy_columns import STATE
 from dilu_core.solvers.batch_coscaling import BatchCoScaler, BatchState
+from dilu_core.testing import GARBAGE
 
 SETS = [
     HorizontalParams(10.0, 300, 600, slo_ms=200.0, window_s=20, scale_in_cooldown_s=3.0, cold_start_s=2.0),
@@ -65,6 +69,96 @@ def test_a_batch_is_its_policies_one_by_one(told, in_place, restart):
             assert (found.reasons[i], found.clipped_by[i]) == (decision.reason, decision.clipped_by)
 
 
+class Mute:
+    """A reading that fails at whatever it is asked."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("no")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no")
+
+    __repr__ = __str__ = __float__  # type: ignore[assignment]
+
+
+class Halves(IntEnum):
+    ONE = 1
+
+
+garbage = st.one_of(
+    st.sampled_from(
+        [*GARBAGE, True, False, "0", "", b"3", bytearray(b"3"), 10**400, -(10**400), 2**53 + 1, 2**31, 1e12]
+    ),
+    st.sampled_from(
+        [Fraction(5, 2), Decimal("1e400"), Decimal(3), 1j, np.bool_(True), np.str_("1"), Mute(), Halves.ONE]
+    ),
+    st.sampled_from(
+        [np.int8(3), np.uint64(2**63), np.float32(0.1), np.float16(2.5), np.longdouble("1e400"), [1.0], (2,)]
+    ),
+    st.sampled_from([np.datetime64(3, "s"), np.timedelta64(3, "s"), np.ma.masked, np.complex64(2), np.array(2.0)]),
+    st.floats(),
+    st.integers(-5, 5),
+)
+columns = st.lists(garbage, min_size=5, max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore")  # of numpy, about values that it turns into floats against its better judgement
+@given(st.lists(st.tuples(st.lists(columns, min_size=7, max_size=7), st.integers(0, 7)), min_size=1, max_size=3))
+def test_a_batch_believes_what_its_policies_believe(told):
+    """Whatever sensors report, in lists, in arrays or one for all: what one policy does not know, a batch does not."""
+    batch, ones = BatchCoScaler(SETS), [CoScaler(params) for params in SETS]
+    state, states = batch.initial_state(), [one.initial_state() for one in ones]
+    for k, (readings, plain) in enumerate([([[5.0] * 5] * 7, 0), *told, ([[50.0] * 5] * 7, 0)]):
+        readings = [[float(k)] * 5 if i == plain else column for i, column in enumerate(readings)]
+        found, after = batch.decide(state, *readings)
+        shared: Any = [objects(column) if i % 2 else tuple(column) for i, column in enumerate(readings)]
+        assert decided(batch.decide(state, *shared)[0]) == decided(found)
+        for i, one in enumerate(ones):
+            told_one: list[Any] = [column[i] for column in readings]
+            seen = Observation(*told_one)
+            decision, states[i] = one.decide(states[i], seen)
+            assert found.instances[i] == (-1 if decision.instances is None else decision.instances)
+            assert (found.change[i], found.reasons[i]) == (decision.change, decision.reason)
+        state = after
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(garbage)
+def test_one_reading_for_all_is_that_reading_five_times(odd):
+    """A scalar stands for a column of itself, unless it is a column."""
+    batch = BatchCoScaler(SETS)
+    state = batch.initial_state()
+    if not isinstance(odd, list | tuple | dict):
+        assert decided(batch.decide(state, 1.0, odd, 2, 0)[0]) == decided(batch.decide(state, 1.0, [odd] * 5, 2, 0)[0])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.ma.masked_array([3.0] * 5, mask=True), np.array(["3"] * 5), np.array([True] * 5), np.array([3j] * 5),
+        np.array([3] * 5, "m8[s]"), [True] * 5, ["3"] * 5, [10**400] * 5, [None] * 5, np.array([None] * 5), "3", None,
+    ],
+)  # fmt: skip
+def test_columns_of_no_numbers_are_not_known(column: Any) -> None:
+    """Masked entries, texts, booleans, complex numbers and dates say nothing, whatever numpy makes of them."""
+    batch = BatchCoScaler(SETS)
+    decision, _ = batch.decide(batch.initial_state(), 1.0, column, 2, 0)
+    assert set(decision.reasons) == {ScalingReason.NO_DATA}
+
+
+def objects(column: list[Any]) -> Any:
+    """The column as an array of objects, nested ones left whole."""
+    array = np.empty(len(column), dtype=object)
+    for i, value in enumerate(column):
+        array[i] = value
+    return array
+
+
+def decided(decision: Any) -> list[list[int]]:
+    return [decision.instances.tolist(), decision.change.tolist(), decision.reason_codes.tolist()]
+
+
 def test_through_hundreds_of_buckets_the_forecasts_stay_the_same() -> None:
     """A square wave of half an hour: launches ahead of it come in both, at the same seconds."""
     params = HorizontalParams(10.0, 300, 600, cold_start_s=5.0, window_s=30, scale_in_cooldown_s=0.0)
@@ -111,7 +205,10 @@ def test_bad_arguments_are_named() -> None:
         "state is": lambda: batch.decide(anything(None), 0.0, 1.0, 1, 0),
         "state is .*BatchState": lambda: batch.decide(BatchCoScaler(SETS[:2]).initial_state(), 0.0, 1.0, 1, 0),
         "arrivals_rps": lambda: batch.decide(state, 0.0, [1.0, 2.0], 1, 0),
-        "ready": lambda: batch.decide(state, 0.0, 1.0, anything("many"), 0),
+        "arrivals_rps is": lambda: batch.decide(state, 0.0, np.ones((5, 5)), 1, 0),
+        "ready": lambda: batch.decide(state, 0.0, 1.0, anything({"a": 1}), 0),
+        "starting": lambda: batch.decide(state, 0.0, 1.0, 1, anything(iter([0] * 5))),
+        "time_s": lambda: batch.decide(state, [], 1.0, 1, 0),
         "data is no": lambda: batch.restored({}),
         r"data\['peaks'\]": lambda: batch.restored({**data, "peaks": [[1.0]] * 4}),
         r"data\['season'\]": lambda: batch.restored({**data, "season": None}),
