@@ -154,8 +154,7 @@ class _Run:
             scaler = self._scalers[f] = self.system.scaler(function, menu)
             first = scaler.initial(first_look_rps(function.trace))
         for configuration, count in enumerate(first):
-            for _ in range(count):
-                self.record.deployed[f] += self.fleet.launch(f, configuration, step)
+            self.record.deployed[f] += self.fleet.launch(f, configuration, step, count)
 
     def _scale(self, period: int, step: int) -> None:
         """Every horizontal policy in turn, on what the last period showed."""
@@ -177,8 +176,8 @@ class _Run:
             for configuration, change in enumerate(scaler.change(seen, fleet.planned[f])):
                 if change < 0:
                     fleet.give_up(f, configuration, -change, step)
-                for _ in range(change):
-                    fleet.launch(f, configuration, step + self._cold_steps[f])
+                elif change > 0:
+                    fleet.launch(f, configuration, step + self._cold_steps[f], change)
 
     def _learn(self, period: int) -> None:
         """Which loads rise together, from what has come so far."""

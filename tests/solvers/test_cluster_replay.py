@@ -31,6 +31,7 @@ from dilu_core.solvers.cluster_systems import (
     MPS_REQUEST,
     OURS,
 )
+from dilu_core.solvers.cluster_waiting import WaitingLine
 from dilu_core.solvers.cluster_workload import ClusterFunction
 from dilu_core.traces import ArrivalTrace
 
@@ -158,6 +159,17 @@ def test_a_function_larger_than_the_cluster_waits_in_vain(system):
 
 
 @BY_NAME
+def test_a_load_beyond_any_cluster_fills_it_and_the_rest_is_refused(system):
+    """10^15 requests per second on four GPUs, for a while: no more wait than the requests of empty GPUs could hold."""
+    loads = [serving("huge", rates=[1e15] * 3 + [10.0] * 30), serving("small", arrives_s=2.0)]
+    result = replay_cluster(loads, one_gpu(gpus=4), system, observer=verified(one_gpu(gpus=4), system))
+    assert result.gpus_peak == 4
+    assert result.functions[0].refused > 1e10
+    assert result.functions[0].violation_rate > 0.99
+    assert 1 <= result.timeline.waiting.max() <= 80  # two functions of at least 100 on 4 GPUs of 1000
+
+
+@BY_NAME
 def test_an_objective_that_no_share_keeps_leaves_the_function_without_a_quota(system):
     """1 ms of execution needs half of a millisecond's budget at most: it is reported, and all is late."""
     result = replay_cluster([serving(slo_ms=1.0)], one_gpu(), system)
@@ -261,6 +273,55 @@ def test_requests_are_served_or_wait(data):
         assert (served >= 0.0).all()
         assert (execution[served > 0.0] > 0.0).all()
         assert sum(map(sum, fleet.planned)) == len(fleet.members) + len(fleet.waiting)
+
+
+wanted = st.tuples(st.integers(0, 2), st.integers(0, 1))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("join"), wanted, st.integers(0, 3)),
+            st.tuples(st.just("leave"), wanted, st.integers(0, 4)),
+            st.tuples(st.just("forget"), wanted, st.just(0)),
+            st.tuples(st.just("admit"), wanted, st.integers(0, 5)),
+        ),
+        max_size=20,
+    )
+)
+def test_a_line_of_runs_is_the_line_of_its_members(operations):
+    """Whatever joins, leaves and is let in: as in a plain list of instances, where `room` of all but one kind fit."""
+    line, plain = WaitingLine(), []
+    for operation, which, number in operations:
+        if operation == "join":
+            line.join(which, number)
+            plain += [which] * number
+        elif operation == "leave":
+            gone = min(number, plain.count(which))
+            assert line.leave(which, number) == gone
+            for _ in range(gone):
+                del plain[len(plain) - 1 - plain[::-1].index(which)]
+        elif operation == "forget":
+            line.forget(which[0])
+            plain = [each for each in plain if each[0] != which[0]]
+        else:
+            placed = []
+
+            def place(each, room=number, barred=which, placed=placed):
+                fits = each != barred and len(placed) < room
+                placed.extend([each] * fits)
+                return fits
+
+            line.admit(place)
+            let_in = [each for each in plain if each != which][:number]
+            assert placed == let_in
+            for each in let_in:
+                plain.remove(each)
+        assert len(line) == len(plain)
+    order = []
+    assert line.admit(lambda each: order.append(each) is None) == set()
+    assert order == plain
+    assert len(line) == 0
 
 
 def plainly_late(arrivals, served, execution, slo_ms, cut_off):
