@@ -41,7 +41,7 @@ class WaitingLine:
         self._runs = [run for run in self._runs if run[0][0] != function]
 
     def admit(self, place: Callable[[Wanted], bool]) -> set[Wanted]:
-        """Let in, oldest first, whom `place` finds a place for; one refusal stands for all alike, which are returned."""
+        """Let in, oldest first, whom `place` finds a place for; one refusal stands for all alike. Returns those."""
         hopeless: set[Wanted] = set()
         still: list[tuple[Wanted, int]] = []
         for wanted, count in self._runs:

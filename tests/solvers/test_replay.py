@@ -387,7 +387,11 @@ def test_the_shortest_periods_are_survived():
 def test_what_is_no_trace_policy_or_parameters_is_named():
     """The three things a replay needs are checked before any work."""
     trace = ArrivalTrace([1.0])
-    for arguments, named in [(([1.0], Script(), params()), "trace"), ((trace, 3, params()), "policy is 3")]:
+    for arguments, named in [
+        (([1.0], Script(), params()), "trace"),
+        ((trace, 3, params()), "policy is 3"),
+        ((trace, Script, params()), "policy is the class Script; expected an object"),
+    ]:
         with pytest.raises(InvalidArgumentError, match=named):
             replay(*arguments)
     no_params: Any = {}
