@@ -322,7 +322,7 @@ def test_scale_in_does_not_count_on_a_burst_that_serves_nothing():
         ({"control_s": -1.0}, "control_s"),
         ({"step_s": 1e-9, "control_s": 1e-8}, "step_s"),
         ({"initial_instances": -1}, "initial_instances"),
-        ({"spare_milli": -1.0}, r"spare_milli\[0\]"),
+        ({"spare_milli": -1.0}, "spare_milli is -1"),
         ({"spare_milli": [1.0, math.nan, 1.0]}, r"spare_milli\[1\]"),
         ({"spare_milli": [1.0, 2.0]}, "spare_milli has 2 values"),
         ({"spare_milli": "much"}, "spare_milli"),
