@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import count
 
 from dilu_core.cluster import Cluster, Instance
 from dilu_core.correlation import LoadCorrelation
 from dilu_core.quota import QuotaConfig
-from dilu_core.slots import Placement
+from dilu_core.slots import Placement, Slot
 from dilu_core.solvers.cluster_quotas import Menu
 from dilu_core.solvers.cluster_systems import ClusterSystem
 from dilu_core.solvers.cluster_waiting import WaitingLine
@@ -38,7 +39,8 @@ class Fleet:
 
     `members` are in order of launch. `version` grows with every change; `launched`, `refused` count by function the
     instances placed and the attempts that found no place. Of a configuration no more are planned than the requests that
-    the empty cluster could hold, but one at least: whoever asks for more is refused, and nothing waits for it.
+    the empty cluster could hold, but one at least: whoever asks for more is refused, and nothing waits for it. The
+    copies in `moving` book their shares and are no members yet; `moves` counts those that have taken over.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Fleet:
         self.bookings = Bookings(cluster, system.oversubscription)
         self.members: dict[str, Member] = {}
         self.waiting = WaitingLine()
+        self.moving: dict[str, Member] = {}  # by the name of the instance that moves, its copy on the target
+        self.moves = 0
         self.planned = [[0] * len(menu) for menu in menus]  # placed or waiting, by configuration
         self.launched = [0] * len(functions)
         self.refused = [0] * len(functions)
@@ -98,24 +102,49 @@ class Fleet:
         self.waiting.forget(function)
         self.planned[function] = [0] * len(self.menus[function])
 
+    def start_move(self, name: str, target: Iterable[Slot], ready_at: int) -> bool:
+        """Book a copy of the member `name` on `target`, which takes over at `ready_at`; `False` if it has no room."""
+        member = self.members[name]
+        copy = replace(member.booking.instance, name=self._name(member.function))
+        booking = self.bookings.booking(copy, target)
+        if not self.bookings.fits(booking):
+            return False
+        self.bookings.book(*booking.fields)
+        self.moving[name] = self._member(member.function, member.configuration, booking, ready_at)
+        return True
+
+    def finish_moves(self, step: int) -> None:
+        """Copies that are ready take over."""
+        for name, copy in list(self.moving.items()):
+            if copy.ready_at <= step:
+                del self.moving[name]
+                self._remove(name)
+                self._add(copy)
+                self.moves += 1
+
     def placement(self) -> Placement:
-        """Where every instance sits now."""
+        """Where every instance and every copy sits now."""
         return self.bookings.placement()
 
     def instances(self) -> tuple[Instance, ...]:
-        """The placed instances as they were asked for."""
-        return tuple(each.booking.instance for each in self.members.values())
+        """Those of `placement` as they were asked for."""
+        return tuple(each.instance for each in self.bookings.by_name.values())
 
     def _place(self, function: int, configuration: int, ready_at: int) -> bool:
         found = self._chooser.place(self._instance(function, self.menus[function][configuration]))
         if found is None:
             return False
-        booking = found[1]
-        member = Member(function, configuration, booking, ready_at, booking.request_milli, booking.limit_milli)
-        self.members[booking.instance.name] = self._of[function][booking.instance.name] = member
+        self._add(self._member(function, configuration, found[1], ready_at))
         self.launched[function] += 1
-        self.version += 1
         return True
+
+    def _member(self, function: int, configuration: int, booking: Booking, ready_at: int) -> Member:
+        return Member(function, configuration, booking, ready_at, booking.request_milli, booking.limit_milli)
+
+    def _add(self, member: Member) -> None:
+        name = member.booking.instance.name
+        self.members[name] = self._of[member.function][name] = member
+        self.version += 1
 
     def _most(self, function: int, configuration: int) -> int:
         """More than this the empty cluster cannot hold: its requests alone would exceed the GPUs."""
@@ -125,7 +154,7 @@ class Fleet:
     def _instance(self, function: int, config: QuotaConfig) -> Instance:
         asked = self.functions[function]
         return Instance(
-            f"{asked.name}#{next(self._number)}",
+            self._name(function),
             asked.kind,
             config.request_milli,
             config.limit_milli,
@@ -134,6 +163,9 @@ class Fleet:
             splittable=asked.splittable,
             function=asked.name if self.system.beside_gangs else "",
         )
+
+    def _name(self, function: int) -> str:
+        return f"{self.functions[function].name}#{next(self._number)}"
 
     def _least_useful(self, function: int, configuration: int, step: int) -> str:
         """The youngest that starts; else, by the system's rule, the youngest, or the one whose GPUs hold least else."""
@@ -152,4 +184,7 @@ class Fleet:
         member = self.members.pop(name)
         del self._of[member.function][name]
         self.bookings.cancel(name)
+        copy = self.moving.pop(name, None)
+        if copy is not None:
+            self.bookings.cancel(copy.booking.instance.name)
         self.version += 1

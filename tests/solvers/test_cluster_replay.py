@@ -16,6 +16,7 @@ from dilu_core.errors import InvalidArgumentError
 from dilu_core.performance import RooflineModel
 from dilu_core.placement import PlacementProblem, verify_placement
 from dilu_core.quota import QuotaGrid
+from dilu_core.slots import Slot
 from dilu_core.solvers.cluster_fleet import Fleet
 from dilu_core.solvers.cluster_measures import late_requests
 from dilu_core.solvers.cluster_pools import Pools
@@ -30,6 +31,7 @@ from dilu_core.solvers.cluster_systems import (
     MPS_LIMIT,
     MPS_REQUEST,
     OURS,
+    Replan,
 )
 from dilu_core.solvers.cluster_waiting import WaitingLine
 from dilu_core.solvers.cluster_workload import ClusterFunction
@@ -38,7 +40,9 @@ from dilu_core.traces import ArrivalTrace
 SHARES = tuple(range(100, 1001, 100))
 LINEAR = RooflineModel(0.0, 0.0, 0.0, 1.0)  # serves one request per second and milli-GPU, at any batch
 GPU = GpuType("A", 1000)
-BY_NAME = pytest.mark.parametrize("system", CLUSTER_SYSTEMS, ids=[each.name for each in CLUSTER_SYSTEMS])
+MOVING = replace(OURS, name="moving", replan=Replan(every_s=10.0))
+SYSTEMS = (*CLUSTER_SYSTEMS, MOVING)
+BY_NAME = pytest.mark.parametrize("system", SYSTEMS, ids=[each.name for each in SYSTEMS])
 
 
 def serving(name="f", rates=(150.0,) * 30, **changes):
@@ -243,6 +247,53 @@ def test_functions_whose_load_rises_together_are_kept_apart():
         (a,), (b,) = (fleet.of(f).values() for f in (0, 1))
         shared.append(a.booking.gpus == b.booking.gpus)
     assert shared == [True, False]
+
+
+def lonely():
+    """On two GPUs: `stays` on the first; on the second `goes`, whose neighbour `leaves` after 5 s."""
+    names = {"stays": 600, "leaves": 700, "goes": 300}
+    return [
+        serving(name, rates=[50.0] * 30, memory_mib=mib, leaves_s=5.0 if name == "leaves" else None)
+        for name, mib in names.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("replan", "moves", "gpu_seconds"),
+    [(None, 0, 60.0), (Replan(every_s=10.0), 1, 50.0), (Replan(every_s=10.0, most_moves=0), 0, 60.0),
+     (Replan(every_s=10.0, horizon_s=0.9), 0, 60.0), (Replan(every_s=10.0, horizon_s=1.1), 1, 50.0)],
+    ids=["never", "one move", "no budget", "not worth it", "worth it"],
+)  # fmt: skip
+def test_a_move_frees_a_gpu_once_the_copy_has_started(replan, moves, gpu_seconds):
+    """Planned at 10 s, over at 20 s: a tenth of a GPU twice for 10 s is 1 GPU-second. Nobody notices."""
+    cluster, system = one_gpu(gpus=2), replace(OURS, replan=replan)
+    booked = []
+
+    def watch(moment):
+        verified(cluster, system)(moment)
+        booked.append(sum(each.request_milli for each in moment.instances))
+
+    result = replay_cluster(lonely(), cluster, system, observer=watch)
+    assert (result.moves, result.gpu_seconds) == (moves, pytest.approx(gpu_seconds))
+    assert booked == [300] * 5 + [200] * 5 + [200 + 100 * moves] * 10 + [200] * 10
+    assert result.violation_rate == 0.0
+    assert result.cold_starts == 0
+
+
+def test_who_goes_takes_the_copy_along():
+    """Given up or dissolved in the middle of a move, an instance leaves nothing on the cluster."""
+    functions = (serving("a"), serving("b"))
+    fleet = Fleet(one_gpu(gpus=2), functions, [most_efficient(each) for each in functions], MOVING)
+    for f in (0, 1):
+        assert fleet.launch(f, 0, 0)
+        (name,) = fleet.of(f)
+        assert fleet.start_move(name, [Slot("node-0", 1, 100)], ready_at=10)
+    assert fleet.bookings.gpus_used == 2
+    assert not fleet.start_move(next(iter(fleet.of(0))), [Slot("node-0", 1, 1000)], ready_at=10)
+    fleet.give_up(0, 0, 1, step=5)
+    fleet.dissolve(1)
+    fleet.finish_moves(10)
+    assert (fleet.bookings.gpus_used, len(fleet.moving), fleet.moves) == (0, 0, 0)
 
 
 @settings(max_examples=40)

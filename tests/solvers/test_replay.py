@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from typing import Any
 
@@ -17,6 +18,7 @@ from dilu_core.coscaling.staged import StagedPolicy
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.result import TerminationReason
 from dilu_core.solvers.replay import replay
+from dilu_core.solvers.replay_measures import waits_s
 from dilu_core.traces import ArrivalTrace
 from tests.scripted_policy import Script
 
@@ -382,6 +384,14 @@ def test_the_shortest_periods_are_survived():
     """A trace of next to no time is replayed in one step."""
     result = replay(ArrivalTrace([1.0] * 5, period_s=1e-320), Script(), params())
     assert result.timeline.time_s.tolist() == [0.0]
+
+
+def test_a_flood_that_nothing_serves_waits_for_ever_without_a_warning():
+    """What never leaves has no rate to be divided by."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        waits, _ = waits_s(np.array([1e15, 0.0, 1e15]), np.array([1e15, 1e15, 2e15]), 0.1)
+    assert waits.tolist() == [math.inf, 0.0, math.inf]
 
 
 def test_what_is_no_trace_policy_or_parameters_is_named():
