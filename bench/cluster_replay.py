@@ -5,7 +5,7 @@
 local: 5 nodes of 4 GPUs as in the paper's testbed, 15 minutes, 14 functions that come and go, whose load peaks at 0.1
 to 1.5 of what a whole GPU serves. light: 20 functions that peak at 0.03 to 0.4 of it. large: 1000 nodes of 4 GPUs as in
 its simulation, 5 minutes, 400 functions, loads as in local. `cluster_workloads.py` says where latencies and loads come
-from. "dilu_core + moves" is dilu_core with `Replan()`: four moves of running instances a minute at the most. All systems
+from. "dilu_core + moves" is dilu_core with `Replan()`: at most four moves of running instances a minute. All systems
 see the same arrivals. Figures are means over seeds, ratios are taken seed by seed; the parameters of both and of the
 reactive systems were chosen on other seeds, 0 to 3 of local and light.
 
