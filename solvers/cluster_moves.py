@@ -6,16 +6,16 @@ only then the original goes, so that a move costs its share twice for that time.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
+from dilu_core.result import Limit
 from dilu_core.solvers.cluster_clock import Clock
 from dilu_core.solvers.cluster_fleet import Fleet
 from dilu_core.solvers.cluster_systems import Replan
 from dilu_core.solvers.placement.migration_plan import Move
 from dilu_core.solvers.placement.move_cost import MoveCost
 from dilu_core.solvers.placement.replan import plan_drain, start_draft
-
-_SEARCH_S = 60.0  # a brake; the search ends by itself much sooner, which keeps a replay reproducible
 
 
 class Mover:
@@ -59,4 +59,9 @@ class Mover:
             horizon_s=self.replan.horizon_s,
             exempt=lambda instance: instance.name not in free,
         )
-        return plan_drain(fleet.bookings, draft, time_limit_s=_SEARCH_S).moves
+        plan = plan_drain(
+            fleet.bookings, draft, time_limit_s=math.inf
+        )  # it has limits of its own, which no clock moves
+        if plan.termination.limit is Limit.INTERRUPTED:
+            raise KeyboardInterrupt
+        return plan.moves

@@ -280,6 +280,17 @@ def test_a_move_frees_a_gpu_once_the_copy_has_started(replan, moves, gpu_seconds
     assert result.cold_starts == 0
 
 
+def test_an_interrupt_ends_the_replay_and_not_only_the_plan(monkeypatch):
+    """The planner answers Ctrl-C with what it has; a replay that went on would swallow it."""
+
+    def interrupted(draft, deadline):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dilu_core.solvers.placement.replan.drain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replay_cluster(lonely(), one_gpu(gpus=2), MOVING)
+
+
 def test_who_goes_takes_the_copy_along():
     """Given up or dissolved in the middle of a move, an instance leaves nothing on the cluster."""
     functions = (serving("a"), serving("b"))
