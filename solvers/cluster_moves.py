@@ -59,9 +59,8 @@ class Mover:
             horizon_s=self.replan.horizon_s,
             exempt=lambda instance: instance.name not in free,
         )
-        plan = plan_drain(
-            fleet.bookings, draft, time_limit_s=math.inf
-        )  # it has limits of its own, which no clock moves
+        # the search has limits of its own, and a clock would make the replay depend on the machine
+        plan = plan_drain(fleet.bookings, draft, time_limit_s=math.inf)
         if plan.termination.limit is Limit.INTERRUPTED:
             raise KeyboardInterrupt
         return plan.moves
