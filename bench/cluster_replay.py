@@ -1,17 +1,19 @@
-"""The cluster replay in the shape of the Dilu paper's experiments: seven systems on one workload, and its claims.
+"""The cluster replay in the shape of the Dilu paper's experiments: eight systems on one workload, and its claims.
 
     python bench/cluster_replay.py [local|light|large|all] [SEEDS]     # all, 3 seeds
 
 local: 5 nodes of 4 GPUs as in the paper's testbed, 15 minutes, 14 functions that come and go, whose load peaks at 0.1
 to 1.5 of what a whole GPU serves. light: 20 functions that peak at 0.03 to 0.4 of it. large: 1000 nodes of 4 GPUs as in
 its simulation, 5 minutes, 400 functions, loads as in local. `cluster_workloads.py` says where latencies and loads come
-from. All systems see the same arrivals. Figures are means over seeds, ratios are taken seed by seed; the parameters of
-"dilu_core" and of the reactive systems were chosen on other seeds, 0 to 3 of local and light.
+from. "dilu_core + moves" is dilu_core with `Replan()`: at most four moves of running instances a minute. All systems
+see the same arrivals. Figures are means over seeds, ratios are taken seed by seed; the parameters of both and of the
+reactive systems were chosen on other seeds, 0 to 3 of local and light.
 
 SM free: request that is not booked, on GPUs in use (the published fragmentation). beyond: that, and what is booked
 beyond the most efficient quota. idle: SM time nobody ran. late: requests over their SLO, of all and as the mean over
 functions. goodput, training: requests in time, and seconds of whole-GPU training, per hour of a GPU in use, over
-Exclusive's. speed: training over that of whole GPUs. wait: seconds that instances waited for a place.
+Exclusive's. speed: training over that of whole GPUs. wait: seconds that instances waited for a place. moves: of running
+instances.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from cluster_workloads import Mix, Setting, setting, workload
@@ -27,20 +30,22 @@ from dilu_core.cluster import Cluster
 from dilu_core.placement import PlacementProblem, verify_placement
 from dilu_core.solvers.cluster_measures import ClusterReplayResult
 from dilu_core.solvers.cluster_replay import ClusterMoment, replay_cluster
-from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, DILU, EXCLUSIVE, OURS, ClusterSystem
+from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, DILU, EXCLUSIVE, OURS, ClusterSystem, Replan
 
 SCENARIOS = {  # nodes of 4 GPUs, and what comes
     "local": (5, Mix(14, 900.0, (1, 2), (0.1, 1.5))),
     "light": (5, Mix(20, 900.0, (1, 2), (0.03, 0.4))),
     "large": (1000, Mix(400, 300.0, (2, 4), (0.1, 1.5))),
 }
+MOVING = replace(OURS, name="dilu_core + moves", replan=Replan())
+SYSTEMS = (*CLUSTER_SYSTEMS, MOVING)
 FIRST_SEED = 100
 VERIFY_S = 60.0
 COLUMNS = (
     ("gpus_mean", "GPUs", "7.1f"), ("gpus_peak", "peak", "6.0f"), ("request_free", "SM free", "9.1%"),
     ("request_unneeded", "beyond", "8.1%"), ("idle", "idle", "7.1%"), ("memory_free", "memory", "8.1%"),
     ("training_speed", "speed", "7.2f"), ("violation_rate", "late", "8.2%"), ("mean_violation_rate", "mean", "8.2%"),
-    ("cold_starts", "cold", "7.0f"), ("waiting_s", "wait", "8.0f"),
+    ("cold_starts", "cold", "7.0f"), ("waiting_s", "wait", "8.0f"), ("moves", "moves", "7.0f"),
 )  # fmt: skip
 Runs = list[ClusterReplayResult]
 
@@ -58,7 +63,7 @@ def main() -> int:
         started = time.perf_counter()
         results = run(where, name, range(FIRST_SEED, FIRST_SEED + seeds))
         table(results)
-        for system in (DILU, OURS):
+        for system in (DILU, OURS, MOVING):
             claims(results, system.name)
         print(f"\n{time.perf_counter() - started:.0f} s")
     return 0
@@ -75,7 +80,7 @@ def run(where: Setting, name: str, seeds: range) -> dict[str, Runs]:
     results: dict[str, Runs] = {}
     for seed in seeds:
         functions = workload(where, mix, seed)
-        for system in CLUSTER_SYSTEMS:
+        for system in SYSTEMS:
             observer = verifier(cluster, system)
             done = replay_cluster(functions, cluster, system, duration_s=mix.duration_s, observer=observer)
             results.setdefault(system.name, []).append(done)

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plot:
             from dilu_core.plotting import check_picture
 
-            check_picture(options.plot)
+            check_picture(options.plot, "plot")
         if options.example:
             print(EXAMPLE_NOTICE)
             with as_file(files("dilu_core.example")) as folder:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dilu_core import _checks as check
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.placement_plots import plot_fragmentation
-from dilu_core.plotting import PALETTE, check_picture, require_matplotlib, save, time_unit
+from dilu_core.plotting import PALETTE, check_picture, save, time_unit
 from dilu_core.tuning_space import TuningResult
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def plot_replay(
         check.fail("params", f"is {params!r:.80}; expected HorizontalParams.")
     most = params.capacity_rps * params.burst
     burst_rps = most if limit_rps is None else check.finite("limit_rps", limit_rps, above=0.0)
-    _ready(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained")
@@ -102,7 +102,7 @@ def plot_tuning(tuned: TuningResult, path: str | PathLike[str] | None = None) ->
     """
     if not isinstance(tuned, TuningResult):
         check.fail("tuned", f"is {tuned!r:.80}; expected a TuningResult.")
-    _ready(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -142,7 +142,7 @@ def plot_policies(results: Mapping[str, ReplayResult], path: str | PathLike[str]
     names = [check.text("results", name) for name in results]
     for name, each in results.items():
         _timeline(f"results[{name!r}]", each)
-    _ready(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, max(4.0, 2.0 + 0.45 * len(names))), layout="constrained")
@@ -194,7 +194,7 @@ def plot_fragmentation_over_time(
         return plot_fragmentation(line.time_s, values, path)
     lines = {check.text("results", name): _cluster_timeline(f"results[{name!r}]", each, (part,))
              for name, each in results.items()}  # fmt: skip
-    _ready(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained")
@@ -245,12 +245,6 @@ def _edges(time_s: NDArray[np.float64]) -> NDArray[np.float64]:
     last = time_s[-1] - time_s[-2] if time_s.size > 1 else 1.0
     edges: NDArray[np.float64] = np.append(time_s, time_s[-1] + last)
     return edges
-
-
-def _ready(path: str | PathLike[str] | None) -> None:
-    require_matplotlib()
-    if path is not None:
-        check_picture(path)
 
 
 def _written(figure: Any, path: str | PathLike[str] | None) -> Any:

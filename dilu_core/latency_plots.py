@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core import _checks as checks
-from dilu_core.errors import InvalidArgumentError
 from dilu_core.latency_fit import LatencyFit
-from dilu_core.plotting import check_picture, require_matplotlib
+from dilu_core.plotting import check_picture
 from dilu_core.units import FULL_GPU_MILLI
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ def plot_latency(
     budget_ms = None if slo_ms is None else fraction * checks.finite("slo_ms", slo_ms, above=0.0)
     if quantile is not None:
         checks.finite("quantile", quantile, above=0.0, at_most=1.0 - 1e-9)
-    require_matplotlib()
-    check_path(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     best = None
@@ -72,18 +70,6 @@ def plot_latency(
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(path, dpi=110)
     return figure
-
-
-def check_path(path: object) -> None:
-    """Raise `InvalidArgumentError` naming `path`, before any work, where no picture can be written to it."""
-    if path is None:
-        return
-    if not isinstance(path, str | PathLike):
-        checks.fail("path", f"is {path!r:.80}; expected a file name or None.")
-    try:
-        check_picture(path)
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError("path", error.message) from error
 
 
 def _title(fit: LatencyFit, quantile: float | None, budget_ms: float | None, best: QuotaConfig | None) -> str:

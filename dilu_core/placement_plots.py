@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dilu_core import _checks as check
 from dilu_core.fragmentation_report import FragmentationReport
 from dilu_core.placement import Placement, PlacementProblem, verify_placement
-from dilu_core.plotting import PALETTE, check_picture, draw_placement, require_matplotlib, save, time_unit
+from dilu_core.plotting import PALETTE, check_picture, draw_placement, save, time_unit
 from dilu_core.progress import ProgressLog, progress_events
 from dilu_core.slots import Slot, slots_by_name
 
@@ -67,9 +67,7 @@ def plot_fragmentation(
     if not np.isfinite(times).all() or (np.diff(times) < 0.0).any():
         check.fail("times_s", "is no timeline; expected finite numbers that ascend.")
     values = _fragmentation_values(reports, times.size)
-    require_matplotlib()
-    if path is not None:
-        check_picture(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained")
@@ -106,9 +104,7 @@ def plot_progress(progress: ProgressLog | Sequence[Any], path: str | PathLike[st
     Raises `InvalidArgumentError` naming the argument, `PlottingUnavailableError` without matplotlib.
     """
     events = progress_events("progress", progress)
-    require_matplotlib()
-    if path is not None:
-        check_picture(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")

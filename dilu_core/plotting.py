@@ -29,22 +29,26 @@ class PlottingUnavailableError(DiluError, ImportError):
     """matplotlib is not installed."""
 
 
-def require_matplotlib() -> None:
-    """Raise `PlottingUnavailableError` where matplotlib cannot be imported."""
+def check_picture(path: str | PathLike[str] | None, argument: str = "path") -> None:
+    """Raise, before any work, where no picture could be drawn, or written to `path` unless that is `None`.
+
+    `PlottingUnavailableError` without matplotlib, `InvalidArgumentError` naming `argument` for what is no file name or
+    ends in no known format.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise PlottingUnavailableError(
             "plotting needs matplotlib, which is not installed; pip install 'dilu_core[plot]'."
         ) from error
-
-
-def check_picture(path: str | PathLike[str]) -> None:
-    """Raise, before any work, where a picture could not be drawn or `path` does not end in a known format."""
-    require_matplotlib()
-    ending = Path(path).suffix.lower()
-    if ending not in _FORMATS:
-        raise InvalidArgumentError("plot", f"is {fspath(path)!r}; expected a name that ends in {', '.join(_FORMATS)}.")
+    if path is None:
+        return
+    endings = ", ".join(_FORMATS)
+    name = fspath(path) if isinstance(path, str | PathLike) else None
+    if not isinstance(name, str):
+        raise InvalidArgumentError(argument, f"is {path!r:.80}; expected a file name that ends in {endings}.")
+    if Path(name).suffix.lower() not in _FORMATS:
+        raise InvalidArgumentError(argument, f"is {name!r}; expected a name that ends in {endings}.")
 
 
 def plot_plan(plan: Plan, path: str | PathLike[str] | None = None) -> Any:
@@ -75,9 +79,7 @@ def draw_placement(
     Up to 40 active GPUs as a pair of bars each, coloured by function; more of them as what is booked, in order of size
     and node by node.
     """
-    require_matplotlib()
-    if path is not None:
-        check_picture(path)
+    check_picture(path)
     gpus = gpu_bookings(problem, placement)
     figure = _bars(problem, gpus, functions) if len(gpus) <= _MOST_LABELLED else _overview(problem, gpus)
     figure.suptitle(title)

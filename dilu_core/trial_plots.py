@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from dilu_core.errors import InvalidArgumentError
-from dilu_core.latency_plots import check_path
-from dilu_core.plotting import require_matplotlib
+from dilu_core.plotting import check_picture
 from dilu_core.solvers.trials.search import TrialSearch
 from dilu_core.trials import Trial
 from dilu_core.units import FULL_GPU_MILLI
@@ -28,8 +27,7 @@ def plot_trials(search: TrialSearch, path: str | PathLike[str] | None = None) ->
     """
     if not isinstance(search, TrialSearch):
         raise InvalidArgumentError("search", f"is {search!r:.80}; expected a TrialSearch.")
-    require_matplotlib()
-    check_path(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.5), layout="constrained")

@@ -31,7 +31,7 @@ class TuningSpace:
     """
 
     base: HorizontalParams | Sequence[HorizontalParams]
-    choices: Mapping[str, Sequence[Any]]
+    choices: Mapping[str, Sequence[Any]] = field(hash=False)
     _: KW_ONLY
     most: int = 100_000
     seed: int = 0
@@ -47,6 +47,7 @@ class TuningSpace:
                 fail("choices", f"names {name!r}; expected parameters of the policy: {', '.join(tunable)}.")
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
                 fail(f"choices[{name!r}]", f"is {values!r:.80}; expected a sequence of at least one value.")
+        object.__setattr__(self, "choices", {name: tuple(values) for name, values in self.choices.items()})
         object.__setattr__(self, "most", integer("most", self.most, at_least=1))
         object.__setattr__(self, "seed", integer("seed", self.seed, at_least=0))
 
@@ -59,15 +60,11 @@ class TuningSpace:
     def candidates(self) -> tuple[dict[str, Any], ...]:
         """The combinations to try, as keywords for `dataclasses.replace`, in the order of the choices."""
         sizes = [len(values) for values in self.choices.values()]
-        total = math.prod(sizes)
-        if total <= self.most:
-            tried = [dict(zip(self.choices, values, strict=True)) for values in product(*self.choices.values())]
-        else:
-            drawn = np.random.default_rng(self.seed)
-            chosen: set[int] = set()
-            while len(chosen) < self.most:
-                chosen.update(int(at) for at in drawn.integers(0, min(total, 2**62), self.most - len(chosen)))
-            tried = [self._combination(at) for at in sorted(chosen)]
+        positions = self._drawn(sizes) if math.prod(sizes) > self.most else product(*map(range, sizes))
+        tried = (
+            {name: values[at] for (name, values), at in zip(self.choices.items(), each, strict=True)}
+            for each in positions
+        )
         valid = tuple(each for each in tried if self._is_valid(each))
         if not valid:
             fail("choices", "has no combination that HorizontalParams accepts.")
@@ -78,13 +75,14 @@ class TuningSpace:
         base = self.base_of(trace)
         return [replace(base, **each) for each in self.candidates]
 
-    def _combination(self, at: int) -> dict[str, Any]:
-        """Number `at` of all combinations, the last choice turning fastest."""
-        found: dict[str, Any] = {}
-        for name, values in reversed(list(self.choices.items())):
-            at, position = divmod(at, len(values))
-            found[name] = values[position]
-        return {name: found[name] for name in self.choices}
+    def _drawn(self, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+        """`most` distinct combinations as positions in the choices: all are equally likely, however many there are."""
+        drawn = np.random.default_rng(self.seed)
+        chosen: dict[tuple[int, ...], None] = {}  # in the order drawn
+        while len(chosen) < self.most:
+            rows = drawn.integers(0, sizes, (self.most, len(sizes))).tolist()
+            chosen.update(dict.fromkeys(map(tuple, rows)))
+        return sorted(list(chosen)[: self.most])
 
     def _is_valid(self, candidate: Mapping[str, Any]) -> bool:
         functions: Sequence[HorizontalParams] = self.base  # type: ignore[assignment]

@@ -79,7 +79,7 @@ class ClusterReplayResult:
         idle              part of the SM time that nobody ran
 
     each 0 where no GPU was used. `borrowed_gpu_seconds` is what instances ran beyond their requests, `waiting_s` sums
-    the seconds that instances waited for a place.
+    the seconds that instances waited for a place. `moves` counts running instances that went elsewhere.
     """
 
     system: str
@@ -92,6 +92,7 @@ class ClusterReplayResult:
     idle: float
     borrowed_gpu_seconds: float
     waiting_s: float
+    moves: int
     functions: tuple[FunctionOutcome, ...]
     timeline: ClusterTimeline
     termination: Termination

@@ -102,6 +102,7 @@ class Record:
             idle=part(idle, whole_milli),
             borrowed_gpu_seconds=total(borrowed) / FULL_GPU_MILLI,
             waiting_s=total(waiting),
+            moves=fleet.moves,
             functions=outcomes,
             timeline=timeline,
             termination=Termination(TerminationReason.FEASIBLE, detail=f"replayed {duration_s:g} s"),

@@ -2,7 +2,8 @@
 
 Time goes in steps, in which the kernel divides every GPU anew among the instances that have work, and in control
 periods, at whose beginning the system acts: functions leave, functions arrive and get a quota and first instances,
-horizontal policies see the last period and add or give up instances, and what waits for a place is tried again.
+horizontal policies see the last period and add or give up instances, what waits for a place is tried again, and, where
+the system moves instances, some go elsewhere.
 
 The first instances of a function serve from its arrival (they are deployed before it is opened); all others after the
 cold start. They book their shares from launch. A GPU counts while it holds an instance.
@@ -26,6 +27,7 @@ from dilu_core.slots import Placement
 from dilu_core.solvers.cluster_clock import Clock, Stay
 from dilu_core.solvers.cluster_fleet import Fleet
 from dilu_core.solvers.cluster_measures import ClusterReplayResult
+from dilu_core.solvers.cluster_moves import Mover
 from dilu_core.solvers.cluster_pools import Pools
 from dilu_core.solvers.cluster_quotas import Menu, most_efficient
 from dilu_core.solvers.cluster_record import Record
@@ -115,6 +117,7 @@ class _Run:
         self.record = Record(self.fleet, clock, stays, _menus(functions, most_efficient))
         self._cold_steps = [clock.steps_in(each.cold_start_s) for each in functions]
         self._scalers: dict[int, Scaler] = {}
+        self._mover = None if system.replan is None else Mover(self.fleet, system.replan, clock, self._cold_steps)
         self._estimator = CorrelationEstimator(most_functions=max(1, len(functions))) if system.apart else None
         self._leaving: dict[int, list[int]] = {}
         self._arriving: dict[int, list[int]] = {}
@@ -136,6 +139,8 @@ class _Run:
             self._learn(period)
         for f in self._arriving.get(period, ()):
             self._deploy(f, step)
+        if self._mover is not None:
+            self._mover.act(period, step)
 
     def advance(self, period: int) -> None:
         """Run the steps of a control period, and note what the cluster looked like."""
@@ -154,8 +159,7 @@ class _Run:
             scaler = self._scalers[f] = self.system.scaler(function, menu)
             first = scaler.initial(first_look_rps(function.trace))
         for configuration, count in enumerate(first):
-            for _ in range(count):
-                self.record.deployed[f] += self.fleet.launch(f, configuration, step)
+            self.record.deployed[f] += self.fleet.launch(f, configuration, step, count)
 
     def _scale(self, period: int, step: int) -> None:
         """Every horizontal policy in turn, on what the last period showed."""
@@ -177,8 +181,8 @@ class _Run:
             for configuration, change in enumerate(scaler.change(seen, fleet.planned[f])):
                 if change < 0:
                     fleet.give_up(f, configuration, -change, step)
-                for _ in range(change):
-                    fleet.launch(f, configuration, step + self._cold_steps[f])
+                elif change > 0:
+                    fleet.launch(f, configuration, step + self._cold_steps[f], change)
 
     def _learn(self, period: int) -> None:
         """Which loads rise together, from what has come so far."""

@@ -44,6 +44,23 @@ STATIC = Oversubscription(FULL_GPU_MILLI, FULL_GPU_MILLI)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replan:
+    """Every `every_s` seconds, at most `most_moves` moves of running instances that free GPUs.
+
+    Only those are made that save more GPU time than they cost, if a freed GPU stays free for `horizon_s`.
+    """
+
+    every_s: float = 60.0
+    most_moves: int = 4
+    horizon_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "every_s", check.finite("every_s", self.every_s, above=0.0, at_most=1e9))
+        object.__setattr__(self, "most_moves", check.integer("most_moves", self.most_moves, at_least=0))
+        object.__setattr__(self, "horizon_s", check.finite("horizon_s", self.horizon_s, at_least=0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterSystem:
     """A way to run functions on a cluster.
 
@@ -58,6 +75,7 @@ class ClusterSystem:
         beside_gangs: whether instances prefer GPUs of training gangs that their function slows down anyway.
         apart: whether functions whose load rises together are kept apart, as far as seen so far; needs `beside_gangs`.
         removal: which instance goes first.
+        replan: whether and how running instances are moved; `None` leaves them where they are.
     """
 
     name: str
@@ -69,6 +87,7 @@ class ClusterSystem:
     beside_gangs: bool = False
     apart: bool = False
     removal: str = "newest"
+    replan: Replan | None = None
 
     def __post_init__(self) -> None:
         check.text("name", self.name)
@@ -79,6 +98,8 @@ class ClusterSystem:
                 check.fail(argument, f"is {getattr(self, argument)!r:.80}; expected a function.")
         if not isinstance(self.oversubscription, Oversubscription):
             check.fail("oversubscription", f"is {self.oversubscription!r:.80}; expected an Oversubscription.")
+        if self.replan is not None and not isinstance(self.replan, Replan):
+            check.fail("replan", f"is {self.replan!r:.80}; expected a Replan or None.")
         if not isinstance(self.weights, tuple) or len(self.weights) != 3:
             check.fail("weights", f"is {self.weights!r:.80}; expected three numbers: of request, limit and memory.")
         if check.flag("apart", self.apart) and not check.flag("beside_gangs", self.beside_gangs):

@@ -26,7 +26,7 @@ from dilu_core.kernels.backend import RunRecord
 from dilu_core.kernels.cpu.policy_replay import replay_pairs
 from dilu_core.result import SolveStats
 from dilu_core.solvers.backends import resolved, stats_of
-from dilu_core.solvers.replay_setup import clock, first_look_rps, rate_table, spare_steps
+from dilu_core.solvers.replay_setup import check_spares, clock, first_look_rps, rate_table, spare_steps
 from dilu_core.traces import ArrivalTrace
 
 Floats = NDArray[np.float64]
@@ -206,14 +206,13 @@ def _spare(
     step_s: float,
 ) -> Integers:
     """Whole milli-GPU per step of all traces; empty where nothing is said of any."""
-    if spare_milli is None:
+    spares = check_spares(spare_milli, traces)
+    if spares is None:
         return np.empty(0, dtype=np.int64)
-    if not isinstance(spare_milli, Sequence) or isinstance(spare_milli, str) or len(spare_milli) != len(traces):
-        fail("spare_milli", f"is {spare_milli!r:.80}; expected a sequence of {len(traces)} entries, one per trace.")
     return np.concatenate(
         [
             spare_steps(f"spare_milli[{t}]", spare, trace, size, step_s)
-            for t, (spare, trace, size) in enumerate(zip(spare_milli, traces, sizes, strict=True))
+            for t, (spare, trace, size) in enumerate(zip(spares, traces, sizes, strict=True))
         ]
     )
 

@@ -26,10 +26,10 @@ def waits_s(arrivals: Floats, backlog_after: Floats, step_s: float) -> tuple[Flo
     number = 0.5 * (came[:-1] + came[1:])
     at = np.searchsorted(left, number, side="left")  # left[at - 1] < number <= left[at]
     inside = np.clip(at, 1, left.size - 1)
-    within = (number - left[inside - 1]) / np.maximum(left[inside] - left[inside - 1], 1e-300)
+    never = at >= left.size
+    within = (number - left[inside - 1]) / np.maximum(np.where(never, 1.0, left[inside] - left[inside - 1]), 1e-300)
     leaves = (inside - 1 + within) * step_s
     last_rps = (left[-1] - left[-2]) / step_s
-    never = at >= left.size
     if never.any():
         leaves[never] = np.inf
         if last_rps > 0.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ def check_function(trace: object, policy: object, params: object) -> None:
     """Refuse by name what is no trace, no policy or no parameters."""
     if not isinstance(trace, ArrivalTrace):
         fail("trace", f"is {trace!r:.80}; expected an ArrivalTrace (see dilu_core.traces.read_trace).")
+    if isinstance(policy, type):
+        fail("policy", f"is the class {policy.__name__}; expected an object of it.")
     if not callable(getattr(policy, "decide", None)) or not callable(getattr(policy, "initial_state", None)):
         fail("policy", f"is {policy!r:.80}; expected an object with initial_state() and decide(state, observation).")
     if not isinstance(params, HorizontalParams):
@@ -90,18 +92,37 @@ def spare_steps(
     """What neighbours leave to an instance beyond its request, in whole milli-GPU per step; `None` is a whole GPU."""
     if spare_milli is None:
         return np.full(steps, FULL_GPU_MILLI, dtype=np.int64)
-    spare = float_column(argument, [spare_milli] if np.ndim(spare_milli) == 0 else spare_milli)
-    bad = ~np.isfinite(spare) | (spare < 0.0)
-    if bad.any():
-        i = int(np.argmax(bad))
-        fail(f"{argument}[{i}]", f"is {spare[i]}; expected a finite share of at least 0.")
-    if spare.size not in (1, trace.rates_rps.size):
-        fail(argument, f"has {spare.size} values; expected one, or one per period ({trace.rates_rps.size}).")
+    spare = _spare_column(argument, spare_milli, trace)
     whole = np.minimum(np.floor(spare), FULL_GPU_MILLI).astype(np.int64)
     if whole.size == 1:
         return np.full(steps, whole[0], dtype=np.int64)
     period = np.floor((np.arange(steps) + 0.5) * step_s / trace.period_s).astype(np.int64)
     return np.ascontiguousarray(whole[np.minimum(period, whole.size - 1)])
+
+
+def check_spares(spare_milli: object, traces: Sequence[ArrivalTrace]) -> Sequence[float | ArrayLike | None] | None:
+    """`spare_milli` where it has an entry for each of `traces` that `spare_steps` takes, or is `None`."""
+    if spare_milli is None:
+        return None
+    if not isinstance(spare_milli, Sequence) or isinstance(spare_milli, str) or len(spare_milli) != len(traces):
+        fail("spare_milli", f"is {spare_milli!r:.80}; expected a sequence of {len(traces)} entries, one per trace.")
+    for t, (spare, trace) in enumerate(zip(spare_milli, traces, strict=True)):
+        if spare is not None:
+            _spare_column(f"spare_milli[{t}]", spare, trace)
+    return spare_milli
+
+
+def _spare_column(argument: str, spare_milli: float | ArrayLike, trace: ArrivalTrace) -> NDArray[np.float64]:
+    """One share, or one per period of the trace."""
+    one = np.ndim(spare_milli) == 0
+    spare = float_column(argument, [spare_milli] if one else spare_milli)
+    bad = ~np.isfinite(spare) | (spare < 0.0)
+    if bad.any():
+        i = int(np.argmax(bad))
+        fail(argument if one else f"{argument}[{i}]", f"is {spare[i]}; expected a finite share of at least 0.")
+    if spare.size not in (1, trace.rates_rps.size):
+        fail(argument, f"has {spare.size} values; expected one, or one per period ({trace.rates_rps.size}).")
+    return spare
 
 
 def first_look_rps(trace: ArrivalTrace) -> float:

@@ -127,9 +127,8 @@ def seated_tenants(
     crews = []
     for tenant in tenants:
         own = allowed.pop(tenant.name, range(gpus))
-        usable = int_column(f"seating[{tenant.name!r}]", list(own), at_least=0, at_most=gpus - 1).tolist()
         steps = cold_steps(tenant.params, step_s)
-        crews.append(Crew(tenant.params, sorted(set(usable)), steps, int(tenant.trains), tenant.gang))
+        crews.append(Crew(tenant.params, _usable(tenant.name, own, gpus), steps, int(tenant.trains), tenant.gang))
     if allowed:
         fail("seating", f"names {next(iter(allowed))!r:.80}, which is no tenant.")
     seats = Seating(crews, gpus)
@@ -143,3 +142,14 @@ def seated_tenants(
         if seated < wanted:
             fail("gpus", f"is {gpus}; only {seated} of the first {wanted} instances of {tenant.name!r} find room.")
     return seats
+
+
+def _usable(tenant: str, own: object, gpus: int) -> list[int]:
+    """The GPUs that a tenant may use, ascending."""
+    try:
+        listed = list(own)  # type: ignore[call-overload]
+    except TypeError:
+        fail(f"seating[{tenant!r}]", f"is {own!r:.80}; expected the numbers of the GPUs that it may use.")
+    if not listed:
+        fail(f"seating[{tenant!r}]", "is empty; expected at least one GPU. Leave it out to allow all.")
+    return sorted(set(int_column(f"seating[{tenant!r}]", listed, at_least=0, at_most=gpus - 1).tolist()))

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from dilu_core._checks import fail, finite, instances_of, integer, read_only
 from dilu_core.result import SolveStats, Termination, TerminationReason
 from dilu_core.solvers.policy_replay import replay_many
+from dilu_core.solvers.replay_setup import check_spares
 from dilu_core.traces import ArrivalTrace
 from dilu_core.tuning_space import HeldOut, TuningResult, TuningSpace
 from dilu_core.units import FULL_GPU_MILLI
@@ -54,12 +55,11 @@ def tune(
     most_cold_starts_per_h = finite("most_cold_starts_per_h", most_cold_starts_per_h, at_least=0.0)
     limits = most_violations, most_cold_starts_per_h
     groups = min(len(every), integer("folds", len(every) if folds is None else folds, at_least=1))
-    if spare_milli is not None and len(spare_milli) != len(every):
-        fail("spare_milli", f"has {len(spare_milli)} entries; expected {len(every)}, one per trace.")
+    spares = check_spares(spare_milli, every)
     figures = np.empty((len(every), len(space.candidates), 4))
     done: list[SolveStats] = []
     for t, trace in enumerate(every):
-        spare = None if spare_milli is None else [spare_milli[t]]
+        spare = None if spares is None else [spares[t]]
         found = replay_many(
             trace, space.sets_for(t), spare_milli=spare, step_s=step_s, control_s=control_s, backend=backend
         )

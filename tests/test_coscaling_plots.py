@@ -157,7 +157,8 @@ def test_fragmentation_of_one_system_and_of_several(tmp_path: Path) -> None:
         (lambda: plot_replay(None, PARAMS), "result is None"),  # type: ignore[arg-type]
         (lambda: plot_replay(_replay(), None), "params is None"),  # type: ignore[arg-type]
         (lambda: plot_replay(_replay(), PARAMS, limit_rps=-1.0), "limit_rps is -1"),
-        (lambda: plot_replay(_replay(), PARAMS, "picture.doc"), "plot is 'picture.doc'"),
+        (lambda: plot_replay(_replay(), PARAMS, "picture.doc"), "path is 'picture.doc'"),
+        (lambda: plot_replay(_replay(), PARAMS, 5), "path is 5"),  # type: ignore[arg-type]
         (lambda: plot_tuning({}), "tuned is"),  # type: ignore[arg-type]
         (lambda: plot_policies({}), "results is {}"),
         (lambda: plot_policies({"a": 1}), r"results\['a'\] is 1"),  # type: ignore[dict-item]

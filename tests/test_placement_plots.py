@@ -124,7 +124,8 @@ def test_progress_shows_incumbent_bound_and_gap(tmp_path: Path) -> None:
     ("action", "message"),
     [
         (lambda: plot_placement(_partitioned()[0], {"a": (Slot("m", 0, 1),)}), "placement is not valid"),
-        (lambda: plot_placement(*_partitioned(), "picture.doc"), "plot is 'picture.doc'"),
+        (lambda: plot_placement(*_partitioned(), "picture.doc"), "path is 'picture.doc'"),
+        (lambda: plot_placement(*_partitioned(), 5), "path is 5"),  # type: ignore[arg-type]
         (lambda: plot_fragmentation([1.0, 0.0], {}), "times_s"),
         (lambda: plot_fragmentation([0.0], {"share": [1.0]}), "reports is 'share'"),
         (lambda: plot_fragmentation([0.0], {"limit": [1.0, 2.0]}), "reports has 2 values of 'limit' for 1 times"),

@@ -16,6 +16,7 @@ from dilu_core.errors import InvalidArgumentError
 from dilu_core.performance import RooflineModel
 from dilu_core.placement import PlacementProblem, verify_placement
 from dilu_core.quota import QuotaGrid
+from dilu_core.slots import Slot
 from dilu_core.solvers.cluster_fleet import Fleet
 from dilu_core.solvers.cluster_measures import late_requests
 from dilu_core.solvers.cluster_pools import Pools
@@ -30,14 +31,18 @@ from dilu_core.solvers.cluster_systems import (
     MPS_LIMIT,
     MPS_REQUEST,
     OURS,
+    Replan,
 )
+from dilu_core.solvers.cluster_waiting import WaitingLine
 from dilu_core.solvers.cluster_workload import ClusterFunction
 from dilu_core.traces import ArrivalTrace
 
 SHARES = tuple(range(100, 1001, 100))
 LINEAR = RooflineModel(0.0, 0.0, 0.0, 1.0)  # serves one request per second and milli-GPU, at any batch
 GPU = GpuType("A", 1000)
-BY_NAME = pytest.mark.parametrize("system", CLUSTER_SYSTEMS, ids=[each.name for each in CLUSTER_SYSTEMS])
+MOVING = replace(OURS, name="moving", replan=Replan(every_s=10.0))
+SYSTEMS = (*CLUSTER_SYSTEMS, MOVING)
+BY_NAME = pytest.mark.parametrize("system", SYSTEMS, ids=[each.name for each in SYSTEMS])
 
 
 def serving(name="f", rates=(150.0,) * 30, **changes):
@@ -158,6 +163,17 @@ def test_a_function_larger_than_the_cluster_waits_in_vain(system):
 
 
 @BY_NAME
+def test_a_load_beyond_any_cluster_fills_it_and_the_rest_is_refused(system):
+    """10^15 requests per second on four GPUs, for a while: no more wait than the requests of empty GPUs could hold."""
+    loads = [serving("huge", rates=[1e15] * 3 + [10.0] * 30), serving("small", arrives_s=2.0)]
+    result = replay_cluster(loads, one_gpu(gpus=4), system, observer=verified(one_gpu(gpus=4), system))
+    assert result.gpus_peak == 4
+    assert result.functions[0].refused > 1e10
+    assert result.functions[0].violation_rate > 0.99
+    assert 1 <= result.timeline.waiting.max() <= 80  # two functions of at least 100 on 4 GPUs of 1000
+
+
+@BY_NAME
 def test_an_objective_that_no_share_keeps_leaves_the_function_without_a_quota(system):
     """1 ms of execution needs half of a millisecond's budget at most: it is reported, and all is late."""
     result = replay_cluster([serving(slo_ms=1.0)], one_gpu(), system)
@@ -233,6 +249,64 @@ def test_functions_whose_load_rises_together_are_kept_apart():
     assert shared == [True, False]
 
 
+def lonely():
+    """On two GPUs: `stays` on the first; on the second `goes`, whose neighbour `leaves` after 5 s."""
+    names = {"stays": 600, "leaves": 700, "goes": 300}
+    return [
+        serving(name, rates=[50.0] * 30, memory_mib=mib, leaves_s=5.0 if name == "leaves" else None)
+        for name, mib in names.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("replan", "moves", "gpu_seconds"),
+    [(None, 0, 60.0), (Replan(every_s=10.0), 1, 50.0), (Replan(every_s=10.0, most_moves=0), 0, 60.0),
+     (Replan(every_s=10.0, horizon_s=0.9), 0, 60.0), (Replan(every_s=10.0, horizon_s=1.1), 1, 50.0)],
+    ids=["never", "one move", "no budget", "not worth it", "worth it"],
+)  # fmt: skip
+def test_a_move_frees_a_gpu_once_the_copy_has_started(replan, moves, gpu_seconds):
+    """Planned at 10 s, over at 20 s: a tenth of a GPU twice for 10 s is 1 GPU-second. Nobody notices."""
+    cluster, system = one_gpu(gpus=2), replace(OURS, replan=replan)
+    booked = []
+
+    def watch(moment):
+        verified(cluster, system)(moment)
+        booked.append(sum(each.request_milli for each in moment.instances))
+
+    result = replay_cluster(lonely(), cluster, system, observer=watch)
+    assert (result.moves, result.gpu_seconds) == (moves, pytest.approx(gpu_seconds))
+    assert booked == [300] * 5 + [200] * 5 + [200 + 100 * moves] * 10 + [200] * 10
+    assert result.violation_rate == 0.0
+    assert result.cold_starts == 0
+
+
+def test_an_interrupt_ends_the_replay_and_not_only_the_plan(monkeypatch):
+    """The planner answers Ctrl-C with what it has; a replay that went on would swallow it."""
+
+    def interrupted(draft, deadline):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dilu_core.solvers.placement.replan.drain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replay_cluster(lonely(), one_gpu(gpus=2), MOVING)
+
+
+def test_who_goes_takes_the_copy_along():
+    """Given up or dissolved in the middle of a move, an instance leaves nothing on the cluster."""
+    functions = (serving("a"), serving("b"))
+    fleet = Fleet(one_gpu(gpus=2), functions, [most_efficient(each) for each in functions], MOVING)
+    for f in (0, 1):
+        assert fleet.launch(f, 0, 0)
+        (name,) = fleet.of(f)
+        assert fleet.start_move(name, [Slot("node-0", 1, 100)], ready_at=10)
+    assert fleet.bookings.gpus_used == 2
+    assert not fleet.start_move(next(iter(fleet.of(0))), [Slot("node-0", 1, 1000)], ready_at=10)
+    fleet.give_up(0, 0, 1, step=5)
+    fleet.dissolve(1)
+    fleet.finish_moves(10)
+    assert (fleet.bookings.gpus_used, len(fleet.moving), fleet.moves) == (0, 0, 0)
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_requests_are_served_or_wait(data):
@@ -261,6 +335,55 @@ def test_requests_are_served_or_wait(data):
         assert (served >= 0.0).all()
         assert (execution[served > 0.0] > 0.0).all()
         assert sum(map(sum, fleet.planned)) == len(fleet.members) + len(fleet.waiting)
+
+
+wanted = st.tuples(st.integers(0, 2), st.integers(0, 1))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("join"), wanted, st.integers(0, 3)),
+            st.tuples(st.just("leave"), wanted, st.integers(0, 4)),
+            st.tuples(st.just("forget"), wanted, st.just(0)),
+            st.tuples(st.just("admit"), wanted, st.integers(0, 5)),
+        ),
+        max_size=20,
+    )
+)
+def test_a_line_of_runs_is_the_line_of_its_members(operations):
+    """Whatever joins, leaves and is let in: as in a plain list of instances, where `room` of all but one kind fit."""
+    line, plain = WaitingLine(), []
+    for operation, which, number in operations:
+        if operation == "join":
+            line.join(which, number)
+            plain += [which] * number
+        elif operation == "leave":
+            gone = min(number, plain.count(which))
+            assert line.leave(which, number) == gone
+            for _ in range(gone):
+                del plain[len(plain) - 1 - plain[::-1].index(which)]
+        elif operation == "forget":
+            line.forget(which[0])
+            plain = [each for each in plain if each[0] != which[0]]
+        else:
+            placed = []
+
+            def place(each, room=number, barred=which, placed=placed):
+                fits = each != barred and len(placed) < room
+                placed.extend([each] * fits)
+                return fits
+
+            line.admit(place)
+            let_in = [each for each in plain if each != which][:number]
+            assert placed == let_in
+            for each in let_in:
+                plain.remove(each)
+        assert len(line) == len(plain)
+    order = []
+    assert line.admit(lambda each: order.append(each) is None) == set()
+    assert order == plain
+    assert len(line) == 0
 
 
 def plainly_late(arrivals, served, execution, slo_ms, cut_off):

@@ -20,7 +20,7 @@ from dilu_core.solvers.cluster_scaling import (
     first_of,
     largest_filled_batch,
 )
-from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, OURS
+from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, OURS, Replan
 from dilu_core.solvers.cluster_workload import ClusterFunction
 from dilu_core.traces import ArrivalTrace
 
@@ -176,13 +176,21 @@ def test_a_uniform_scaler_gives_up_no_more_than_there_is():
 @pytest.mark.parametrize(
     ("argument", "value"),
     [("name", " "), ("sharing", "none"), ("removal", "oldest"), ("quotas", 1), ("scaler", None),
-     ("oversubscription", 1500), ("weights", (1.0, 0.0)), ("weights", (1.0, 0.0, -1.0)), ("beside_gangs", False)],
+     ("oversubscription", 1500), ("weights", (1.0, 0.0)), ("weights", (1.0, 0.0, -1.0)), ("beside_gangs", False),
+     ("replan", 60.0)],
 )  # fmt: skip
 def test_a_system_is_checked_at_the_door(argument, value):
     """The error names the field (spreading needs functions to be named, so `apart` is at fault for the last)."""
     with pytest.raises(InvalidArgumentError) as error:
         replace(OURS, **{argument: value})
     assert error.value.argument.startswith("apart" if argument == "beside_gangs" else argument)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("every_s", 0.0), ("most_moves", -1), ("horizon_s", float("nan"))])
+def test_replanning_is_checked_at_the_door(argument, value):
+    """The error names the field."""
+    with pytest.raises(InvalidArgumentError, match=f"^{argument}"):
+        Replan(**{argument: value})
 
 
 def test_systems_have_distinct_names():

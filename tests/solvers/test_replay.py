@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from typing import Any
 
@@ -17,6 +18,7 @@ from dilu_core.coscaling.staged import StagedPolicy
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.result import TerminationReason
 from dilu_core.solvers.replay import replay
+from dilu_core.solvers.replay_measures import waits_s
 from dilu_core.traces import ArrivalTrace
 from tests.scripted_policy import Script
 
@@ -322,7 +324,7 @@ def test_scale_in_does_not_count_on_a_burst_that_serves_nothing():
         ({"control_s": -1.0}, "control_s"),
         ({"step_s": 1e-9, "control_s": 1e-8}, "step_s"),
         ({"initial_instances": -1}, "initial_instances"),
-        ({"spare_milli": -1.0}, r"spare_milli\[0\]"),
+        ({"spare_milli": -1.0}, "spare_milli is -1"),
         ({"spare_milli": [1.0, math.nan, 1.0]}, r"spare_milli\[1\]"),
         ({"spare_milli": [1.0, 2.0]}, "spare_milli has 2 values"),
         ({"spare_milli": "much"}, "spare_milli"),
@@ -384,10 +386,22 @@ def test_the_shortest_periods_are_survived():
     assert result.timeline.time_s.tolist() == [0.0]
 
 
+def test_a_flood_that_nothing_serves_waits_for_ever_without_a_warning():
+    """What never leaves has no rate to be divided by."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        waits, _ = waits_s(np.array([1e15, 0.0, 1e15]), np.array([1e15, 1e15, 2e15]), 0.1)
+    assert waits.tolist() == [math.inf, 0.0, math.inf]
+
+
 def test_what_is_no_trace_policy_or_parameters_is_named():
     """The three things a replay needs are checked before any work."""
     trace = ArrivalTrace([1.0])
-    for arguments, named in [(([1.0], Script(), params()), "trace"), ((trace, 3, params()), "policy is 3")]:
+    for arguments, named in [
+        (([1.0], Script(), params()), "trace"),
+        ((trace, 3, params()), "policy is 3"),
+        ((trace, Script, params()), "policy is the class Script; expected an object"),
+    ]:
         with pytest.raises(InvalidArgumentError, match=named):
             replay(*arguments)
     no_params: Any = {}

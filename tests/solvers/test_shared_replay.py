@@ -205,6 +205,8 @@ BASE = SimpleNamespace(a=ReplayTenant("a", PARAMS, TRACE, Script()), train=train
         ([BASE.a], {"seating": {"b": [0]}}, "seating names 'b'"),
         ([BASE.a], {"seating": {"a": [2]}}, r"seating\['a'\]\[0\]"),
         ([BASE.a], {"seating": [0]}, "seating"),
+        ([BASE.a], {"seating": {"a": 0}}, r"seating\['a'\] is 0"),
+        ([BASE.a], {"seating": {"a": []}}, r"seating\['a'\] is empty"),
         ([BASE.a], {"step_s": 0.3}, "control_s"),
         ([BASE.a, ReplayTenant("b", PARAMS, ArrivalTrace([1.0]), Script())], {}, r"tenants\[1\].trace"),
         ([ReplayTenant("a", PARAMS, TRACE, Script(), instances=4)], {"gpus": 1}, "gpus is 1; only 3 of the first 4"),

@@ -103,6 +103,37 @@ def test_a_large_space_is_sampled_without_repetition() -> None:
     assert mixed.candidates == ({"window_s": 30, "short_s": 2},)
 
 
+def test_a_space_beyond_counting_is_drawn_from_everywhere() -> None:
+    """Of 10^20 combinations each choice shows all of its range, the first as the last."""
+    values = [1.0 + k / 100_000 for k in range(100_000)]
+    names = ("lean", "clear_s", "zero_delay_s", "scale_in_cooldown_s")
+    space = TuningSpace(BASE, dict.fromkeys(names, values), most=200)
+    for name in names:
+        drawn = [each[name] for each in space.candidates]
+        assert np.histogram(drawn, bins=4, range=(1.0, 2.0))[0].min() > 25  # 50 expected
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 3))
+def test_as_many_are_drawn_as_asked_for_where_there_are_more(most: int, choices: int, seed: int) -> None:
+    """Of 3 to 81 combinations: all, or `most` of them, each once and in the order of the choices."""
+    names = ("lean", "clear_s", "zero_delay_s", "scale_in_cooldown_s")[:choices]
+    space = TuningSpace(BASE, dict.fromkeys(names, (1.0, 2.0, 3.0)), most=most, seed=seed)
+    found = [tuple(each.values()) for each in space.candidates]
+    assert found == sorted(set(found))
+    assert len(found) == min(most, 3**choices)
+
+
+def test_spaces_are_values() -> None:
+    """Equal ones hash alike, and what was given to one may change afterwards."""
+    given_choices = {"lean": [1.0, 1.3]}
+    space = TuningSpace(BASE, given_choices)
+    given_choices["lean"].append(0.1)
+    given_choices["clear_s"] = [2.0]
+    assert space == TuningSpace([BASE], {"lean": (1.0, 1.3)})
+    assert hash(space) == hash(TuningSpace([BASE], {"lean": (1.0, 1.3)}))
+    assert len(space.candidates) == 2
+
+
 def test_bad_arguments_are_named() -> None:
     """Each message begins with the argument at fault."""
     trace, space = noisy(0), TuningSpace(BASE, CHOICES)
@@ -111,6 +142,9 @@ def test_bad_arguments_are_named() -> None:
         r"traces\[0\]": lambda: tune(ArrivalTrace([0.0, 0.0]), space),
         "space": lambda: tune(trace, CHOICES),  # type: ignore[arg-type]
         "folds": lambda: tune(trace, space, folds=0),
+        "spare_milli is 5": lambda: tune(trace, space, spare_milli=5),  # type: ignore[arg-type]
+        "spare_milli is ": lambda: tune(trace, space, spare_milli=[1.0, 2.0]),
+        r"spare_milli\[1\] is -1": lambda: tune([trace, trace], space, spare_milli=[None, -1.0]),
         "choices": lambda: TuningSpace(BASE, {}),
         "choices.*capacity_rps": lambda: TuningSpace(BASE, {"capacity_rps": (1.0,)}),
         r"choices\['lean'\]": lambda: TuningSpace(BASE, {"lean": 3.0}),  # type: ignore[dict-item]
