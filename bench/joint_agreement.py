@@ -2,7 +2,7 @@
 
 python bench/joint_agreement.py [PROBLEMS [FIRST_SEED]]     # default 3000 0
 
-Of 43, three have up to 16 functions of up to 64 options, ten barely room for the lightest of each of up to 12, the
+Of 43, three have up to 16 functions of up to 64 options, ten barely room for the lightest of each of up to 8, the
 others up to 6 of up to 12; among them infeasible ones, ties, zero weights and capacities met exactly
 (`tests/joint_oracle.py`, which shares nothing with the searches). The kernels run under three thread schedules in turn.
 Choices must be equal one by one; a problem on which the kernel gives up at its step limit is counted, not compared, as

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.cpu.joint_packing import fits, lightest
+from dilu_core.kernels.cpu.joint_packing import fits
 
 TIE_LIMIT = 1000
 
@@ -76,9 +76,11 @@ def branch(
     gain: NDArray[np.int64],
     load: NDArray[np.int64],
     loss: NDArray[np.int64],
+    excess: NDArray[np.int64],
     least: NDArray[np.int64],
     first_option: NDArray[np.int64],
     capacity: int,
+    most_excess: int,
     slack: int,
     unit: int,
     best: int,
@@ -98,8 +100,9 @@ def branch(
     room = np.zeros(last + 1, dtype=np.int64)  # beside the lightest of all levels below
     lost = np.zeros(last + 1, dtype=np.int64)
     gained = np.zeros(last + 1, dtype=np.int64)
+    left = np.zeros(last + 1, dtype=np.int64)
     position = np.zeros(last + 1, dtype=np.int64)
-    room[0] = capacity
+    room[0], left[0] = capacity, most_excess
     for level in range(1, last + 1):
         room[0] -= least[level]
     level, nodes, ties, greatest = 0, 1, 0, gain[last, 0]
@@ -128,7 +131,7 @@ def branch(
             continue
         position[level] = k + 1
         weight = load[level, k]
-        if not fits(room[level], weight):
+        if not fits(room[level], weight) or excess[level, k] > left[level]:
             continue
         if level == last - 1 and gained[level] + gain[level, k] + greatest < best:
             continue
@@ -145,6 +148,7 @@ def branch(
         room[level + 1] = room[level] - weight + least[level + 1]
         lost[level + 1] = total_loss
         gained[level + 1] = gained[level] + gain[level, k]
+        left[level + 1] = left[level] - excess[level, k]
         level += 1
         position[level] = 0
     return best, nodes, ties <= TIE_LIMIT
@@ -157,7 +161,10 @@ def first_choice(
     gain: NDArray[np.int64],
     load: NDArray[np.int64],
     loss: NDArray[np.int64],
+    excess: NDArray[np.int64],
+    least: NDArray[np.int64],
     capacity: int,
+    most_excess: int,
     slack: int,
     best: int,
     choice: NDArray[np.int64],
@@ -165,19 +172,18 @@ def first_choice(
 ) -> int:
     """Set `choice` (n,) to the first, in lexicographic order, of the greatest gain, `best`; returns the nodes visited.
 
-    Rows are functions here, and their options stand in original order. `slack` is what `best` leaves. More than
-    `node_limit` nodes, and `choice` is left as it is.
+    Rows are functions here, and their options stand in original order; `least` (n,) are their packed least weights.
+    `slack` is what `best` leaves. More than `node_limit` nodes, and `choice` is left as it is.
     """
     last = count.shape[0] - 1
-    least = np.empty(last + 1, dtype=np.int64)
     room = np.zeros(last + 1, dtype=np.int64)
     lost = np.zeros(last + 1, dtype=np.int64)
     gained = np.zeros(last + 1, dtype=np.int64)
     position = np.zeros(last + 1, dtype=np.int64)
-    room[0] = capacity
-    for i in range(last + 1):
-        least[i] = lightest(load[i], count[i])
-        room[0] -= least[i] if i else 0
+    left = np.zeros(last + 1, dtype=np.int64)
+    room[0], left[0] = capacity, most_excess
+    for i in range(1, last + 1):
+        room[0] -= least[i]
     i, nodes = 0, 0
     while i >= 0:
         k = position[i]
@@ -185,7 +191,7 @@ def first_choice(
             i -= 1
             continue
         position[i] = k + 1
-        if lost[i] + loss[i, k] > slack or not fits(room[i], load[i, k]):
+        if lost[i] + loss[i, k] > slack or excess[i, k] > left[i] or not fits(room[i], load[i, k]):
             continue
         if i == last:
             if gained[i] + gain[i, k] != best:
@@ -199,6 +205,7 @@ def first_choice(
         room[i + 1] = room[i] - load[i, k] + least[i + 1]
         lost[i + 1] = lost[i] + loss[i, k]
         gained[i + 1] = gained[i] + gain[i, k]
+        left[i + 1] = left[i] - excess[i, k]
         i += 1
         position[i] = 0
     return nodes

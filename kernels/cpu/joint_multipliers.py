@@ -67,7 +67,8 @@ def tighten(
             if total > best:
                 best, known = total, np.float32(total)
                 incumbent[:] = pick
-        failed = 0 if bound < least - np.float32(1e-4) * (least - known) else failed + 1
+        better = least < np.inf and bound < least - np.float32(1e-4) * (least - known)
+        failed = 0 if better else failed + 1
         if bound < least:
             least = bound
             prices[:] = price

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
 from dilu_core.kernels.cpu.joint_multipliers import improve, tighten
-from dilu_core.kernels.cpu.joint_packing import FIELD, fits, lightest, packed
+from dilu_core.kernels.cpu.joint_packing import FIELD, FIELD_BITS, fits, lightest, packed
 
 MOST_FUNCTIONS = 64
 LARGEST_VALUE = 1 << 40
@@ -199,3 +199,33 @@ def drop_losing(
                 kept += 1
         count[i] = kept
         least[i] = lightest(load[i], kept)
+
+
+@compiled
+def beyond_lightest(
+    count: NDArray[np.int64], load: NDArray[np.int64], least: NDArray[np.int64], room: int
+) -> tuple[NDArray[np.int64], int]:
+    """A fourth weight that follows from the three, above the least of it, per option (n, K); and its capacity.
+
+    Weights beyond the lightest, each as a part of the `room` that the lightest of all functions leave, add up to at
+    most 3 in a choice that fits (a surrogate constraint: Glover, Surrogate constraints, Operations Research 1968,
+    doi 10.1287/opre.16.4.741). What is light in one dimension is often heavy in another, so its least is more telling.
+    """
+    share = np.zeros(3, dtype=np.int64)
+    capacity = 0
+    for d in range(3):
+        each = (room >> (FIELD_BITS * d)) & FIELD
+        share[d] = (1 << 40) // max(each, 1)
+        capacity += share[d] * each
+    excess = np.zeros(load.shape, dtype=np.int64)
+    for i in range(count.shape[0]):
+        lowest = 1 << 62
+        for k in range(count[i]):
+            for d in range(3):
+                beyond = ((load[i, k] >> (FIELD_BITS * d)) & FIELD) - ((least[i] >> (FIELD_BITS * d)) & FIELD)
+                excess[i, k] += min(share[d] * beyond, 1 << 44)
+            lowest = min(lowest, excess[i, k])
+        for k in range(count[i]):
+            excess[i, k] -= lowest
+        capacity -= lowest
+    return excess, capacity

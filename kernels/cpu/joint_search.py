@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled, compiled_parallel
 from dilu_core.kernels.cpu.joint_branching import branch, first_choice, sort_levels
 from dilu_core.kernels.cpu.joint_packing import packed
-from dilu_core.kernels.cpu.joint_prepare import beside_lightest, drop_losing, drop_unreachable, list_options, price
+from dilu_core.kernels.cpu.joint_prepare import (
+    beside_lightest,
+    beyond_lightest,
+    drop_losing,
+    drop_unreachable,
+    list_options,
+    price,
+)
 
 PARALLEL_PROBLEMS = 16
 """From this many problems on, they are spread over the cores; below, starting threads costs what they save."""
@@ -62,11 +69,13 @@ def search_one(
             choice[i] = option[i, incumbent[i]]
     slack = bound - unit * best
     drop_losing(slack, count, option, gain, load, loss, least)
-    if beside_lightest(room, least) < 0:
+    spare = beside_lightest(room, least)
+    if spare < 0:
         return 0, 0
+    excess, most_excess = beyond_lightest(count, load, least, spare)
 
     function, order = sort_levels(count, loss, gain)
-    levels = np.empty((4, functions, options), dtype=np.int64)
+    levels = np.empty((5, functions, options), dtype=np.int64)
     first_option = np.empty(functions, dtype=np.int64)
     for level in range(functions):
         i = function[level]
@@ -75,6 +84,7 @@ def search_one(
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
             levels[2, level, k], levels[3, level, k] = load[i, chosen], loss[i, chosen]
+            levels[4, level, k] = excess[i, chosen]
     best, nodes, first = branch(
         function,
         count[function],
@@ -82,9 +92,11 @@ def search_one(
         levels[1],
         levels[2],
         levels[3],
+        levels[4],
         least[function],
         first_option,
         room,
+        most_excess,
         slack,
         unit,
         best,
@@ -94,8 +106,11 @@ def search_one(
     if best < 0:
         return 0, nodes
     if not first and nodes <= node_limit:
+        slack = bound - unit * best  # the best answer is known: fewer options are left, and what is left is heavier
+        drop_losing(slack, count, option, gain, load, loss, least)
+        excess, most_excess = beyond_lightest(count, load, least, beside_lightest(room, least))
         nodes += first_choice(
-            count, option, gain, load, loss, room, bound - unit * best, best, choice, node_limit - nodes
+            count, option, gain, load, loss, excess, least, room, most_excess, slack, best, choice, node_limit - nodes
         )
     return base + best, nodes
 

@@ -57,7 +57,7 @@ def test_thousands_of_problems_of_all_sizes() -> None:
     generator = np.random.default_rng(7)
     asked = [random_problem(generator, 16, 64) for _ in range(250)]
     asked += [random_problem(generator, 6, 8) for _ in range(2000)]
-    asked += [tight_problem(generator, 12, 8) for _ in range(500)]
+    asked += [tight_problem(generator, 8, 8) for _ in range(400)]
     expected = [by_capacity(each) for each in asked]
     assert 0.1 < np.mean([each is None for each in expected]) < 0.6
     given_units = [scaled(each, generator.integers(1, 5000, 3)) for each in asked]
@@ -147,6 +147,23 @@ def test_a_limited_search_says_so() -> None:
     assert (problem.weight[picked].sum(0) <= problem.capacity).all()
     more = search_joint(problem, node_limit=50_000)
     assert more.value >= result.value
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_everything_ties_and_little_fits_the_first_best_choice_is_soon_proven(seed: int) -> None:
+    """Few values, scarce capacities: most of the 64 to the power of 14 choices are worth about the same."""
+    generator = np.random.default_rng(seed)
+    value, weight = generator.integers(0, 4, (14, 64)), generator.integers(1, 500, (14, 64, 3))
+    lightest = weight.min(1).sum(0)
+    capacity = lightest + (weight.mean(1).sum(0) - lightest) // 2
+    result = search_joint(JointProblem(value, weight, capacity), node_limit=10_000_000)
+    assert result.termination.reason is TerminationReason.OPTIMAL
+    assert result.choice is not None
+    taken = np.arange(14), result.choice
+    assert (weight[taken].sum(0) <= capacity).all()
+    assert result.value == value[taken].sum()
+    earlier = [k for k in range(result.choice[-1]) if value[-1, k] >= value[-1, result.choice[-1]]]
+    assert not any((weight[taken][:-1].sum(0) + weight[-1, k] <= capacity).all() for k in earlier)
 
 
 def test_one_and_many_are_the_same_on_one_core_and_on_all() -> None:

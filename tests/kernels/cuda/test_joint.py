@@ -78,7 +78,7 @@ def mixed_problems(seed: int) -> list[Asked]:
     return (
         [random_problem(generator, 16, 64) for _ in range(30)]
         + [random_problem(generator, 6, 12) for _ in range(300)]
-        + [tight_problem(generator, 12, 8) for _ in range(100)]
+        + [tight_problem(generator, 8, 8) for _ in range(100)]
     )
 
 
