@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from dilu_core.solvers.calibrating import calibrate
     from dilu_core.solvers.cluster_measures import ClusterReplayResult, ClusterTimeline, FunctionOutcome
     from dilu_core.solvers.cluster_replay import ClusterMoment, replay_cluster
-    from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, ClusterSystem
+    from dilu_core.solvers.cluster_systems import CLUSTER_SYSTEMS, ClusterSystem, Replan
     from dilu_core.solvers.cluster_workload import ClusterFunction
     from dilu_core.solvers.fitting import fit_latency, fit_latency_many, fit_training
     from dilu_core.solvers.interference_fit import InterferenceFit, InterferencePrior, fit_interference
@@ -210,6 +210,7 @@ __all__ = [
     "QuotaGrid",
     "QuotaSearchResult",
     "QuotaSweep",
+    "Replan",
     "ReplayFigures",
     "ReplayResult",
     "ReplayTenant",
@@ -371,7 +372,7 @@ _NAMES_OF = {
     "dilu_core.solvers.calibrating": ("calibrate",),
     "dilu_core.solvers.cluster_measures": ("ClusterReplayResult", "ClusterTimeline", "FunctionOutcome"),
     "dilu_core.solvers.cluster_replay": ("ClusterMoment", "replay_cluster"),
-    "dilu_core.solvers.cluster_systems": ("CLUSTER_SYSTEMS", "ClusterSystem"),
+    "dilu_core.solvers.cluster_systems": ("CLUSTER_SYSTEMS", "ClusterSystem", "Replan"),
     "dilu_core.solvers.cluster_workload": ("ClusterFunction",),
     "dilu_core.solvers.fitting": ("fit_latency", "fit_latency_many", "fit_training"),
     "dilu_core.solvers.interference_fit": ("InterferenceFit", "InterferencePrior", "fit_interference"),
