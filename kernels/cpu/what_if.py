@@ -10,7 +10,8 @@ steps of `packing.STEPS`, exactly:
             thousand empties; 1 and 3: priced rest with as much memory there as fits
 
 Of a gang or a split, a GPU's score is that of its own part, where the node has room for all parts; of a gang whose
-parts differ, that of the greatest it has room for. Columns are those of `kernels.cpu.packing` and `kernels.cpu.slicing`.
+parts differ, that of the greatest it has room for. Columns are those of `kernels.cpu.packing` and
+`kernels.cpu.slicing`.
 """
 
 # pyright: reportArgumentType=false
@@ -32,8 +33,8 @@ Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 
 REQUEST, LIMIT, MEMORY, GPUS, SPLITS, INSTANCE, NUMBER, FIRST = 0, 1, 2, 3, 4, 5, 6, 7
-"""Columns of `demands`: one row per instance and configuration; from entry `FIRST` of `part_mib` on stands the memory it
-takes on each of its GPUs, greatest first, which `MEMORY` is the first of."""
+"""Columns of `demands`: one row per instance and configuration; what it takes on each of its GPUs [MiB] stands in
+`part_mib` from entry `FIRST` on, greatest first, and the first also in `MEMORY`."""
 
 _RADIX = 256.0
 

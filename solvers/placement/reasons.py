@@ -161,7 +161,7 @@ def refusal(bookings: Bookings, instance: Instance) -> Refusal:
 
 
 class _Seats:
-    """What keeps the parts of an instance off each GPU, of those parts that first run short of GPUs, least memory first.
+    """What keeps a part of an instance off each GPU: of the least memory of which there are too few GPUs.
 
     `counts`, `listed`, `near` are those of `obstacles` for a part of `memory_mib`; `room` counts the GPUs of each node
     with room for the least part. Of the `parts` that take `memory_mib` or more, the best node that has enough GPUs for

@@ -134,15 +134,14 @@ def _demands(instances: tuple[Instance, ...]) -> tuple[NDArray[np.int64], NDArra
     """As the kernel reads them: a row per instance and configuration, the first row of each instance, and what each row
     takes on its GPUs [MiB]."""
     rows: list[tuple[int, ...]] = []
-    starts, parts = [0], []
+    parts: list[int] = []
+    starts = [0]
     for i, instance in enumerate(instances):
         for number, each in enumerate(demands_of(instance)):
             listed = each.memory_mib
             memory = [listed] * instance.gpus if isinstance(listed, int) else sorted(listed, reverse=True)
             splits = instance.splittable and memory[0] > 1
-            rows.append(
-                (each.request_milli, each.limit_milli, memory[0], instance.gpus, splits, i, number, len(parts))
-            )
+            rows.append((each.request_milli, each.limit_milli, memory[0], instance.gpus, splits, i, number, len(parts)))
             parts += memory
         starts.append(len(rows))
     return np.array(rows, np.int64).reshape(-1, 8), np.array(starts, np.int64), np.array(parts, np.int64)
