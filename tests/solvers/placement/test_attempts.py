@@ -15,13 +15,15 @@ from dilu_core.placement import PlacementProblem, verify_placement
 from dilu_core.result import Limit
 from dilu_core.solvers.placement import attempt as attempts
 from dilu_core.solvers.placement.attempt import ATTEMPTS, Outcome, attempt
+from dilu_core.solvers.placement.objective import Objective
 from dilu_core.solvers.placement.place import place
 from dilu_core.solvers.placement.task import Task
 
 LIMIT_S = 0.2
+NEVER_ENOUGH = Objective(weights={"gpus": 1, "nodes": 1})  # which no bound ends
 PROBLEM = PlacementProblem(
     Cluster.homogeneous(30, 4, GpuType("A", 40960)),
-    tuple(Instance(f"i{k}", "inference", 230 + 83 * k % 271, 800, 9000 + 7 * k * k % 9000) for k in range(60)),
+    tuple(Instance(f"i{k}", "inference", 230 + 83 * k % 271, 600, 9000 + 7 * k * k % 9000) for k in range(60)),
 )
 
 
@@ -44,7 +46,7 @@ def test_attempts_in_turn_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
         return attempt(Task(**{**vars(task), "seconds": 0.0}), *rest)
 
     monkeypatch.setattr(attempts, "attempt", spending)
-    result = place(PROBLEM, time_limit_s=LIMIT_S, executor=InTurn())
+    result = place(PROBLEM, objective=NEVER_ENOUGH, time_limit_s=LIMIT_S, executor=InTurn())
     assert len(given) == ATTEMPTS
     assert sum(given) <= LIMIT_S + 0.01  # the steps of a wall clock may be coarse
     assert result.termination.limit is Limit.TIME
@@ -57,10 +59,10 @@ def test_busy_workers_are_not_waited_for() -> None:
     with ThreadPoolExecutor(1) as executor:
         executor.submit(done.wait)
         try:
-            result = place(PROBLEM, time_limit_s=0.05, executor=executor)
+            result = place(PROBLEM, objective=NEVER_ENOUGH, time_limit_s=0.05, executor=executor)
         finally:
             done.set()
-    assert result.placement == place(PROBLEM, time_limit_s=0).placement
+    assert result.placement == place(PROBLEM, objective=NEVER_ENOUGH, time_limit_s=0).placement
     assert result.termination.limit is Limit.TIME
 
 
