@@ -8,7 +8,6 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
