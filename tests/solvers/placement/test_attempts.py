@@ -70,7 +70,8 @@ def test_an_executor_that_takes_no_work_is_refused_by_name() -> None:
     """One that is shut down, and an object without `submit`, are errors that name the argument."""
     closed = ThreadPoolExecutor(1)
     closed.shutdown()
-    for executor in (closed, type("Maps", (), {"map": map})()):
+    others: tuple[Any, ...] = (closed, type("Maps", (), {"map": map})())
+    for executor in others:
         with pytest.raises(InvalidArgumentError) as caught:
             place(PROBLEM, executor=executor)
         assert caught.value.argument == "executor"
