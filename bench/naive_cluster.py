@@ -189,9 +189,23 @@ class NaiveCluster:
         return len(parts) > 1 and sum(parts) >= sizes[0]
 
     def obstacles(self, instance: Instance) -> dict[str, set[str]]:
-        """Resource -> the GPUs where it alone or among others keeps out the least part of the first configuration."""
+        """Resource -> the GPUs where it alone or among others keeps out a part of the first configuration.
+
+        The part is the least of which there are more, with the greater ones, than GPUs for them on every node that has
+        enough for the lesser ones.
+        """
+        wanted, nodes, found = _each(instance, instance.gpus), set(self.nodes), dict[str, set[str]]()
+        for memory in sorted(set(wanted)):
+            found, free = self._obstacles_of_part(instance, memory)
+            nodes = {name for name in nodes if free.get(name, 0) >= sum(each >= memory for each in wanted)}
+            if not nodes:
+                break
+        return found
+
+    def _obstacles_of_part(self, instance: Instance, memory: int) -> tuple[dict[str, set[str]], dict[str, int]]:
+        """Resource -> the GPUs where it keeps out a part of this memory; node -> how many GPUs of it nothing does."""
         found: dict[str, set[str]] = {}
-        memory = min(_each(instance, instance.gpus))
+        free: dict[str, int] = {}
         for name, node in self.nodes.items():
             kind = node["type"]
             if (instance.gpu_types is not None and kind.name not in instance.gpu_types) or (
@@ -211,7 +225,8 @@ class NaiveCluster:
                 for what, is_short in short.items():
                     if is_short:
                         found.setdefault(what, set()).add(f"{name}/{number}")
-        return found
+                free[name] = free.get(name, 0) + (not any(short.values()))
+        return found, free
 
 
 def _each(demand: Instance | Configuration, gpus: int) -> tuple[int, ...]:

@@ -8,10 +8,10 @@ as in Lv et al., "Dilu", ASPLOS 2025 (doi 10.1145/3669940.3707251): the unalloca
 active GPUs. Empty GPUs do not count there: they can be handed back. Capacities are the caps of the problem's
 oversubscription and the memory of the GPU's type; a slot books as `dilu_core.gpu_bookings` says.
 
-Some of what is free is stranded: no instance of the mix could use it, because another resource is used up there. The
-yardstick is the least request, the least limit and the least memory that any configuration of an instance of the
-problem wants on a GPU. Free request of an active GPU is stranded by memory (or limit) where the least request still
-fits but the least memory (or limit) does not; free memory is stranded by request (or limit) likewise.
+Some of what is free is stranded: no instance of the problem could use it, because another resource is used up there.
+The yardstick is the least request, the least limit and the least memory that any configuration of these instances wants
+on a GPU, whatever the mix of arrivals. Free request of an active GPU is stranded by memory (or limit) where the least
+request still fits but the least memory (or limit) does not; free memory is stranded by request (or limit) likewise.
 
 How much free request is expected to be unusable for what arrives, `unusable_milli`, is FGD's measure (Weng et al.,
 USENIX ATC 2023): see `dilu_core.unusable_share`. It counts empty GPUs too, because tasks may want several of them.
@@ -42,9 +42,10 @@ def fragmentation(
 ) -> FragmentationReport:
     """The report on `placement`, which must be valid for `problem` (`InvalidArgumentError` says what is not).
 
-    `mix` is what arrives; the problem's own instances if `None`. GPUs and nodes of the report are the active ones, or
-    all of the cluster with `over="all"`; its sum over the whole cluster stands beside them in either case. The work
-    grows with the GPUs of the cluster times the shapes of the mix; `TaskMix.common` keeps a long mix short.
+    `mix` is what arrives, for which `unusable_milli` is measured; the problem's own instances if `None`. GPUs and nodes
+    of the report are the active ones, or all of the cluster with `over="all"`; its sum over the whole cluster stands
+    beside them in either case. The work grows with the GPUs of the cluster times the shapes of the mix;
+    `TaskMix.common` keeps a long mix short.
     """
     placement = slots_by_name("placement", placement)
     broken = verify_placement(problem, placement)
@@ -100,7 +101,7 @@ def _sum(parts: Iterable[Fragmentation]) -> Fragmentation:
 
 
 def _stranded(problem: PlacementProblem, gpus: Iterable[Fragmentation]) -> Stranded:
-    """What is free on GPUs where the least instance of the mix is kept out by something else."""
+    """What is free on GPUs where the least that an instance of the problem wants is kept out by something else."""
     wanted = [(each, choice) for each in problem.instances for choice in each.configurations]
     least_request = min((choice.request_milli for _, choice in wanted), default=1)
     least_limit = min((choice.limit_milli for _, choice in wanted), default=1)

@@ -8,8 +8,10 @@ from typing import Any
 
 from dilu_core import _checks as check
 from dilu_core.arrival_mix import TaskMix
+from dilu_core.cluster import MOST_GPUS_PER_NODE, MOST_NODES
 
 _VERSION = 2
+_MOST = check.LARGEST * MOST_NODES * MOST_GPUS_PER_NODE  # of any GPU, over every GPU of a cluster
 _RESOURCES = (("request_milli", "SM request", "milli"), ("limit_milli", "SM limit", "milli"),
               ("memory_mib", "memory", "MiB"))  # fmt: skip
 
@@ -68,19 +70,26 @@ class Fragmentation:
             where, room = f"{argument}.{name}", check.item(argument, data, name)
             if not isinstance(room, Mapping):
                 check.fail(where, f"is {room!r:.120}; expected a mapping.")
-            capacity = check.integer(f"{where}.capacity", check.item(where, room, "capacity"), at_least=0)
-            free = check.integer(f"{where}.free", check.item(where, room, "free"), at_least=0, at_most=capacity)
-            rooms.append(Room(capacity, free))
+            capacity = _read_sum(where, room, "capacity", _MOST)
+            rooms.append(Room(capacity, _read_sum(where, room, "free", capacity)))
         unusable = check.item(argument, data, "unusable_milli")
         request, limit, memory = rooms
         return cls(active, request, limit, memory, check.finite(f"{argument}.unusable_milli", unusable, at_least=0.0))
 
 
+def _read_sum(argument: str, data: Mapping[str, Any], key: str, most: int) -> int:
+    """A sum over GPUs, which may exceed the greatest integer that the library takes for one."""
+    value = check.item(argument, data, key)
+    if isinstance(value, int) and check.LARGEST < value <= most:
+        return value
+    return check.integer(f"{argument}.{key}", value, at_least=0, at_most=most)
+
+
 @dataclass(frozen=True)
 class Stranded:
-    """Free request and free memory on active GPUs that no instance of the mix could use, by what stands in the way.
+    """Free request and free memory on active GPUs that no instance of the problem could use, by what stands in the way.
 
-    What two resources block counts under both.
+    It does not depend on the mix. What two resources block counts under both.
     """
 
     request_milli_by_memory: int
@@ -136,11 +145,7 @@ class FragmentationReport:
         for name, value in (("nodes", nodes), ("stranded", stranded)):
             if not isinstance(value, Mapping):
                 check.fail(f"report.{name}", f"is {value!r:.120}; expected a mapping.")
-        lost = [
-            check.integer(f"report.stranded.{field.name}", check.item("report.stranded", stranded, field.name),
-                          at_least=0)
-            for field in fields(Stranded)
-        ]  # fmt: skip
+        lost = [_read_sum("report.stranded", stranded, field.name, _MOST) for field in fields(Stranded)]
         cluster, everywhere = (
             Fragmentation.from_dict(check.item("report", document, name), argument=f"report.{name}")
             for name in ("cluster", "everywhere")

@@ -56,6 +56,8 @@ def test_cluster_of_nothing_is_legal() -> None:
         (lambda: Cluster((Node("n", A100, 1), Node("n", A100, 2))), "nodes[1]"),
         (lambda: Cluster((Node("n", A100, 1), Node("m", GpuType("A100", 81920), 2))), "nodes[1].gpu_type"),
         (lambda: Cluster.homogeneous(-1, 4, A100), "nodes"),
+        (lambda: Cluster.homogeneous(np.array([1, 2]), 4, A100), "nodes"),  # type: ignore[arg-type]
+        (lambda: Cluster.homogeneous(1, np.array(4), A100), "gpus_per_node"),  # type: ignore[arg-type]
         (lambda: Cluster.homogeneous(1, 0, A100), "gpus_per_node"),
         (lambda: Cluster.homogeneous(1, 2000, A100), "gpus_per_node"),
         (lambda: Cluster.homogeneous(0, 4, "A100"), "gpu_type"),  # type: ignore[arg-type]

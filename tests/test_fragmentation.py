@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dilu_core._checks import LARGEST
 from dilu_core.arrival_mix import TaskMix
-from dilu_core.cluster import Cluster, GpuType, Instance
+from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
 from dilu_core.errors import InvalidArgumentError
 from dilu_core.fragmentation import FragmentationReport, fragmentation
 from dilu_core.placement import Placement, PlacementProblem, Slot
@@ -131,3 +133,27 @@ def test_a_report_with_parts_missing_is_refused(lost: str) -> None:
     del document[lost]
     with pytest.raises(InvalidArgumentError, match=rf"report.{lost} is missing"):
         FragmentationReport.from_dict(document)
+
+
+def test_sums_beyond_the_greatest_integer_of_one_gpu_go_through_json() -> None:
+    """Caps at the greatest integer add up to more than it; what no cluster can add up to is refused by name."""
+    problem, placement = _two()
+    vast = replace(problem, oversubscription=Oversubscription(1000, LARGEST))
+    report = fragmentation(vast, placement, over="all")
+    assert report.cluster.limit_milli.capacity > LARGEST
+    document = json.loads(json.dumps(report.to_dict()))
+    assert FragmentationReport.from_dict(document) == report
+    for path, value in (("capacity", 10**30), ("capacity", True), ("free", report.cluster.limit_milli.capacity + 1)):
+        broken = json.loads(json.dumps(document))
+        broken["cluster"]["limit_milli"][path] = value
+        with pytest.raises(InvalidArgumentError, match=rf"report.cluster.limit_milli.{path} is"):
+            FragmentationReport.from_dict(broken)
+
+
+def test_what_is_stranded_does_not_depend_on_the_mix() -> None:
+    """The mix says what is unusable; stranded is what the problem's own instances could not use."""
+    problem, placement = _two()
+    other = TaskMix.of([Instance("x", "inference", 1000, 1000, 1)])
+    reports = [fragmentation(problem, placement, mix=mix) for mix in (None, other)]
+    assert reports[0].stranded == reports[1].stranded
+    assert reports[0].cluster.unusable_milli != reports[1].cluster.unusable_milli

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dilu_core.cluster import Cluster, GpuType, Instance, Oversubscription
@@ -12,6 +13,10 @@ from dilu_core.mig import A100_40GB, A100_80GB, MigGeometry, MigProfile, MigSlic
 from dilu_core.placement import PlacementProblem, Slot, ViolationCode, verify_placement
 
 A100 = GpuType("A100-40GB-mig", 40960, A100_40GB)
+UNSTARTED = {
+    "slices": 2,
+    "profiles": [{"name": "p", "share_milli": 100, "memory_mib": 1, "slices": 1, "starts": None}],
+}
 CLUSTER = Cluster.homogeneous(1, 2, A100)
 
 
@@ -103,6 +108,11 @@ def test_geometries_go_through_json() -> None:
         (lambda: MigProfile("p", 100, 1, 0, (0,)), "slices"),
         (lambda: MigProfile("p", 100, 1, 1, ()), "starts"),
         (lambda: MigProfile("p", 100, 1, 2, (-1,)), "starts[0]"),
+        (lambda: MigProfile("p", 100, 1, 1, None), "starts"),  # type: ignore[arg-type]
+        (lambda: MigProfile("p", 100, 1, 1, 5), "starts"),  # type: ignore[arg-type]
+        (lambda: MigProfile("p", 100, 1, 1, float("nan")), "starts"),  # type: ignore[arg-type]
+        (lambda: MigProfile("p", 100, 1, 1, np.array(0)), "starts"),  # type: ignore[arg-type]
+        (lambda: MigGeometry.from_dict(UNSTARTED), "mig.profiles[0].starts"),
         (lambda: MigGeometry(2, ()), "profiles"),
         (lambda: MigGeometry(2, (MigProfile("p", 100, 1, 2, (0, 1)),)), "profiles[0].starts"),
         (lambda: MigGeometry(2, (MigProfile("p", 100, 1, 1, (0,)),) * 2), "profiles"),

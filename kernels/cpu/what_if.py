@@ -9,8 +9,9 @@ steps of `packing.STEPS`, exactly:
     value   step 0: priced rest and penalty; 2: rank of the GPU's memory among the types, plus the node's share of a
             thousand empties; 1 and 3: priced rest with as much memory there as fits
 
-Of a gang or a split, a GPU's score is that of its own part, where the node has room for all parts. Columns are those of
-`kernels.cpu.packing` and `kernels.cpu.slicing`.
+Of a gang or a split, a GPU's score is that of its own part, where the node has room for all parts; of a gang whose
+parts differ, that of the greatest it has room for. Columns are those of `kernels.cpu.packing` and
+`kernels.cpu.slicing`.
 """
 
 # pyright: reportArgumentType=false
@@ -31,8 +32,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 
-REQUEST, LIMIT, MEMORY, GPUS, SPLITS, INSTANCE, NUMBER, LEAST = 0, 1, 2, 3, 4, 5, 6, 7
-"""Columns of `demands`: one row per instance and configuration; `LEAST` is the least memory on a GPU of a gang."""
+REQUEST, LIMIT, MEMORY, GPUS, SPLITS, INSTANCE, NUMBER, FIRST = 0, 1, 2, 3, 4, 5, 6, 7
+"""Columns of `demands`: one row per instance and configuration; what it takes on each of its GPUs [MiB] stands in
+`part_mib` from entry `FIRST` on, greatest first, and the first also in `MEMORY`."""
 
 _RADIX = 256.0
 
@@ -58,6 +60,7 @@ def score_gpus(
     penalty: Floats,
     demands: Ints,
     first_demand: Ints,
+    part_mib: Ints,
     scores: Floats,
 ) -> None:
     """Write into `scores` (n_instances, n_gpus) the least score over an instance's configurations, nan without place.
@@ -77,7 +80,7 @@ def score_gpus(
                 else:
                     _score_whole(
                         free, weight, held, node_start, node_state, node_type, memory_rank, preference[i], penalty[i],
-                        demands[d], n, scores[i],
+                        demands[d], part_mib, n, scores[i],
                     )  # fmt: skip
 
 
@@ -99,10 +102,13 @@ def _score_whole(
     preference: NDArray[np.int8],
     penalty: Floats,
     demand: Ints,
+    part_mib: Ints,
     n: int,
     scores: Floats,
 ) -> None:
-    request, limit, memory, least = demand[REQUEST], demand[LIMIT], demand[MEMORY], demand[LEAST]
+    request, limit, memory = demand[REQUEST], demand[LIMIT], demand[MEMORY]
+    parts = part_mib[demand[FIRST] : demand[FIRST] + demand[GPUS]]
+    least = parts[parts.size - 1]
     start, stop = node_start[n], node_start[n + 1]
     empties = stop - start - node_state[n, ACTIVE]
     suitable, active_parts, active_room, all_parts, all_room = 0, 0, 0, 0, 0
@@ -117,14 +123,18 @@ def _score_whole(
             if held[g] > 0:
                 active_parts += 1
                 active_room += min(free[g, 2], memory - 1)
+    seats_all = suitable >= parts.size and _seats_all(free, preference, request, limit, parts, start, stop)
     opened = memory_rank[node_type[n]] + empties / 1024.0
     for g in range(start, stop):
         if preference[g] < 0 or free[g, 0] < request:
             continue
         liked = preference[g]
-        if suitable >= demand[GPUS] and free[g, 1] >= limit and free[g, 2] >= least:
+        if seats_all and free[g, 1] >= limit and free[g, 2] >= least:
             if held[g] > 0:
-                value = stepped(rest(free, weight, g, request, limit, min(memory, free[g, 2])) + penalty[g])
+                part = 0
+                while parts[part] > free[g, 2]:
+                    part += 1
+                value = stepped(rest(free, weight, g, request, limit, parts[part]) + penalty[g])
                 _keep(scores, g, _ranked(0, demand[NUMBER], liked, value))
             else:
                 _keep(scores, g, _ranked(2, demand[NUMBER], 0, opened * STEPS))
@@ -135,6 +145,27 @@ def _score_whole(
                 _keep(scores, g, _ranked(1, demand[NUMBER], liked, value))
             elif all_parts > 1 and all_room >= memory:
                 _keep(scores, g, _ranked(3, demand[NUMBER], liked, value))
+
+
+@compiled
+def _seats_all(
+    free: Ints, preference: NDArray[np.int8], request: int, limit: int, parts: Ints, start: int, stop: int
+) -> bool:
+    """Whether a node has a GPU of its own for each of `parts`, which decrease.
+
+    It has where for each k the k greatest find k GPUs with room for the k-th (Hall). Then any GPU with room for some
+    part has a seating that gives it the greatest it has room for.
+    """
+    for k in range(parts.size):
+        if k + 1 < parts.size and parts[k + 1] == parts[k]:
+            continue
+        roomy = 0
+        for g in range(start, stop):
+            if preference[g] >= 0 and free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= parts[k]:
+                roomy += 1
+        if roomy <= k:
+            return False
+    return True
 
 
 @compiled

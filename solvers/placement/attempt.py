@@ -5,15 +5,16 @@
               -> local search on shares of a GPU, then on the prices of the converged program
               -> neighbourhoods by CP-SAT
 
-Attempts share nothing, so several may run at once. Step counts, not clocks, end each stage, unless the time limit does:
-then the outcome says so, as another run may get further in the same time.
+Attempts share nothing but the time limit, so several may run at once. One that starts late, for want of workers, has
+what is left of the time, and one that has not started in time is not waited for. Step counts, not clocks, end each
+stage, unless the time limit does: then the outcome says so, as another run may get further in the same time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass, replace
 
 from dilu_core.placement import PlacementProblem
@@ -54,17 +55,40 @@ class Outcome:
 
 def run_attempts(task: Task, executor: Executor | None, report: Report | None) -> Outcome:
     """The best outcome of an attempt here; `executor` runs the parts of it, or `ATTEMPTS` seeds if it is small."""
-    if executor is None or len(task.wanted) > PARTITIONED:
+    if executor is None or len(task.wanted) > PARTITIONED or not task.seconds:
         return attempt(task, report, executor)
-    tasks = [replace(task, seed=task.seed + i) for i in range(ATTEMPTS)]
-    outcomes = list(executor.map(attempt, tasks))
+    outcomes = _attempts_on(executor, [replace(task, seed=task.seed + i) for i in range(ATTEMPTS)])
+    if not outcomes:  # its workers were busy all the time
+        return attempt(replace(task, seconds=0.0), report)
     best = min(outcomes, key=lambda outcome: (not outcome.is_exact, task.key(outcome.value)))
     bound = max((outcome.bound for outcome in outcomes), key=lambda bound: bound.value)
     counts: dict[str, int] = {}
     for outcome in outcomes:
         for what, count in outcome.counts.items():
             counts[what] = counts.get(what, 0) + count
+    was_cut = len(outcomes) < ATTEMPTS or any(outcome.limit is Limit.TIME for outcome in outcomes)
+    if was_cut and best.limit is Limit.ITERATIONS:
+        best = replace(best, limit=Limit.TIME)  # another attempt could have been the best with more time
     return replace(best, bound=bound, counts=counts)
+
+
+def _attempts_on(executor: Executor, tasks: list[Task]) -> list[Outcome]:
+    """The outcomes of those attempts that started while there was time, in the order of `tasks`."""
+    seconds = tasks[0].seconds
+    until = time.time() + seconds
+    futures = [executor.submit(_attempt_until, task, until) for task in tasks]
+    try:
+        wait(futures, seconds)
+        started = [future for future in futures if not future.cancel()]
+        return [future.result() for future in started]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _attempt_until(task: Task, until: float) -> Outcome:
+    """An attempt that ends by `until`, of the wall clock, which workers in other processes read as well."""
+    return attempt(replace(task, seconds=min(task.seconds, max(0.0, until - time.time()))))
 
 
 def attempt(task: Task, report: Report | None = None, executor: Executor | None = None) -> Outcome:

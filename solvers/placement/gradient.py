@@ -1,10 +1,10 @@
-"""Placing by fragmentation gradient: where the share that arrivals will not be able to use grows least.
+"""Placing by fragmentation gradient: on the node where the share that arrivals will not be able to use grows least.
 
 The score and what is kept of it are in `dilu_core.kernels.cpu.fgd_placing`; the mix of arrivals it expects is given, or
 learnt: after 16 arrivals, at each doubling of their number, and from 1024 on at every 1024th, but then only if a tenth
-of it is not as expected, since all scores have to be worked out anew. Gangs take the tightest GPUs of a node. Among
-configurations the first that fits anywhere is taken. Partitioned GPUs and splits stay with best fit, for what fits no
-whole GPU.
+of it is not as expected, since all scores have to be worked out anew. A gang takes the tightest GPUs of a node, and its
+score there is that of these GPUs: others of the node may add less, and are not tried. Among configurations the first
+that fits anywhere is taken. Partitioned GPUs and splits stay with best fit, for what fits no whole GPU.
 """
 
 from __future__ import annotations

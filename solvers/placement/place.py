@@ -74,8 +74,9 @@ def place(
     (0: equal to it). With `problem.current`, running instances stay placed, and at most `max_migrations` of them get
     other slots (`None`: as many as it takes to use fewer GPUs, but no more). An instance without a place is named in
     `unplaced` with the reason. From the first construction on, an interrupt (Ctrl-C) returns the incumbent. With
-    `executor`, several seeds are searched at once and the best is taken; `progress` is not called then, and an
-    interrupt is not caught. Raises `InvalidArgumentError` for arguments out of range.
+    `executor`, several seeds are searched within the same limit, at once where it has workers for all, and the best is
+    taken; `progress` is not called then, and an interrupt is not caught. Raises `InvalidArgumentError` for arguments
+    out of range, and for an `executor` that is shut down.
     """
     started = time.perf_counter()
     if not isinstance(problem, PlacementProblem):
@@ -88,8 +89,7 @@ def place(
     objective = Objective() if objective is None else objective
     if not isinstance(objective, Objective):
         check.fail("objective", f"is {objective!r:.120}; expected an Objective, or None for the default.")
-    if executor is not None and not callable(getattr(executor, "map", None)):
-        check.fail("executor", f"is {executor!r:.120}; expected an Executor of concurrent.futures, or None.")
+    _check_executor(executor)
     if progress is not None and not callable(progress):
         check.fail("progress", f"is {progress!r:.120}; expected a function of incumbent, bound and seconds, or None.")
     ran_on = resolved(backend)
@@ -130,6 +130,18 @@ def place(
         _termination(outcome, objective.gpus_first, ledger.gpus_used, bound, len(hopeless), len(homeless)),
         SolveStats(time.perf_counter() - started, ran_on, outcome.counts),
     )
+
+
+def _check_executor(executor: Executor | None) -> None:
+    """Refuse what is no executor, or one that takes no work any more."""
+    if executor is None:
+        return
+    if not (callable(getattr(executor, "submit", None)) and callable(getattr(executor, "map", None))):
+        check.fail("executor", f"is {executor!r:.120}; expected an Executor of concurrent.futures, or None.")
+    try:
+        executor.submit(int).cancel()
+    except RuntimeError as error:  # shut down or broken
+        check.fail("executor", f"takes no work: {error}. Give one that is open while place() runs.")
 
 
 def _reporter(progress: Progress | None, started: float) -> Report | None:

@@ -142,6 +142,7 @@ def why_not_now(bookings: Bookings, instance: Instance) -> str:
 def refusal(bookings: Bookings, instance: Instance) -> Refusal:
     """What keeps `instance` out of the cluster as it stands, counted over the GPUs it could run on at all.
 
+    Of a gang whose parts differ, the least parts are counted that no node has enough GPUs for beside the lesser ones.
     Where it has alternatives, the counts are those of its own configuration.
     """
     never = why_never(bookings.cluster, bookings.oversubscription, instance)
@@ -149,49 +150,77 @@ def refusal(bookings: Bookings, instance: Instance) -> Refusal:
         return Refusal(never, Rule.NEVER, {}, {})
     b = bookings
     barred = b.nodes_barred(instance.gpu_types, partitioned=instance.gpus == 1)
-    memory = min(instance.memory_per_gpu_mib)
-    need = np.array(
-        [instance.request_milli, instance.limit_milli, memory, instance.cpu_milli, instance.host_memory_mib], np.int64
-    )
-    slices = np.zeros(b.held.size, np.int64)
-    if b.partitions.any_there:
-        have_slices(
-            b.free, b.node_start, b.node_type, b.partitions.used, b.partitions.profile_start, b.partitions.profiles,
-            instance.request_milli, instance.limit_milli, memory, slices,
-        )  # fmt: skip
-    near = np.zeros((len(OBSTACLES), _NAMED), np.int64)
-    masks = b.functions.masks(instance)
-    counts, listed, room = obstacles(
-        b.free, b.functions.has, b.functions.refuses, masks, b.node_start, b.host_free, barred, slices, need, near
-    )
-    blocked = {what: count for what, count in zip(OBSTACLES, counts.tolist(), strict=True) if count}
+    seats = _Seats(b, instance, barred)
+    blocked = {what: count for what, count in zip(OBSTACLES, seats.counts.tolist(), strict=True) if count}
     nearly = {
-        what: tuple(b.gpu_name(row) for row in near[i, :count].tolist())
-        for i, (what, count) in enumerate(zip(OBSTACLES, listed.tolist(), strict=True))
+        what: tuple(b.gpu_name(row) for row in seats.near[i, :count].tolist())
+        for i, (what, count) in enumerate(zip(OBSTACLES, seats.listed.tolist(), strict=True))
         if count
     }
-    return Refusal(_in_words(b, instance, barred, blocked, room), Rule.NOT_NOW, blocked, nearly)
+    return Refusal(_in_words(b, instance, barred, blocked, seats), Rule.NOT_NOW, blocked, nearly)
+
+
+class _Seats:
+    """What keeps a part of an instance off each GPU: of the least memory of which there are too few GPUs.
+
+    `counts`, `listed`, `near` are those of `obstacles` for a part of `memory_mib`; `room` counts the GPUs of each node
+    with room for the least part. Of the `parts` that take `memory_mib` or more, the best node that has enough GPUs for
+    the lesser ones seats `seated`.
+    """
+
+    def __init__(self, b: Bookings, instance: Instance, barred: NDArray[np.bool_]) -> None:
+        wanted = instance.memory_per_gpu_mib
+        suits = ~barred
+        for memory in sorted(set(wanted)):
+            self.memory_mib, self.parts = memory, sum(each >= memory for each in wanted)
+            room = self._look(b, instance, barred)
+            if memory == min(wanted):
+                self.room = room
+            self.seated = int(room[suits].max(initial=0))
+            suits &= room >= self.parts
+            if not suits.any():
+                break
+
+    @property
+    def suffice(self) -> bool:
+        """Whether some node has a GPU for every part."""
+        return self.seated >= self.parts
+
+    def _look(self, b: Bookings, instance: Instance, barred: NDArray[np.bool_]) -> NDArray[np.int64]:
+        request, limit, memory = instance.request_milli, instance.limit_milli, self.memory_mib
+        need = np.array([request, limit, memory, instance.cpu_milli, instance.host_memory_mib], np.int64)
+        slices = np.zeros(b.held.size, np.int64)
+        if b.partitions.any_there:
+            have_slices(
+                b.free, b.node_start, b.node_type, b.partitions.used, b.partitions.profile_start, b.partitions.profiles,
+                request, limit, memory, slices,
+            )  # fmt: skip
+        self.near = np.zeros((len(OBSTACLES), _NAMED), np.int64)
+        masks = b.functions.masks(instance)
+        self.counts, self.listed, room = obstacles(
+            b.free, b.functions.has, b.functions.refuses, masks, b.node_start, b.host_free, barred, slices, need,
+            self.near,
+        )  # fmt: skip
+        return room
 
 
 def _in_words(
-    b: Bookings,
-    instance: Instance,
-    barred: NDArray[np.bool_],
-    blocked: Mapping[str, int],
-    room: NDArray[np.int64],
+    b: Bookings, instance: Instance, barred: NDArray[np.bool_], blocked: Mapping[str, int], seats: _Seats
 ) -> str:
+    room = seats.room
     if instance.gpus == 1 and room.any():
         return f"there is room on {int(room.sum())} GPUs, but the search ended before it was placed there"
     suitable = int(np.diff(b.node_start)[~barred].sum())
     found = ", ".join(_counted(b, instance, barred, what, count) for what, count in blocked.items())
-    reason = f"no place on the {suitable} GPUs it could run on; in its way: {found or 'nothing on any one'}"
+    reason = f"no place on the {suitable} GPUs it could run on; in its way: {found}"
     if instance.gpus > 1:
-        most = int(room.max(initial=0))
-        alike = isinstance(instance.memory_mib, int)
-        if most >= instance.gpus and alike:
+        if seats.suffice:
             return "there is room for it on one node, but the search ended before it was placed there"
+        most = int(room.max(initial=0))
         reason += f"; it needs {instance.gpus} GPUs of one node, and the best node has {most} with room"
-        reason += "" if alike else " for the least of its parts"
+        reason += "" if isinstance(instance.memory_mib, int) else " for the least of its parts"
+        if seats.parts < instance.gpus:
+            reason += f", {seats.seated} of the {seats.parts} it needs for {seats.memory_mib} MiB or more"
     elif instance.splittable:
         reason += "; " + _why_not_split(b, instance)
     others = len(instance.alternatives)

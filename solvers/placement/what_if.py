@@ -71,7 +71,8 @@ class WhatIf(Sequence[PlacementDecision]):
         """(n_instances, n_gpus) float64, GPUs in the cluster's order; less is better, nan where there is no place.
 
         For an instance on one GPU the least score, the first among equals, is where `place` would put it. For a gang or
-        a split it is the score of the GPU's own part, on nodes with room for all. Placing by best fit: an active GPU
+        a split it is the score of the GPU's own part, on nodes with room for all; where a gang's parts differ, of the
+        greatest that the GPU has room for. Placing by best fit: an active GPU
         comes before a split, that before an empty GPU; then lower configurations, then what the instance likes to be
         beside, then the priced rest. By fragmentation gradient: the growth of the node's unusable share in steps of
         40 milli, after what it likes; a gang's GPUs carry their node's.
@@ -118,10 +119,10 @@ def score_matrix(chooser: Chooser, instances: tuple[Instance, ...]) -> Floats:
         for i, instance in enumerate(chunk):
             if chooser.prepare(instance):
                 preference[i], penalty[i] = chooser.preference, chooser.penalty
-        demands, first_demand = _demands(chunk)
+        demands, first_demand, part_mib = _demands(chunk)
         score_gpus(
             b.free, chooser.weight, b.held, b.node_start, b.node_state, b.node_type, rank, parts.used,
-            parts.profile_start, parts.profiles, preference, penalty, demands, first_demand,
+            parts.profile_start, parts.profiles, preference, penalty, demands, first_demand, part_mib,
             scores[first : first + _CHUNK],
         )  # fmt: skip
     if chooser.gradient is not None:
@@ -129,18 +130,21 @@ def score_matrix(chooser: Chooser, instances: tuple[Instance, ...]) -> Floats:
     return scores
 
 
-def _demands(instances: tuple[Instance, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A row per instance and configuration, and the first row of each instance, as the kernel reads them."""
-    rows, starts = [], [0]
+def _demands(instances: tuple[Instance, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """As the kernel reads them: a row per instance and configuration, the first row of each instance, and what each row
+    takes on its GPUs [MiB]."""
+    rows: list[tuple[int, ...]] = []
+    parts: list[int] = []
+    starts = [0]
     for i, instance in enumerate(instances):
         for number, each in enumerate(demands_of(instance)):
-            memory = (each.memory_mib,) if isinstance(each.memory_mib, int) else each.memory_mib
+            listed = each.memory_mib
+            memory = [listed] * instance.gpus if isinstance(listed, int) else sorted(listed, reverse=True)
             splits = instance.splittable and memory[0] > 1
-            rows.append(
-                (each.request_milli, each.limit_milli, max(memory), instance.gpus, splits, i, number, min(memory))
-            )
+            rows.append((each.request_milli, each.limit_milli, memory[0], instance.gpus, splits, i, number, len(parts)))
+            parts += memory
         starts.append(len(rows))
-    return np.array(rows, np.int64).reshape(-1, 8), np.array(starts, np.int64)
+    return np.array(rows, np.int64).reshape(-1, 8), np.array(starts, np.int64), np.array(parts, np.int64)
 
 
 def _score_by_gradient(chooser: Chooser, instances: tuple[Instance, ...], scores: Floats) -> None:

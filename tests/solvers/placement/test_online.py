@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +66,27 @@ def test_a_restored_state_decides_alike(crowds: Any, data: st.DataObject) -> Non
     assert restored.to_dict() == state.to_dict()
     for instance in problem.instances[cut:]:
         assert restored.place(instance) == state.place(instance)
+
+
+@pytest.mark.parametrize("copied", [lambda state: pickle.loads(pickle.dumps(state)), copy.deepcopy, copy.copy])
+@given(st.data())
+def test_a_copy_is_a_state_of_its_own(copied: Callable[[ClusterState], ClusterState], crowds: Any, data: Any) -> None:
+    """Pickled or copied, by either rule and in the midst of learning, it decides alike and the original stays."""
+    problem = data.draw(crowds)
+    rule = data.draw(st.sampled_from(["best-fit", "fragmentation-gradient"]))
+    cut = data.draw(st.integers(0, len(problem.instances)))
+    state = ClusterState(problem.cluster, oversubscription=problem.oversubscription, rule=rule)
+    for instance in problem.instances[:cut]:
+        state.place(instance)
+    state.reserve_host("agent", cpu_milli=100, memory_mib=1)
+    before = state.to_dict()
+    other = copied(state)
+    answers = [other.place(instance) for instance in problem.instances[cut:]]
+    other.remove("agent")
+    assert state.to_dict() == before
+    assert [state.place(instance) for instance in problem.instances[cut:]] == answers
+    state.remove("agent")
+    assert other.to_dict() == state.to_dict()
 
 
 @pytest.mark.parametrize(("size", "most"), [(100, 82), (400, 263), (800, 500), (3200, 1326)])
