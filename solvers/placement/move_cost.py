@@ -61,7 +61,9 @@ class MoveCost:
 
     def gpu_seconds(self, booking: Booking) -> float:
         """What a move of an instance that is booked like this costs, in the configuration that it runs in."""
-        return self.seconds(booking.instance, sum(booking.memory_mib)) * booking.request_milli / 1000 * len(booking.gpus)
+        return (
+            self.seconds(booking.instance, sum(booking.memory_mib)) * booking.request_milli / 1000 * len(booking.gpus)
+        )
 
     def __reduce__(self) -> tuple[type[MoveCost], tuple[float, dict[str, float], dict[str, float]]]:
         assert isinstance(self.cold_start_s, Mapping)
