@@ -48,7 +48,7 @@ def _whole(draft: Draft, deadline: float) -> bool:
     ledger, prices = draft.ledger, Prices.of(draft)
     rows = list(range(ledger.held.size))
     layers = min(draft.moves_left, _SMALL_LAYERS)
-    return _carry_out(draft, _solve(draft, movers(draft, movable(draft, rows), rows, prices, now=False),
+    return _carry_out(draft, _solve(draft, movers(draft, movable(draft, rows), rows, prices, deadline, now=False),
                                     prices, layers, 20 * _DETERMINISTIC_S, deadline))  # fmt: skip
 
 
@@ -58,10 +58,12 @@ def _round(draft: Draft, deadline: float) -> bool:
     if not sources:
         return False
     prices = Prices.of(draft)
-    greedy = _greedy(draft, sources)
+    greedy = _greedy(draft, sources, deadline)
     leaving = {name: booking for row in sources for name, booking in movable(draft, [row]).items()}
     rows = sorted({*sources, *targets})
-    found = _solve(draft, movers(draft, leaving, rows, prices, now=True), prices, 1, _DETERMINISTIC_S, deadline)
+    found = _solve(
+        draft, movers(draft, leaving, rows, prices, deadline, now=True), prices, 1, _DETERMINISTIC_S, deadline
+    )
     chosen = _flat(found)
     if _gain(draft, greedy) > _gain(draft, chosen):
         chosen = greedy
@@ -79,7 +81,7 @@ def _chain(draft: Draft, sources: list[int], targets: list[int], deadline: float
         near = [row for row in targets if row != source][:_CHAIN_TARGETS]
         empty = np.flatnonzero(ledger.held == 0)[:1].tolist()
         rows = [source, *near]
-        found = _solve(draft, movers(draft, movable(draft, rows), rows + empty, prices, now=False), prices, 2,
+        found = _solve(draft, movers(draft, movable(draft, rows), rows + empty, prices, deadline, now=False), prices, 2,
                        _DETERMINISTIC_CHAIN_S, deadline)  # fmt: skip
         if _carry_out(draft, found):
             return True
@@ -141,13 +143,18 @@ def _candidates(draft: Draft) -> tuple[list[int], list[int]]:
     return sources, targets
 
 
-def _greedy(draft: Draft, sources: list[int]) -> list[Booking]:
-    """Moves that empty one source after another, each instance of one GPU to its best fit; nothing is changed."""
+def _greedy(draft: Draft, sources: list[int], deadline: float) -> list[Booking]:
+    """Moves that empty one source after another, each instance of one GPU to its best fit; nothing is changed.
+
+    Sources not looked at by `deadline` are left alone.
+    """
     ledger, wanted = draft.ledger, list[Booking]()
     received: set[int] = set()
     outer = ledger.mark()
     budget = draft.moves_left
     for source in sources:
+        if time.perf_counter() >= deadline:
+            break
         leaving = list(ledger.on_gpu[source].values())
         worth = draft.horizon_s - sum(draft.gpu_seconds(each) for each in leaving)
         if source in received or len(leaving) > budget or any(len(each.gpus) > 1 or each.mig for each in leaving):

@@ -53,7 +53,7 @@ class MoveCost:
         object.__setattr__(self, "of_function", MappingProxyType(by_function))
 
     def seconds(self, instance: Instance, memory_mib: int | None = None) -> float:
-        """How long a move of `instance` takes while it holds `memory_mib` (`None`: what its own configuration takes)."""
+        """How long a move of `instance` takes while it holds `memory_mib` (`None`: as in its own configuration)."""
         assert isinstance(self.cold_start_s, Mapping)
         start = self.of_function.get(instance.function, self.cold_start_s.get(instance.kind, 0.0))
         copied = instance.total_memory_mib if memory_mib is None else memory_mib

@@ -7,6 +7,8 @@ taken whole: all that may move and all that wait, in every configuration, and wh
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -35,8 +37,13 @@ def movable(draft: Draft, rows: Iterable[int]) -> dict[str, Booking]:
     return {name: booking for row in rows for name, booking in sorted(on_gpu[row].items()) if name not in draft.fixed}
 
 
-def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: Prices, *, now: bool) -> list[Mover]:
-    """These instances and the places each could take on `rows`: with room `now`, or once all of them are gone."""
+def movers(
+    draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: Prices, deadline: float, *, now: bool
+) -> list[Mover]:
+    """These instances and the places each could take on `rows`: with room `now`, or once all of them are gone.
+
+    At `deadline` (of perf_counter) the others are left out.
+    """
     ledger = draft.ledger
     by_node: dict[int, list[int]] = {}
     for row in sorted(rows):
@@ -47,6 +54,8 @@ def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: 
         for name in bookings:
             ledger.cancel(name)
     for name, booking in bookings.items():
+        if time.perf_counter() >= deadline:
+            break
         again = ledger.mark()
         if now:
             ledger.cancel(name)
@@ -62,7 +71,9 @@ def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: 
         found.append(Mover(booking, wanted, prices.move(booking)))
     ledger.rollback(mark)
     ledger.release(mark)
-    for mover in found:
+    for i, mover in enumerate(found):
+        if time.perf_counter() >= deadline:
+            return found[:i]
         mover.way_price = [prices.way(way) for way in mover.ways]
     return found
 
@@ -92,9 +103,7 @@ def everyone(draft: Draft, waiting: Sequence[Instance], prices: Prices) -> Every
     """The whole cluster with every way of everybody, also to another configuration in place."""
     ledger = draft.ledger
     bookings = movable(draft, range(ledger.held.size))
-    nodes = [
-        range(int(start), int(stop)) for start, stop in zip(ledger.node_start, ledger.node_start[1:], strict=False)
-    ]
+    nodes = [range(start, stop) for start, stop in itertools.pairwise(ledger.node_start.tolist())]
     parties = [*(booking.instance for booking in bookings.values()), *waiting]
     taken = _amounts(parties)
     complete = len(taken) <= _MOST_AMOUNTS and sum(each.splittable for each in parties) <= 1

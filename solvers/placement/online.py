@@ -249,7 +249,8 @@ class ClusterState:
                 the mix of `rule="fragmentation-gradient"`, if that is the rule.
             may_pause: with `pending`, moves that wait for one another in a circle may stop an instance for a while.
             seed: of the search with `pending`.
-        Raises `InvalidArgumentError` for arguments out of range and names of nobody here. See `dilu_core.solvers.placement.replan`.
+        Raises `InvalidArgumentError` for arguments out of range and names of nobody here.
+        See `dilu_core.solvers.placement.replan`.
         """
         seconds = check.finite("time_limit_s", time_limit_s, at_least=0.0)
         waiting = check.instances_of("pending", pending, Instance)

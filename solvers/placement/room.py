@@ -53,7 +53,7 @@ def make_room(draft: Draft, instance: Instance, deadline: float) -> Room:
         return _whole(draft, instance, deadline)
     best: Room | None = None
     complete = True
-    for fewest, node in _promising(draft, instance):
+    for fewest, node in _promising(draft, instance, deadline):
         if best is not None and len(best.moves) <= fewest:
             break
         if fewest > draft.moves_left:
@@ -124,7 +124,7 @@ def _near(
     newcomer = Newcomer(_places(draft.ledger, instance, goals, may_move), worth=1)
     if not newcomer.ways:
         return None
-    found = movers(draft, may_move, rows, Prices.of(draft), now=layers == 1)
+    found = movers(draft, may_move, rows, Prices.of(draft), deadline, now=layers == 1)
     return _solve(draft, found, newcomer, most, layers, _DETERMINISTIC_S, deadline)
 
 
@@ -172,10 +172,15 @@ def _places(ledger: Bookings, instance: Instance, rows: list[int], leaving: dict
     return ways
 
 
-def _promising(draft: Draft, instance: Instance) -> list[tuple[int, int]]:
-    """(fewest instances that must leave, node), the best first; nodes that can never do are left out."""
+def _promising(draft: Draft, instance: Instance, deadline: float) -> list[tuple[int, int]]:
+    """(fewest instances that must leave, node), the best first; nodes that can never do are left out.
+
+    At `deadline` the nodes not looked at yet are left out as well.
+    """
     ledger, found = draft.ledger, []
     for node in nodes_for(ledger, instance).tolist():
+        if time.perf_counter() >= deadline:
+            break
         start, stop = int(ledger.node_start[node]), int(ledger.node_start[node + 1])
         if stop - start < instance.gpus:
             continue

@@ -53,11 +53,10 @@ def every_way_on(
     `taken` are the amounts of memory in MiB that others may come to hold on a GPU together, 0 among them.
     """
     here = list(rows)
+    candidates: Iterator[Booking | None]
     if instance.gpus == 1:
-        whole = _whole(ledger, instance, here, configuration)
-        candidates: Iterator[Booking | None] = itertools.chain(
-            whole, _extreme_splits(ledger, instance, here, configuration, taken)
-        )
+        splits = _extreme_splits(ledger, instance, here, configuration, taken)
+        candidates = itertools.chain(_whole(ledger, instance, here, configuration), splits)
     else:
         candidates = _gangs(ledger, instance, here, configuration, every_order=True)
     found: dict[Booking, None] = {}
