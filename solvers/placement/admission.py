@@ -66,9 +66,9 @@ def admit(
     if small:
         return _whole(draft, waiting, deadline)
     if len(draft.ledger.by_name) < _EXCHANGED_FROM:
-        return _one_by_one(draft, waiting, deadline)
+        return _one_by_one(draft, waiting, deadline, _ROOM_S)
     if len(waiting) == 1:  # room for it alone is quicker sought than by exchange
-        _one_by_one(draft, waiting, min(deadline, started + _ROOM_S))
+        _one_by_one(draft, waiting, min(deadline, started + _ROOM_S), _ROOM_S)
         waiting = _still(draft, waiting)
         started = time.perf_counter()
         if not waiting or started >= deadline:
@@ -79,7 +79,7 @@ def admit(
     carry_out_all(draft, wanted, newcomers, may_pause=may_pause)
     draft.fixed.update(wanted)
     waiting = _direct(draft, _still(draft, waiting))
-    return not waiting or (_one_by_one(draft, waiting, deadline) and ended)
+    return not waiting or (_one_by_one(draft, waiting, deadline, _ROOM_S) and ended)
 
 
 def share_milli(instance: Instance) -> int:
@@ -121,7 +121,7 @@ def _whole(draft: Draft, waiting: list[Instance], deadline: float) -> bool:
     return layout is not None and layout.is_optimal
 
 
-def _one_by_one(draft: Draft, waiting: list[Instance], deadline: float, most_s: float = _ROOM_S) -> bool:
+def _one_by_one(draft: Draft, waiting: list[Instance], deadline: float, most_s: float) -> bool:
     """Make room for one instance after another; whether time left none without a place.
 
     Each gets `most_s` at most, and those for whom that was too little get what is left afterwards. Of equal demands
