@@ -105,7 +105,7 @@ def _direct(draft: Draft, waiting: list[Instance]) -> list[Instance]:
 def _whole(draft: Draft, waiting: list[Instance], deadline: float) -> bool:
     """Everything in one model: the greatest share let in, then the fewest and cheapest moves."""
     ledger = draft.ledger
-    found, places, _ = everyone(draft, waiting, Prices.of(draft))
+    found, places, _ = everyone(draft, waiting, Prices.of(draft), deadline)
     layers = min(draft.moves_left, _SMALL_LAYERS)
     dearest = 1 + layers * sum(mover.price + max(mover.way_price, default=0) for mover in found)
     dearest += sum(len(each.alternatives) for each in waiting)

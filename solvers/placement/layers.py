@@ -13,6 +13,7 @@ rules of their own. Deterministic for one worker and a limit in deterministic ti
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,14 +64,18 @@ def solve_layers(
     seed: int = 0,
 ) -> Layout | None:
     """The cheapest plan, or `None` where none was found within the limits; `ledger` is read, not changed."""
+    started = time.perf_counter()
     model = _Model(ledger, movers, newcomers, layers)
     model.add_capacities()
     model.set_objective(most_moves, gpu_price)
+    left = time_limit_s - (time.perf_counter() - started)
+    if left <= 0:
+        return None
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = deterministic_s
-    solver.parameters.max_time_in_seconds = time_limit_s
+    solver.parameters.max_time_in_seconds = left
     solver.parameters.catch_sigint_signal = False
     status = solver.solve(model.model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
@@ -172,8 +177,7 @@ class _Model:
             if len(literals) > 1:
                 model.add(sum(literals) <= 1)
         for here in on_row.values():
-            if not any(way.instance.anti_affinity for way, _ in here):
-                continue
+            here = _at_odds(here)
             for a, (one, one_held) in enumerate(here):
                 for other, other_held in here[:a]:
                     if one.instance.name != other.instance.name and refuse(one, other):
@@ -274,6 +278,17 @@ class _Model:
             if solver.boolean_value(literal)
         ]
         return layers, coming
+
+
+def _at_odds(here: list[tuple[Booking, Any]]) -> list[tuple[Booking, Any]]:
+    """Those that refuse somebody here, or whom somebody refuses."""
+    refused = {function for way, _ in here for function in way.instance.anti_affinity}
+    there = {way.instance.function for way, _ in here}
+    return [
+        (way, held)
+        for way, held in here
+        if way.instance.function in refused or not there.isdisjoint(way.instance.anti_affinity)
+    ]
 
 
 def demands(ledger: Bookings, booking: Booking) -> list[tuple[int, tuple[int, int, int]]]:

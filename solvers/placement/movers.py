@@ -23,6 +23,7 @@ from dilu_core.solvers.placement.value import is_moved
 from dilu_core.solvers.placement.ways import every_way_on, ways_on
 
 _SMALL_PAIRS = 150
+_MOST_WAYS = 1024  # of all together on several GPUs
 _MOST_AMOUNTS = 64  # of memory that others may hold on a GPU
 
 
@@ -99,25 +100,31 @@ class Everyone(NamedTuple):
     is_complete: bool
 
 
-def everyone(draft: Draft, waiting: Sequence[Instance], prices: Prices) -> Everyone:
-    """The whole cluster with every way of everybody, also to another configuration in place."""
+def everyone(draft: Draft, waiting: Sequence[Instance], prices: Prices, deadline: float) -> Everyone:
+    """The whole cluster with every way of everybody, also to another configuration in place.
+
+    Ways not looked for by `deadline` (of perf_counter) are left out.
+    """
     ledger = draft.ledger
     bookings = movable(draft, range(ledger.held.size))
     nodes = [range(start, stop) for start, stop in itertools.pairwise(ledger.node_start.tolist())]
     parties = [*(booking.instance for booking in bookings.values()), *waiting]
     taken = _amounts(parties)
     complete = len(taken) <= _MOST_AMOUNTS and sum(each.splittable for each in parties) <= 1
+    most = _MOST_WAYS // (len(parties) * max(len(nodes), 1))
     ways = []
     mark = ledger.mark()
     for name in bookings:
         ledger.cancel(name)
     for instance in parties:
         of_one = list[Booking]()
-        for number in range(len(instance.configurations)):
-            for rows in nodes:
-                found, all_there = every_way_on(ledger, instance, rows, number, taken[:_MOST_AMOUNTS])
-                of_one += found
-                complete &= all_there
+        for number, rows in itertools.product(range(len(instance.configurations)), nodes):
+            if time.perf_counter() >= deadline:
+                complete = False
+                break
+            found, all_there = every_way_on(ledger, instance, rows, number, taken[:_MOST_AMOUNTS], most)
+            of_one += found
+            complete &= all_there
         ways.append(of_one)
     ledger.rollback(mark)
     ledger.release(mark)

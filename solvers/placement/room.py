@@ -76,7 +76,7 @@ def _whole(draft: Draft, instance: Instance, deadline: float) -> Room:
     if time.perf_counter() >= deadline:
         return Room([], None, False)
     layers = max(1, min(draft.moves_left, _SMALL_LAYERS))
-    all_of_it = everyone(draft, [instance], Prices.of(draft))
+    all_of_it = everyone(draft, [instance], Prices.of(draft), deadline)
     (places,) = all_of_it.places
     newcomer = Newcomer(places, worth=1)
     found = _solve(draft, all_of_it.movers, newcomer, draft.moves_left, layers, _DETERMINISTIC_WHOLE_S, deadline)

@@ -25,8 +25,7 @@ from dilu_core.solvers.placement.bookings import Booking, Bookings
 
 _MOST_SETS = 24  # of GPUs of a node, in a neighbourhood
 _MOST_PARTS = 3  # likewise
-_MOST_WAYS = 256  # on a node, where all are wanted
-_MOST_TRIED = 8192  # likewise
+_MOST_TRIED = 8192  # on a node, where all are wanted
 
 
 def ways_on(ledger: Bookings, instance: Instance, rows: Iterable[int], configuration: int = 0) -> Iterator[Booking]:
@@ -46,26 +45,27 @@ def ways_on(ledger: Bookings, instance: Instance, rows: Iterable[int], configura
 
 
 def every_way_on(
-    ledger: Bookings, instance: Instance, rows: Iterable[int], configuration: int, taken: Sequence[int]
+    ledger: Bookings, instance: Instance, rows: Iterable[int], configuration: int, taken: Sequence[int], most: int
 ) -> tuple[list[Booking], bool]:
-    """All bookings of `instance` on GPUs among `rows` that matter, and whether these are all: there may be too many.
+    """All bookings of `instance` on GPUs among `rows` that matter, and whether these are all.
 
-    `taken` are the amounts of memory in MiB that others may come to hold on a GPU together, 0 among them.
+    `taken` are the amounts of memory in MiB that others may come to hold on a GPU together, 0 among them. Where there
+    are more than `most` on several GPUs, they are those of `ways_on`.
     """
     here = list(rows)
-    candidates: Iterator[Booking | None]
+    several: Iterator[Booking | None]
     if instance.gpus == 1:
-        splits = _extreme_splits(ledger, instance, here, configuration, taken)
-        candidates = itertools.chain(_whole(ledger, instance, here, configuration), splits)
+        several = _extreme_splits(ledger, instance, here, configuration, taken)
     else:
-        candidates = _gangs(ledger, instance, here, configuration, every_order=True)
+        several = _gangs(ledger, instance, here, configuration, every_order=True)
     found: dict[Booking, None] = {}
-    for tried, booking in enumerate(candidates):
-        if tried == _MOST_TRIED or len(found) == _MOST_WAYS:
-            return list(found), False
+    for tried, booking in enumerate(several):
         if booking is not None and ledger.fits(booking):
             found[booking] = None
-    return list(found), True
+        if tried == _MOST_TRIED or len(found) > most:
+            return list(ways_on(ledger, instance, here, configuration)), False
+    whole = _whole(ledger, instance, here, configuration) if instance.gpus == 1 else ()
+    return [*(booking for booking in whole if ledger.fits(booking)), *found], True
 
 
 def nodes_for(ledger: Bookings, instance: Instance) -> np.ndarray:
