@@ -149,7 +149,8 @@ class Walk:
                 free_rest -= theirs.rest[at]
                 if other.function in instance.anti_affinity or instance.function in other.anti_affinity:
                     refused |= theirs.on[at]
-        return (gpu <= free_gpu).all(axis=(1, 2)) & (rest <= free_rest).all(axis=1) & ~(places.on & refused).any(axis=1)
+        roomy = (gpu <= free_gpu).all(axis=(1, 2)), (rest <= free_rest).all(axis=1)
+        return np.logical_and.reduce([*roomy, ~(places.on & refused).any(axis=1)])
 
 
 @pytest.mark.parametrize("seeds", [range(60), range(60, 120), HARD], ids=str)
