@@ -13,22 +13,20 @@ many layers as there may be moves (four at most).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 import numpy as np
 
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.layers import Layout, Mover, solve_layers
+from dilu_core.solvers.placement.movers import is_small, movable, movers
 from dilu_core.solvers.placement.moving import Draft, can_move
 from dilu_core.solvers.placement.pricing import Prices
-from dilu_core.solvers.placement.ways import ways_on
 
 _SOURCES, _TARGETS = 60, 150
 _CHAIN_TARGETS = 10
 _CHAIN_TRIES = 12
 _DETERMINISTIC_S = 1.0
 _DETERMINISTIC_CHAIN_S = 0.2
-_SMALL_PAIRS = 150
 _SMALL_LAYERS = 4
 
 
@@ -45,72 +43,12 @@ def drain(draft: Draft, deadline: float) -> bool:
     return time.perf_counter() < deadline or draft.moves_left <= 0
 
 
-def is_small(ledger: Bookings) -> bool:
-    """Whether the whole cluster is one neighbourhood."""
-    return len(ledger.by_name) * ledger.held.size <= _SMALL_PAIRS
-
-
-def movable(draft: Draft, rows: Iterable[int]) -> dict[str, Booking]:
-    """The instances on these rows that may move, by name in order of rows and names."""
-    on_gpu = draft.ledger.on_gpu
-    return {name: booking for row in rows for name, booking in sorted(on_gpu[row].items()) if name not in draft.fixed}
-
-
-def movers(draft: Draft, bookings: dict[str, Booking], rows: list[int], prices: Prices, *, now: bool) -> list[Mover]:
-    """These instances and the places each could take on `rows`: with room `now`, or once all of them are gone."""
-    ledger = draft.ledger
-    by_node: dict[int, list[int]] = {}
-    for row in sorted(rows):
-        by_node.setdefault(int(ledger.node_of[row]), []).append(row)
-    found = []
-    mark = ledger.mark()
-    if not now:
-        for name in bookings:
-            ledger.cancel(name)
-    for name, booking in bookings.items():
-        again = ledger.mark()
-        if now:
-            ledger.cancel(name)
-        wanted = [
-            way
-            for node_rows in _with_room(ledger, booking, by_node, now)
-            for way in ways_on(ledger, booking.instance, node_rows, booking.configuration)
-            if _parts(way) != _parts(booking) or way.mig != booking.mig
-        ]
-        ledger.rollback(again)
-        if now:
-            wanted = [way for way in wanted if can_move(ledger, way)]
-        found.append(Mover(booking, wanted, prices.move(booking)))
-    ledger.rollback(mark)
-    ledger.release(mark)
-    for mover in found:
-        mover.way_price = [prices.way(way) for way in mover.ways]
-    return found
-
-
-def _parts(booking: Booking) -> set[tuple[int, int]]:
-    return set(zip(booking.gpus, booking.memory_mib, strict=True))
-
-
-def _with_room(ledger: Bookings, booking: Booking, by_node: dict[int, list[int]], now: bool) -> Iterable[list[int]]:
-    """The rows of each node that could hold a part of this instance at all: a cheap look before the careful one."""
-    if not now:
-        return by_node.values()
-    instance = booking.instance
-    rows = np.array([row for here in by_node.values() for row in here], np.int64)
-    able = ledger.free[rows, 0] >= booking.request_milli
-    if not instance.splittable:
-        able &= (ledger.free[rows, 1] >= booking.limit_milli) & (ledger.free[rows, 2] >= min(booking.memory_mib))
-    good = set(rows[able].tolist())
-    return [kept for here in by_node.values() if (kept := [row for row in here if row in good])]
-
-
 def _whole(draft: Draft, deadline: float) -> bool:
     """The whole cluster as one exact model."""
     ledger, prices = draft.ledger, Prices.of(draft)
     rows = list(range(ledger.held.size))
     layers = min(draft.moves_left, _SMALL_LAYERS)
-    return _carry_out(draft, _solve(draft, movers(draft, movable(draft, rows), rows, prices, now=False),
+    return _carry_out(draft, _solve(draft, movers(draft, movable(draft, rows), rows, prices, deadline, now=False),
                                     prices, layers, 20 * _DETERMINISTIC_S, deadline))  # fmt: skip
 
 
@@ -120,10 +58,12 @@ def _round(draft: Draft, deadline: float) -> bool:
     if not sources:
         return False
     prices = Prices.of(draft)
-    greedy = _greedy(draft, sources)
+    greedy = _greedy(draft, sources, deadline)
     leaving = {name: booking for row in sources for name, booking in movable(draft, [row]).items()}
     rows = sorted({*sources, *targets})
-    found = _solve(draft, movers(draft, leaving, rows, prices, now=True), prices, 1, _DETERMINISTIC_S, deadline)
+    found = _solve(
+        draft, movers(draft, leaving, rows, prices, deadline, now=True), prices, 1, _DETERMINISTIC_S, deadline
+    )
     chosen = _flat(found)
     if _gain(draft, greedy) > _gain(draft, chosen):
         chosen = greedy
@@ -141,7 +81,7 @@ def _chain(draft: Draft, sources: list[int], targets: list[int], deadline: float
         near = [row for row in targets if row != source][:_CHAIN_TARGETS]
         empty = np.flatnonzero(ledger.held == 0)[:1].tolist()
         rows = [source, *near]
-        found = _solve(draft, movers(draft, movable(draft, rows), rows + empty, prices, now=False), prices, 2,
+        found = _solve(draft, movers(draft, movable(draft, rows), rows + empty, prices, deadline, now=False), prices, 2,
                        _DETERMINISTIC_CHAIN_S, deadline)  # fmt: skip
         if _carry_out(draft, found):
             return True
@@ -203,13 +143,18 @@ def _candidates(draft: Draft) -> tuple[list[int], list[int]]:
     return sources, targets
 
 
-def _greedy(draft: Draft, sources: list[int]) -> list[Booking]:
-    """Moves that empty one source after another, each instance of one GPU to its best fit; nothing is changed."""
+def _greedy(draft: Draft, sources: list[int], deadline: float) -> list[Booking]:
+    """Moves that empty one source after another, each instance of one GPU to its best fit; nothing is changed.
+
+    Sources not looked at by `deadline` are left alone.
+    """
     ledger, wanted = draft.ledger, list[Booking]()
     received: set[int] = set()
     outer = ledger.mark()
     budget = draft.moves_left
     for source in sources:
+        if time.perf_counter() >= deadline:
+            break
         leaving = list(ledger.on_gpu[source].values())
         worth = draft.horizon_s - sum(draft.gpu_seconds(each) for each in leaving)
         if source in received or len(leaving) > budget or any(len(each.gpus) > 1 or each.mig for each in leaving):

@@ -13,6 +13,7 @@ rules of their own. Deterministic for one worker and a limit in deterministic ti
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,14 +64,18 @@ def solve_layers(
     seed: int = 0,
 ) -> Layout | None:
     """The cheapest plan, or `None` where none was found within the limits; `ledger` is read, not changed."""
+    started = time.perf_counter()
     model = _Model(ledger, movers, newcomers, layers)
     model.add_capacities()
     model.set_objective(most_moves, gpu_price)
+    left = time_limit_s - (time.perf_counter() - started)
+    if left <= 0:
+        return None
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = deterministic_s
-    solver.parameters.max_time_in_seconds = time_limit_s
+    solver.parameters.max_time_in_seconds = left
     solver.parameters.catch_sigint_signal = False
     status = solver.solve(model.model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
@@ -136,13 +141,17 @@ class _Model:
         on_row: defaultdict[int, list[tuple[Booking, Any]]] = defaultdict(list)
         own: defaultdict[tuple[str, int], int] = defaultdict(int)  # what movers hold now, to be given back
         for g, group in enumerate(groups):
-            shared: defaultdict[tuple[int, tuple[int, int, int]], list[Any]] = defaultdict(list)
+            on_gpu: defaultdict[int, list[tuple[tuple[int, int, int], Any]]] = defaultdict(list)
             for w, (way, literal) in enumerate(group):
                 for row, demand in demands(ledger, way):
                     if g < len(self.movers) and w == 0:
                         for k in range(3):
                             own["rlm"[k], row] += demand[k]
-                    shared[row, demand].append(literal)
+                    if way.mig:  # another partition of the same GPU is held beside this one
+                        for k in range(3):
+                            amounts["rlm"[k], row].append((demand[k], literal))
+                    else:
+                        on_gpu[row].append((demand, literal))
                     on_row[row].append((way, literal))
                 instance, node = way.instance, int(ledger.node_of[way.gpus[0]])
                 for key, amount in (("c", instance.cpu_milli), ("h", instance.host_memory_mib)):
@@ -155,10 +164,9 @@ class _Model:
                     profile = next(p for p in geometry.profiles if p.name == part.profile)
                     for bit in range(part.start, part.start + profile.slices):
                         slices[way.gpus[0], bit].append(literal)
-            for (row, demand), literals in shared.items():
-                holds = self._any(literals)
-                for k in range(3):
-                    amounts["rlm"[k], row].append((demand[k], holds))
+            for row, ways in on_gpu.items():
+                for k, terms in enumerate(self._greatest(ways)):
+                    amounts["rlm"[k], row] += terms
         for (resource, place), terms in amounts.items():
             free = ledger.host_free[place] if resource in "ch" else ledger.free[place]
             room = int(free["rlm".find(resource) if resource in "rlm" else "ch".find(resource)])
@@ -169,10 +177,26 @@ class _Model:
             if len(literals) > 1:
                 model.add(sum(literals) <= 1)
         for here in on_row.values():
+            here = _at_odds(here)
             for a, (one, one_held) in enumerate(here):
                 for other, other_held in here[:a]:
                     if one.instance.name != other.instance.name and refuse(one, other):
                         model.add(one_held + other_held <= 1)
+
+    def _greatest(self, ways: list[tuple[tuple[int, int, int], Any]]) -> list[list[tuple[int, Any]]]:
+        """Terms whose sum is the greatest demand among the ways held, of each resource: each term is a rise."""
+        held: dict[tuple[int, ...], Any] = {}  # by the ways meant, whether one of them is
+        terms = []
+        for k in range(3):
+            levels = sorted({demand[k] for demand, _ in ways})
+            rises = []
+            for below, level in zip([0, *levels], levels, strict=False):
+                chosen = tuple(w for w, (demand, _) in enumerate(ways) if demand[k] >= level)
+                if chosen not in held:
+                    held[chosen] = self._any([ways[w][1] for w in chosen])
+                rises.append((level - below, held[chosen]))
+            terms.append(rises)
+        return terms
 
     def _any(self, literals: list[Any]) -> Any:
         """A literal that is true where one of these is."""
@@ -254,6 +278,17 @@ class _Model:
             if solver.boolean_value(literal)
         ]
         return layers, coming
+
+
+def _at_odds(here: list[tuple[Booking, Any]]) -> list[tuple[Booking, Any]]:
+    """Those that refuse somebody here, or whom somebody refuses."""
+    refused = {function for way, _ in here for function in way.instance.anti_affinity}
+    there = {way.instance.function for way, _ in here}
+    return [
+        (way, held)
+        for way, held in here
+        if way.instance.function in refused or not there.isdisjoint(way.instance.anti_affinity)
+    ]
 
 
 def demands(ledger: Bookings, booking: Booking) -> list[tuple[int, tuple[int, int, int]]]:

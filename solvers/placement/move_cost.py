@@ -52,15 +52,18 @@ class MoveCost:
         object.__setattr__(self, "cold_start_s", MappingProxyType(by_kind))
         object.__setattr__(self, "of_function", MappingProxyType(by_function))
 
-    def seconds(self, instance: Instance) -> float:
-        """How long a move of `instance` takes."""
+    def seconds(self, instance: Instance, memory_mib: int | None = None) -> float:
+        """How long a move of `instance` takes while it holds `memory_mib` (`None`: as in its own configuration)."""
         assert isinstance(self.cold_start_s, Mapping)
         start = self.of_function.get(instance.function, self.cold_start_s.get(instance.kind, 0.0))
-        return instance.total_memory_mib / self.bandwidth_mib_s + start
+        copied = instance.total_memory_mib if memory_mib is None else memory_mib
+        return copied / self.bandwidth_mib_s + start
 
     def gpu_seconds(self, booking: Booking) -> float:
-        """What a move of an instance that is booked like this costs."""
-        return self.seconds(booking.instance) * booking.request_milli / 1000 * len(booking.gpus)
+        """What a move of an instance that is booked like this costs, in the configuration that it runs in."""
+        return (
+            self.seconds(booking.instance, sum(booking.memory_mib)) * booking.request_milli / 1000 * len(booking.gpus)
+        )
 
     def __reduce__(self) -> tuple[type[MoveCost], tuple[float, dict[str, float], dict[str, float]]]:
         assert isinstance(self.cold_start_s, Mapping)

@@ -117,6 +117,22 @@ class Draft:
         self.steps += [Step(held, booking, share) for held, booking in steps]
         return True
 
+    def let_in(self, moves: Sequence[Booking], place: Booking | None) -> bool:
+        """Carry out `moves` and let a newcomer in at `place`, or change nothing and return `False`."""
+        if place is None:
+            return False
+        ledger, steps = self.ledger, len(self.steps)
+        mark = ledger.mark()
+        try:
+            if self.carry_out(moves) and ledger.fits(place):
+                self.admit(place)
+                return True
+            ledger.rollback(mark)
+            del self.steps[steps:]
+            return False
+        finally:
+            ledger.release(mark)
+
     def admit(self, booking: Booking) -> None:
         """Let a newcomer in."""
         self.ledger.book(*booking.fields)

@@ -29,7 +29,7 @@ from dilu_core.solvers.placement.host_room import choose_host, why_no_host
 from dilu_core.solvers.placement.migration_plan import MigrationPlan
 from dilu_core.solvers.placement.move_cost import MoveCost
 from dilu_core.solvers.placement.reasons import refusal
-from dilu_core.solvers.placement.replan import plan_admission, plan_drain, plan_room, start_draft
+from dilu_core.solvers.placement.replan import chosen_names, plan_admission, plan_drain, plan_room, start_draft
 from dilu_core.solvers.placement.spreading import Spreading
 from dilu_core.solvers.placement.what_if import WhatIf
 from dilu_core.verification import violations
@@ -255,7 +255,8 @@ class ClusterState:
                 the mix of `rule="fragmentation-gradient"`, if that is the rule.
             may_pause: with `pending`, moves that wait for one another in a circle may stop an instance for a while.
             seed: of the search with `pending`.
-        Raises `InvalidArgumentError` for arguments out of range. See `dilu_core.solvers.placement.replan`.
+        Raises `InvalidArgumentError` for arguments out of range and names of nobody here.
+        See `dilu_core.solvers.placement.replan`.
         """
         seconds = check.finite("time_limit_s", time_limit_s, at_least=0.0)
         waiting = check.instances_of("pending", pending, Instance)
@@ -267,13 +268,11 @@ class ClusterState:
             self._bookings, max_migrations=max_migrations, cost=cost, horizon_s=horizon_s, exempt=exempt,
             mix=self.mix if mix is None else mix,
         )  # fmt: skip
+        pause = check.flag("may_pause", may_pause)
+        known = {each.name: each for each in self.host_reservations}
+        reservations = chosen_names("movable_reservations", movable_reservations, known)
         if not waiting:
             return plan_drain(self._bookings, draft, time_limit_s=seconds)
-        pause = check.flag("may_pause", may_pause)
-        if callable(movable_reservations):
-            reservations = {each.name for each in self.host_reservations if movable_reservations(each)}
-        else:
-            reservations = set(check.names("movable_reservations", movable_reservations))
         return plan_admission(
             self._bookings, draft, waiting,
             time_limit_s=seconds, reservations=reservations, may_pause=pause, seed=number,

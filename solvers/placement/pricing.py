@@ -18,7 +18,7 @@ from dilu_core.kernels.cpu.fragmentation import node_fragmentation, node_fragmen
 from dilu_core.solvers.placement.bookings import Booking, Bookings
 from dilu_core.solvers.placement.moving import Draft
 
-_LEVELS = 100  # of usefulness
+LEVELS = 100  # of usefulness
 _PER_SECOND = 10  # prices are in tenths of a GPU-second
 _REST_WEIGHTS = np.array([0.5, 0.3, 0.2])
 
@@ -34,7 +34,7 @@ class Prices:
     @classmethod
     def of(cls, draft: Draft) -> Prices:
         """The prices for what is left of the draft's budget."""
-        fine = _LEVELS * (draft.moves_left + 1)
+        fine = LEVELS * (draft.moves_left + 1)
         if draft.cost is None:
             return cls(draft, fine, fine * (draft.moves_left + 1))
         return cls(draft, fine, fine * max(1, round(draft.horizon_s * _PER_SECOND)))
@@ -46,16 +46,16 @@ class Prices:
         return self.fine * max(1, round(self.draft.gpu_seconds(booking) * _PER_SECOND))
 
     def way(self, booking: Booking) -> int:
-        """0.._LEVELS - 1: how badly the room left by this booking, were it the only one, suits what is to come."""
+        """0..LEVELS - 1: how badly the room left by this booking, were it the only one, suits what is to come."""
         ledger = self.draft.ledger
         if self.draft.mix is not None:
             wasted = unusable_after(ledger, booking, self.draft) + booking.request_milli * len(booking.gpus)
             node = int(ledger.node_of[booking.gpus[0]])
             size = 1000 * int(ledger.node_start[node + 1] - ledger.node_start[node])
-            return int(np.clip(wasted / size, 0.0, 0.99) * _LEVELS)
+            return int(np.clip(wasted / size, 0.0, 0.99) * LEVELS)
         rows = list(booking.gpus)
         rest = (ledger.free[rows] / np.maximum(ledger.capacity[rows], 1)) @ _REST_WEIGHTS
-        return int(np.clip(rest.mean(), 0.0, 0.99) * _LEVELS)
+        return int(np.clip(rest.mean(), 0.0, 0.99) * LEVELS)
 
 
 def unusable_after(ledger: Bookings, booking: Booking, draft: Draft) -> float:

@@ -14,7 +14,8 @@ A plan values the GPUs of this moment over `horizon_s`. An instance about to lea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from dilu_core import _checks as check
 from dilu_core.arrival_mix import TaskMix
@@ -29,7 +30,11 @@ from dilu_core.solvers.placement.moving import Draft
 from dilu_core.solvers.placement.reasons import refusal, why_never
 from dilu_core.solvers.placement.room import make_room
 
-__all__ = ["MigrationPlan", "Move", "MoveCost", "plan_admission", "plan_drain", "plan_room", "start_draft"]
+__all__ = [
+    "MigrationPlan", "Move", "MoveCost", "chosen_names", "plan_admission", "plan_drain", "plan_room", "start_draft",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 Exempt = Iterable[str] | Callable[[Instance], bool]
 """Instances that never move: their names, or what tells whether an instance is one of them."""
@@ -53,11 +58,19 @@ def start_draft(
         check.fail("cost", f"is {cost!r:.120}; expected a MoveCost or None.")
     if mix is not None and not isinstance(mix, TaskMix):
         check.fail("mix", f"is {mix!r:.120}; expected a TaskMix or None.")
-    if callable(exempt):
-        fixed = {name for name, booking in ledger.by_name.items() if exempt(booking.instance)}
-    else:
-        fixed = set(check.names("exempt", exempt if isinstance(exempt, str) else tuple(exempt)))
+    fixed = chosen_names("exempt", exempt, {name: booking.instance for name, booking in ledger.by_name.items()})
     return Draft(ledger.copy(), most, fixed, horizon, cost, mix)
+
+
+def chosen_names(argument: str, given: Iterable[str] | Callable[[T], bool], known: Mapping[str, T]) -> set[str]:
+    """The names of `known` that a caller gave or that their function tells; one that is not `known` is refused."""
+    if callable(given):
+        return {name for name, each in known.items() if given(each)}
+    found = check.names(argument, given)
+    for i, name in enumerate(found):
+        if name not in known:
+            check.fail(f"{argument}[{i}]", f"is {name!r}, which is not placed here.")
+    return set(found)
 
 
 def plan_drain(ledger: Bookings, draft: Draft, *, time_limit_s: float) -> MigrationPlan:
@@ -90,12 +103,12 @@ def plan_room(
         return finish(ledger, draft, Termination(TerminationReason.NO_SOLUTION_FOUND, Limit.INTERRUPTED))
     if time.perf_counter() >= deadline:
         limit = Limit.TIME
-    if found.place is not None and draft.carry_out(found.moves) and draft.ledger.fits(found.place):
-        draft.admit(found.place)
+    if draft.let_in(found.moves, found.place):
         reason = TerminationReason.OPTIMAL if found.is_proven else TerminationReason.FEASIBLE
         return finish(ledger, draft, Termination(reason, limit))
-    reason = TerminationReason.INFEASIBLE if found.is_proven else TerminationReason.NO_SOLUTION_FOUND
-    said = "no" if found.is_proven else "found no"
+    proven = found.is_proven and found.place is None
+    reason = TerminationReason.INFEASIBLE if proven else TerminationReason.NO_SOLUTION_FOUND
+    said = "no" if proven else "found no"
     detail = f"{said} sequence of at most {draft.most_moves} moves that lets it in: {refusal(ledger, instance).reason}"
     return finish(ledger, draft, Termination(reason, limit or Limit.MIGRATIONS, detail))
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from dilu_core.cluster import Instance
 from dilu_core.solvers.placement.bookings import Booking, Bookings
-from dilu_core.solvers.placement.drain import is_small, movable, movers
-from dilu_core.solvers.placement.layers import Layout, Newcomer, solve_layers
+from dilu_core.solvers.placement.layers import Layout, Mover, Newcomer, solve_layers
+from dilu_core.solvers.placement.movers import everyone, is_small, movable, movers
 from dilu_core.solvers.placement.moving import Draft
 from dilu_core.solvers.placement.pricing import Prices
 from dilu_core.solvers.placement.ways import nodes_for, ways_on
@@ -53,7 +53,7 @@ def make_room(draft: Draft, instance: Instance, deadline: float) -> Room:
         return _whole(draft, instance, deadline)
     best: Room | None = None
     complete = True
-    for fewest, node in _promising(draft, instance):
+    for fewest, node in _promising(draft, instance, deadline):
         if best is not None and len(best.moves) <= fewest:
             break
         if fewest > draft.moves_left:
@@ -72,27 +72,31 @@ def make_room(draft: Draft, instance: Instance, deadline: float) -> Room:
 
 
 def _whole(draft: Draft, instance: Instance, deadline: float) -> Room:
-    """All nodes and instances in one model."""
-    rows = list(range(draft.ledger.held.size))
+    """All nodes and instances in one model, which proves something where it holds every way and every sequence."""
+    if time.perf_counter() >= deadline:
+        return Room([], None, False)
     layers = max(1, min(draft.moves_left, _SMALL_LAYERS))
-    found = _solve(draft, instance, rows, rows, rows, draft.moves_left, layers, _DETERMINISTIC_WHOLE_S, deadline)
+    all_of_it = everyone(draft, [instance], Prices.of(draft), deadline)
+    (places,) = all_of_it.places
+    newcomer = Newcomer(places, worth=1)
+    found = _solve(draft, all_of_it.movers, newcomer, draft.moves_left, layers, _DETERMINISTIC_WHOLE_S, deadline)
     if found is None:
         return Room([], None, False)
-    return _room(found, proven=found.is_optimal and draft.moves_left <= layers)
+    return _room(found, proven=found.is_optimal and all_of_it.is_complete and draft.moves_left <= layers)
 
 
 def _on_node(draft: Draft, instance: Instance, rows: list[int], most: int, deadline: float) -> Room | None:
     """Room on the GPUs `rows` of one node: one layer, and where that finds nothing, two with more that may move."""
     ledger = draft.ledger
     others = _targets(draft, rows)
-    found = _solve(draft, instance, rows, rows, rows + others, most, 1, _DETERMINISTIC_S, deadline)
+    found = _near(draft, instance, rows, rows, rows + others, most, 1, deadline)
     if (found is None or not found.newcomers) and most > 1:
         near: list[int] = []
         for row in others:
             if sum(int(ledger.held[each]) for each in [*rows, *near, row]) > _MOST_MOVERS:
                 break
             near.append(row)
-        found = _solve(draft, instance, rows, rows + near, rows + near, most, 2, _DETERMINISTIC_S, deadline)
+        found = _near(draft, instance, rows, rows + near, rows + near, most, 2, deadline)
     return None if found is None else _room(found, proven=False)
 
 
@@ -103,7 +107,7 @@ def _room(found: Layout, *, proven: bool) -> Room:
     return Room(moves, found.newcomers[0], proven)
 
 
-def _solve(
+def _near(
     draft: Draft,
     instance: Instance,
     goals: list[int],
@@ -111,32 +115,46 @@ def _solve(
     rows: list[int],
     most: int,
     layers: int,
-    deterministic_s: float,
     deadline: float,
 ) -> Layout | None:
     """Place `instance` on GPUs among `goals`, while what is on `leaving` may move to `rows`."""
-    ledger = draft.ledger
-    left = deadline - time.perf_counter()
-    if left <= 0:
+    if time.perf_counter() >= deadline:
         return None
-    prices = Prices.of(draft)
     may_move = movable(draft, leaving)
-    newcomer = newcomer_on(ledger, instance, goals, may_move, worth=1)
+    newcomer = Newcomer(_places(draft.ledger, instance, goals, may_move), worth=1)
     if not newcomer.ways:
         return None
-    found = movers(draft, may_move, rows, prices, now=layers == 1)
+    found = movers(draft, may_move, rows, Prices.of(draft), deadline, now=layers == 1)
+    return _solve(draft, found, newcomer, most, layers, _DETERMINISTIC_S, deadline)
+
+
+def _solve(
+    draft: Draft,
+    found: list[Mover],
+    newcomer: Newcomer,
+    most: int,
+    layers: int,
+    deterministic_s: float,
+    deadline: float,
+) -> Layout | None:
+    """Let the newcomer in by the fewest moves, the cheapest among those."""
+    left = deadline - time.perf_counter()
+    if left <= 0 or not newcomer.ways:
+        return None
+    if draft.cost is not None:  # no sum of prices weighs as much as a move
+        dearest = max((mover.price + max(mover.way_price, default=0) for mover in found), default=0)
+        for mover in found:
+            mover.price += most * dearest
     worth = 1 + sum(mover.price + max(mover.way_price, default=0) for mover in found) * layers
-    newcomer.worth = worth + len(instance.configurations)
+    newcomer.worth = worth + max(way.configuration for way in newcomer.ways) + 1
     return solve_layers(
-        ledger, found, [newcomer], layers=layers, most_moves=most, gpu_price=0,
+        draft.ledger, found, [newcomer], layers=layers, most_moves=most, gpu_price=0,
         deterministic_s=deterministic_s, time_limit_s=left,
     )  # fmt: skip
 
 
-def newcomer_on(
-    ledger: Bookings, instance: Instance, rows: list[int], leaving: dict[str, Booking], *, worth: int
-) -> Newcomer:
-    """`instance` with every place it could take on `rows` were all of `leaving` gone, in each configuration."""
+def _places(ledger: Bookings, instance: Instance, rows: list[int], leaving: dict[str, Booking]) -> list[Booking]:
+    """Places `instance` could take on `rows` were all of `leaving` gone, in each configuration."""
     by_node: dict[int, list[int]] = {}
     for row in rows:
         by_node.setdefault(int(ledger.node_of[row]), []).append(row)
@@ -151,13 +169,18 @@ def newcomer_on(
     ]
     ledger.rollback(mark)
     ledger.release(mark)
-    return Newcomer(ways, worth)
+    return ways
 
 
-def _promising(draft: Draft, instance: Instance) -> list[tuple[int, int]]:
-    """(fewest instances that must leave, node), the best first; nodes that can never do are left out."""
+def _promising(draft: Draft, instance: Instance, deadline: float) -> list[tuple[int, int]]:
+    """(fewest instances that must leave, node), the best first; nodes that can never do are left out.
+
+    At `deadline` the nodes not looked at yet are left out as well.
+    """
     ledger, found = draft.ledger, []
     for node in nodes_for(ledger, instance).tolist():
+        if time.perf_counter() >= deadline:
+            break
         start, stop = int(ledger.node_start[node]), int(ledger.node_start[node + 1])
         if stop - start < instance.gpus:
             continue
