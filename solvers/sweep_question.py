@@ -156,9 +156,7 @@ def swept_limits(value: object) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
-def per_function(
-    argument: str, value: ArrayLike, functions: int, *, zero: bool, at_most: float = math.inf
-) -> Floats:
+def per_function(argument: str, value: ArrayLike, functions: int, *, zero: bool, at_most: float = math.inf) -> Floats:
     """`value` as (F, n): a number, a column for all functions, or a row per function; finite, at most `at_most`."""
     table = check.float_array(argument, value, "number, column or table")
     if table.ndim < 2:

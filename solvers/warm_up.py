@@ -73,7 +73,7 @@ def warm_up() -> SolveStats:
     Takes seconds the first time after an installation, and next to nothing later. Returns the time it took.
     """
     started = time.perf_counter()
-    fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])))
+    fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])), backend="cpu")
     search_quota(fit, slo_ms=100.0)
     surface = MonotoneSurface([1, 2], [500, 1000], [[10, 9], [12, 10]])
     sweep_quota([fit, surface], slo_ms=100.0, quantiles=None, backend="cpu").fronts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_columns_are_read_only_copies_also_after_pickling() -> None:
         assert (each.functions, each.options) == (1, 2)
         with pytest.raises(ValueError, match="read-only"):
             each.weight[0, 0, 0] = 3
+
+
+def test_half_precision_is_read_without_a_warning() -> None:
+    """Integral halves pass, others are named, and bounds that no half reaches overflow nowhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        problem = JointProblem(np.array([[1, 60000]], np.float16), GOOD["weight"], np.array([5, 5, 5], np.float16))
+        assert problem.value.tolist() == [[1, 60000]]
+        for value in (0.5, np.inf):
+            with pytest.raises(InvalidArgumentError, match=r"value\[0, 1\] is"):
+                JointProblem(np.array([[1, value]], np.float16), GOOD["weight"], GOOD["capacity"])
 
 
 def test_values_and_kernels_agree_on_the_bounds() -> None:
