@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -122,7 +122,7 @@ def is_roofline(model: LatencyModel) -> bool:
     return isinstance(model.model if isinstance(model, LatencyFit) else model, RooflineModel)
 
 
-def swept_quantiles(value: object) -> tuple[float | None, ...]:
+def swept_quantiles(value: Any) -> tuple[float | None, ...]:
     """One quantile or several, `None` for the mean."""
     several = isinstance(value, Iterable) and not isinstance(value, str)
     found = check.listed("quantiles", value, "probabilities, each a number or None") if several else (value,)

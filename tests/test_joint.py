@@ -60,11 +60,13 @@ def test_half_precision_is_read_without_a_warning() -> None:
     """Integral halves pass, others are named, and bounds that no half reaches overflow nowhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        problem = JointProblem(np.array([[1, 60000]], np.float16), GOOD["weight"], np.array([5, 5, 5], np.float16))
+        halves: Any = np.array([[1, 60000]], np.float16)
+        problem = JointProblem(halves, GOOD["weight"], GOOD["capacity"])
         assert problem.value.tolist() == [[1, 60000]]
         for value in (0.5, np.inf):
+            halves[0, 1] = value
             with pytest.raises(InvalidArgumentError, match=r"value\[0, 1\] is"):
-                JointProblem(np.array([[1, value]], np.float16), GOOD["weight"], GOOD["capacity"])
+                JointProblem(halves, GOOD["weight"], GOOD["capacity"])
 
 
 def test_values_and_kernels_agree_on_the_bounds() -> None:
