@@ -124,8 +124,9 @@ def is_roofline(model: LatencyModel) -> bool:
 
 def swept_quantiles(value: Any) -> tuple[float | None, ...]:
     """One quantile or several, `None` for the mean."""
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    found = check.listed("quantiles", value, "probabilities, each a number or None") if several else (value,)
+    found: tuple[Any, ...] = (value,)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        found = check.listed("quantiles", value, "probabilities, each a number or None")
     if not found:
         check.fail("quantiles", "is empty; expected at least one probability, or None for the mean.")
     for i, each in enumerate(found):
