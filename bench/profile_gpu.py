@@ -10,7 +10,8 @@ downloaded (`profiling_gpu/models.py`). SM shares are green contexts, or the MPS
 processes where green contexts do not work or do not bite; a matrix product on every share tells. Each cell is warmed
 up and timed by CUDA events with a synchronisation after every run; the table holds the median, and beside it the 95th
 percentile, the least, the host's time to issue a run, and the number of repeats. `FILE.json` holds the machine, the
-check of the shares and what failed.
+check of the shares and what failed. Exit status: 1 where measuring failed or the table is empty, 2 where packages or
+the GPU are missing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +43,37 @@ _MPS_PERCENTAGES = (100, 25, 10, 50, 75, 35, 15, 6, 60, 90)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write, summarise; 0 unless nothing could be measured."""
+    """Measure, write, summarise; the exit status is that of the command."""
     options = _options(arguments)
+    functions = _functions(options)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what was printed is seen even if the run is killed
     out = Path(options.out) if options.out else _default_out(options)
+    stopped = ""
     if not options.fits_only:
+        missing = _missing(options, functions)
+        if missing:
+            print(missing)
+            return 2
         try:
-            stopped = _measure(options, out)
+            stopped = _measure(options, functions, out)
         except Exception:
             traceback.print_exc()
             stopped = "failed"
         print(f"\n{stopped}, {time.monotonic() - START:.0f} s after the start; table in {out}")
         if stopped.startswith("lost the CUDA context"):
             _restart(options, arguments)
-    if out.exists() and not options.no_fits:
+    if stopped == "checked":
+        return 0
+    if not out.is_file() or len(out.read_text(encoding="utf-8").splitlines()) < 2:
+        print(f"no measurements in {out}")
+        return 1
+    if not options.no_fits:
         try:
             print("\n".join(summary.summary_lines(out)))
-        except Exception:
-            traceback.print_exc()
-    return 0 if out.exists() and len(out.read_text(encoding="utf-8").splitlines()) > 1 else 1
+        except (ImportError, ValueError) as error:  # what was measured is on disk
+            print(f"no fits: {error}")
+    return 1 if stopped == "failed" else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -96,8 +109,20 @@ def _functions(options: argparse.Namespace) -> tuple[Function, ...]:
     return tuple(function for function in FUNCTIONS if function.name in wanted)
 
 
-def _measure(options: argparse.Namespace, out: Path) -> str:
-    functions = _functions(options)
+def _missing(options: argparse.Namespace, functions: Sequence[Function]) -> str:
+    """What measuring lacks here; "" where nothing."""
+    needed = ["torch", *sorted({function.package for function in functions})]
+    absent = [name for name in needed if find_spec(name) is None]
+    if absent:
+        return f"needs {', '.join(needed)}; not installed: {', '.join(absent)}"
+    if options.dry_run or options.shares == "mps":  # a context in this process would keep its children off MPS
+        return ""
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch finds no GPU here; --dry-run goes the same way on the CPU"
+
+
+def _measure(options: argparse.Namespace, functions: Sequence[Function], out: Path) -> str:
     deadline = START + options.budget_s - _RESERVE_S
     if options.dry_run:
         table = Table(out, "dry-run")
@@ -106,10 +131,6 @@ def _measure(options: argparse.Namespace, out: Path) -> str:
     if options.shares == "mps":
         return _measure_by_mps(options, out, deadline)
 
-    import torch
-
-    if not torch.cuda.is_available():
-        raise SystemExit("torch finds no GPU here; --dry-run goes the same way on the CPU")
     facts = machine.description()
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     table = Table(out, options.gpu_type or machine.gpu_type(facts["device"]))

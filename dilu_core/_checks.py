@@ -107,12 +107,13 @@ def choice(argument: str, value: object, choices: Sequence[str]) -> str:
 
 def names(argument: str, value: object) -> tuple[str, ...]:
     """`value` as a tuple of distinct names. A bare string is refused: it would be read letter by letter."""
-    found = tuple(text(f"{argument}[{i}]", item) for i, item in enumerate(_listed(argument, value, "names")))
+    found = tuple(text(f"{argument}[{i}]", item) for i, item in enumerate(listed(argument, value, "names")))
     distinct(argument, found)
     return found
 
 
-def _listed(argument: str, value: object, what: str) -> tuple[Any, ...]:
+def listed(argument: str, value: object, what: str) -> tuple[Any, ...]:
+    """`value` as a tuple of whatever it holds; strings are refused. `what` says in plural what should stand in it."""
     if not isinstance(value, str | bytes) and isinstance(value, Iterable):
         try:
             return tuple(value)
@@ -132,7 +133,7 @@ def distinct(argument: str, items: Sequence[str]) -> None:
 
 def instances_of(argument: str, value: object, kind: type[T]) -> tuple[T, ...]:
     """`value` as a tuple of `kind` objects."""
-    found = _listed(argument, value, kind.__name__)
+    found = listed(argument, value, kind.__name__)
     for i, item in enumerate(found):
         if not isinstance(item, kind):
             fail(f"{argument}[{i}]", f"is {shown(item)}; expected a {kind.__name__}.")
@@ -156,7 +157,7 @@ def restore(value: object, state: Mapping[str, Any]) -> None:
 
 def float_column(argument: str, values: object) -> NDArray[np.float64]:
     """`values` as a read-only one-dimensional float64 array; only real numbers pass, and masked ones become NaN."""
-    column = _float_array(argument, values, "column")
+    column = float_array(argument, values, "column")
     if column.ndim != 1:
         fail(argument, f"has {column.ndim} dimensions; expected one column.")
     return column
@@ -164,17 +165,20 @@ def float_column(argument: str, values: object) -> NDArray[np.float64]:
 
 def float_table(argument: str, values: object, shape: tuple[int, int]) -> NDArray[np.float64]:
     """`values` as a read-only float64 table of this shape; only real numbers pass, and masked ones become NaN."""
-    table = _float_array(argument, values, "table")
+    table = float_array(argument, values, "table")
     if table.shape != shape:
         fail(argument, f"has shape {table.shape}; expected {shape}.")
     return table
 
 
-def _float_array(argument: str, values: object, what: str) -> NDArray[np.float64]:
+def float_array(argument: str, values: object, what: str) -> NDArray[np.float64]:
+    """`values` as a read-only float64 array; only real numbers pass, and masked ones become NaN. `what` names it."""
     try:
         raw = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
         if raw.size and raw.dtype.kind not in "iufO":
             raise TypeError
+        if raw.dtype.kind == "O" and any(isinstance(each, str | bytes | bool) for each in raw.flat):
+            raise TypeError  # float() would read them
         array = np.array(np.ma.filled(raw.astype(np.float64), np.nan))
     except (TypeError, ValueError, OverflowError):
         fail(argument, f"is not a {what} of numbers: {shown(values)}.")

@@ -147,6 +147,9 @@ class JointSearchResult:
     termination: Termination
     stats: SolveStats
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        check.restore(self, state)
+
 
 def _integers(argument: str, values: ArrayLike, shape: str, at_least: int, at_most: int) -> NDArray[np.int64]:
     """`values` as a read-only int64 array within bounds; the message names the first element at fault."""
@@ -156,6 +159,8 @@ def _integers(argument: str, values: ArrayLike, shape: str, at_least: int, at_mo
         check.fail(argument, f"is ragged; expected an array of integers {shape}.")
     if np.ma.is_masked(values) or raw.dtype.kind not in "iuf":
         check.fail(argument, f"is {values!r:.120}; expected an array of integers {shape}.")
+    if raw.dtype == np.float16:
+        raw = raw.astype(np.float64)  # the bounds are beyond what half precision holds
     bad = (raw < at_least) | (raw > at_most)
     if raw.dtype.kind == "f":
         bad |= ~np.isfinite(raw) | (raw != np.floor(raw))

@@ -15,7 +15,7 @@ from typing import Literal
 
 Backend = Literal["auto", "cpu", "cuda"]
 
-_CHOICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "cpu", "cuda")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -74,8 +74,8 @@ def resolve_backend(backend: str, kernel: str = "", work: float = 0.0) -> Litera
     by_environment = backend == "auto" and bool(os.environ.get("DILU_BACKEND"))
     asked_by = "DILU_BACKEND" if by_environment else "backend"
     asked = os.environ["DILU_BACKEND"] if by_environment else backend
-    if asked not in _CHOICES:
-        raise ValueError(f"{asked_by} is {asked!r}; expected one of {', '.join(_CHOICES)}.")
+    if asked not in BACKENDS:
+        raise ValueError(f"{asked_by} is {asked!r}; expected one of {', '.join(BACKENDS)}.")
     path = CUDA_PATHS.get(kernel)
     if asked == "cuda":
         if path is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dilu_core import _checks as check
-from dilu_core.kernels.backend import RunRecord, resolve_backend
+from dilu_core.kernels.backend import BACKENDS, RunRecord, resolve_backend
 from dilu_core.result import SolveStats
 
 
@@ -14,11 +14,11 @@ def resolved(backend: str, kernel: str = "", work: float = 0.0) -> str:
 
     Raises `InvalidArgumentError` for an unknown name and `BackendUnavailableError` for one that cannot run here.
     """
-    named = check.text("backend", backend)
+    named = check.choice("backend", backend, BACKENDS)
     try:
         return resolve_backend(named, kernel, work)
-    except ValueError as error:
-        check.fail("backend", f"cannot be resolved: {error}")
+    except ValueError as error:  # about DILU_BACKEND
+        check.fail("backend", f"is {named!r}, and {error}")
 
 
 def stats_of(record: RunRecord, seconds: float, counts: Mapping[str, int]) -> SolveStats:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dilu_core import _checks as check
 from dilu_core.joint import JointProblem, JointSearchResult
-from dilu_core.kernels.backend import RunRecord
+from dilu_core.kernels.backend import BACKENDS, RunRecord
 from dilu_core.kernels.cpu import joint_search as cpu
 from dilu_core.result import Limit, Termination, TerminationReason
 from dilu_core.solvers.backends import resolved, stats_of
@@ -61,15 +61,16 @@ def search_joint_many(
 
 def _search(problems: Sequence[JointProblem], node_limit: int | None, backend: str) -> list[JointSearchResult]:
     started = time.perf_counter()
+    named = check.choice("backend", backend, BACKENDS)
     limit = cpu.UNLIMITED if node_limit is None else check.integer("node_limit", node_limit, at_least=1)
     functions = np.array([problem.functions for problem in problems], dtype=np.int64)
     options = np.array([problem.options for problem in problems], dtype=np.int64)
     if node_limit is None:
-        ran_on = resolved(backend, "joint", float((functions * options).sum()))
-    elif backend == "cuda":
+        ran_on = resolved(named, "joint", float((functions * options).sum()))
+    elif named == "cuda":
         check.fail("node_limit", f"is {node_limit} with backend='cuda'; a limited search runs on the CPU.")
     else:
-        ran_on = resolved(backend)
+        ran_on = resolved(named)
     if not problems:
         return []
     value = np.concatenate([problem.value.ravel() for problem in problems])

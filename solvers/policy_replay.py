@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import LARGEST, fail, instances_of, integer, read_only
+from dilu_core._checks import LARGEST, fail, instances_of, integer, read_only, restore
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.kernels import policy_columns as step
 from dilu_core.kernels import policy_replay as kernel
@@ -79,6 +79,10 @@ class ReplayFigures:
     cold_starts: Integers
     direction_flips: Integers
     stats: SolveStats
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, which forgets that the columns are read-only."""
+        restore(self, state)
 
 
 def replay_many(

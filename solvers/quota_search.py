@@ -104,9 +104,7 @@ def search_quota_many(
     The Pareto fronts are left empty unless asked for by `pareto`: building their configurations takes longer than the
     search. All results of one grid share the wall time in `.stats`.
     """
-    if not isinstance(fits, Iterable):
-        check.fail("fits", f"is {fits!r:.80}; expected a sequence of fits.")
-    models = tuple(fits)
+    models = check.listed("fits", fits, "fits")
     rule = LimitRule() if limit_rule is None else limit_rule
     if not isinstance(rule, LimitRule):
         check.fail("limit_rule", f"is {limit_rule!r:.80}; expected a LimitRule.")
@@ -116,16 +114,15 @@ def search_quota_many(
         check.fail("quantile", f"is {quantile!r}; expected a probability strictly between 0 and 1, or None.")
     fraction = check.finite("exec_fraction", exec_fraction, above=0, at_most=1)
     ran_on = resolved(backend)
-    slos = np.broadcast_to(_slo_column(slo_ms), len(models)) if np.ndim(slo_ms) == 0 else _slo_column(slo_ms)
-    if len(slos) != len(models):
-        check.fail("slo_ms", f"has {len(slos)} values for {len(models)} fits; expected one, or one per fit.")
-    if blocked is not None and len(blocked) != len(models):
-        check.fail("blocked", f"has {len(blocked)} entries for {len(models)} fits; expected one per fit.")
+    slos = _slo_column(slo_ms, len(models))
+    taken = [()] * len(models) if blocked is None else check.listed("blocked", blocked, "cells of each fit")
+    if len(taken) != len(models):
+        check.fail("blocked", f"has {len(taken)} entries for {len(models)} fits; expected one per fit.")
 
     queries = []
     for position, model in enumerate(models):
         check_model(f"fits[{position}]" if len(models) > 1 else "fit", model, quantile)
-        cells = () if blocked is None else _cells(blocked[position])
+        cells = _cells(taken[position])
         queries.append(Query(model, fraction * float(slos[position]), grid or _default_grid(model), cells))
     by_grid: dict[QuotaGrid, list[int]] = {}
     for position, query in enumerate(queries):
@@ -220,20 +217,21 @@ def _default_grid(model: LatencyModel) -> QuotaGrid:
     return QuotaGrid.covering(model.samples) if isinstance(model, LatencyFit) else QuotaGrid.regular()
 
 
-def _slo_column(slo_ms: float | Sequence[float]) -> NDArray[np.float64]:
-    if np.ndim(slo_ms) == 0:
-        return np.array([check.finite("slo_ms", slo_ms, above=0)])
+def _slo_column(slo_ms: float | Sequence[float], fits: int) -> NDArray[np.float64]:
+    """One SLO for all fits, or one for each."""
+    if isinstance(slo_ms, str | bytes) or not isinstance(slo_ms, Iterable):
+        return np.full(fits, check.finite("slo_ms", slo_ms, above=0))
     column = check.float_column("slo_ms", slo_ms)
     for position, value in enumerate(column.tolist()):
         check.finite(f"slo_ms[{position}]", value, above=0)
+    if len(column) != fits:
+        check.fail("slo_ms", f"has {len(column)} values for {fits} fits; expected one, or one per fit.")
     return column
 
 
 def _cells(blocked: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    if not isinstance(blocked, Iterable):
-        check.fail("blocked", f"is {blocked!r:.80}; expected pairs (batch, sm_milli).")
     found = []
-    for position, cell in enumerate(blocked):
+    for position, cell in enumerate(check.listed("blocked", blocked, "pairs (batch, sm_milli)")):
         try:
             batch, share = cell
         except (TypeError, ValueError):

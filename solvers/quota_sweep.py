@@ -29,6 +29,7 @@ from dilu_core.solvers.backends import resolved, stats_of
 from dilu_core.solvers.quota_search import check_model
 from dilu_core.solvers.sweep_answers import QuotaFronts, QuotaSweep, fronts_of, sweep_of
 from dilu_core.solvers.sweep_question import (
+    MOST_RPS,
     Scenario,
     SweepQuestion,
     is_roofline,
@@ -68,7 +69,7 @@ def sweep_quota(
         model is tabulated and searched on the CPU.
     slo_ms, load_rps
         A number, n values that every function is asked at, or (F, n): each function's own. Without loads no
-        instances are counted.
+        instances are counted; a load is at most 1e15, and what its instances request within 2**53 milli-GPU.
     quantiles
         One or several bounds that must meet the budget; `None` lets the mean decide.
     gpus
@@ -148,11 +149,13 @@ def _question(
     limits_milli: Sequence[int] | None,
 ) -> SweepQuestion:
     """The arguments, checked."""
-    if not isinstance(fits, Iterable):
-        check.fail("fits", f"is {fits!r:.80}; expected a sequence of fits.")
-    models = tuple(fits)
+    models = check.listed("fits", fits, "fits")
     if not models:
         check.fail("fits", "is empty; expected at least one function.")
+    if load_rps is None:
+        loads = np.empty((len(models), 0))
+    else:
+        loads = per_function("load_rps", load_rps, len(models), zero=True, at_most=MOST_RPS)
     wanted = swept_quantiles(quantiles)
     bound = next((each for each in wanted if each is not None), None)
     for position, model in enumerate(models):
@@ -168,7 +171,7 @@ def _question(
         swept_gpus(gpus),
         wanted,
         per_function("slo_ms", slo_ms, len(models), zero=False),
-        np.empty((len(models), 0)) if load_rps is None else per_function("load_rps", load_rps, len(models), zero=True),
+        loads,
         over,
         check.finite("exec_fraction", exec_fraction, above=0, at_most=1),
         rule,

@@ -39,7 +39,7 @@ class QuotaFronts(NamedTuple):
     efficacy: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuotaSweep:
     """The best configuration of F functions in each of S scenarios; all columns are (F, S) and read-only.
 
@@ -68,7 +68,7 @@ class QuotaSweep:
     points: int
     termination: Termination
     stats: SolveStats
-    _fronts: Callable[[tuple[int, ...]], QuotaFronts] = field(repr=False, compare=False)
+    _fronts: Callable[[tuple[int, ...]], QuotaFronts] = field(repr=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, which forgets that the arrays are read-only."""
@@ -107,9 +107,7 @@ class QuotaSweep:
     def fronts(self, functions: Iterable[int] | None = None) -> QuotaFronts:
         """The Pareto fronts of some functions (`None`: all), computed now."""
         count = self.batch.shape[0]
-        wanted = range(count) if functions is None else functions
-        if not isinstance(wanted, Iterable):
-            check.fail("functions", f"is {functions!r:.80}; expected positions of functions, or None for all.")
+        wanted = range(count) if functions is None else check.listed("functions", functions, "positions of functions")
         each = (check.integer(f"functions[{i}]", f, at_least=0, at_most=count - 1) for i, f in enumerate(wanted))
         return self._fronts(tuple(each))
 
@@ -145,10 +143,7 @@ def sweep_of(
     if question.load_rps.shape[1]:
         searches = chosen.shape[1]
         load = check.read_only(np.tile(question.load_rps, (1, searches)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            needed = np.where(served > 0, load / served, 0.0)
-        instances = check.read_only(np.where(served > 0, demands_units(needed), -1))
-        share = check.read_only(np.where(instances >= 0, instances * requested, -1))
+        instances, share = map(check.read_only, _for_load(load, served, requested))
     points = functions * chosen.shape[1] * len(question.grid) * len(question.limits)
     return QuotaSweep(
         scenarios=question.scenarios,
@@ -169,6 +164,23 @@ def sweep_of(
         stats=stats,
         _fronts=fronts,
     )
+
+
+def _for_load(load: Floats, served: Floats, requested: Ints) -> tuple[Ints, Ints]:
+    """Instances that serve each load and what they request together, (F, S); -1 where one serves nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = np.where(served > 0, load / served, 0.0)
+    most = min(check.LARGEST, 2**62 // len(load))  # sums over the functions stay within int64, too
+    over = np.ceil(needed) * requested > most
+    if over.any():
+        f, s = (int(i) for i in np.argwhere(over)[0])
+        check.fail(
+            "load_rps",
+            f"asks function {f} for {load[f, s]:g} requests/s: instances of {served[f, s]:g} requests/s and "
+            f"{requested[f, s]} milli-GPU that request more than {most} milli-GPU together.",
+        )
+    instances = np.where(served > 0, demands_units(needed), -1)
+    return instances, np.where(instances >= 0, instances * requested, -1)
 
 
 def fronts_of(question: SweepQuestion, functions: tuple[int, ...], found: SweepFronts) -> QuotaFronts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +21,9 @@ from dilu_core.quota import LimitRule, QuotaGrid
 from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE
 
 Floats = NDArray[np.float64]
+
+MOST_RPS = 1e15
+"""Greatest load, as of an `ArrivalTrace`."""
 
 
 class Scenario(NamedTuple):
@@ -118,9 +122,11 @@ def is_roofline(model: LatencyModel) -> bool:
     return isinstance(model.model if isinstance(model, LatencyFit) else model, RooflineModel)
 
 
-def swept_quantiles(value: object) -> tuple[float | None, ...]:
+def swept_quantiles(value: Any) -> tuple[float | None, ...]:
     """One quantile or several, `None` for the mean."""
-    found: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    found: tuple[Any, ...] = (value,)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        found = check.listed("quantiles", value, "probabilities, each a number or None")
     if not found:
         check.fail("quantiles", "is empty; expected at least one probability, or None for the mean.")
     for i, each in enumerate(found):
@@ -144,28 +150,26 @@ def swept_limits(value: object) -> tuple[int, ...] | None:
     """The limits to choose from, ascending and distinct; `None`: no list."""
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        check.fail("limits_milli", f"is {value!r:.80}; expected shares in milli-GPU, or None.")
-    found = {check.share_milli(f"limits_milli[{i}]", each) for i, each in enumerate(value)}
+    offered = check.listed("limits_milli", value, "shares in milli-GPU")
+    found = {check.share_milli(f"limits_milli[{i}]", each) for i, each in enumerate(offered)}
     if not found:
         check.fail("limits_milli", "is empty; expected at least one share in milli-GPU, or None.")
     return tuple(sorted(found))
 
 
-def per_function(argument: str, value: ArrayLike, functions: int, *, zero: bool) -> Floats:
-    """`value` as (F, n): a number, a column for all functions, or a row per function."""
-    try:
-        table = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        check.fail(argument, f"is {value!r:.80}; expected numbers, or a row of them per function.")
+def per_function(argument: str, value: ArrayLike, functions: int, *, zero: bool, at_most: float = math.inf) -> Floats:
+    """`value` as (F, n): a number, a column for all functions, or a row per function; finite, at most `at_most`."""
+    table = check.float_array(argument, value, "number, column or table")
     if table.ndim < 2:
         table = np.broadcast_to(table.reshape(1, -1), (functions, table.size))
     if table.ndim != 2 or table.shape[0] != functions or table.shape[1] == 0:
         check.fail(
             argument, f"has shape {np.shape(value)} for {functions} functions; expected (n,) or ({functions}, n)."
         )
-    bad = np.argwhere(~(np.isfinite(table) & ((table >= 0) if zero else (table > 0))))
-    if bad.size:
-        wanted = "finite numbers of at least 0" if zero else "finite numbers above 0"
-        check.fail(argument, f"holds {table[tuple(bad[0])]!r} at {tuple(bad[0].tolist())}; expected {wanted}.")
+    sound = np.isfinite(table) & (table <= at_most) & ((table >= 0) if zero else (table > 0))
+    if not sound.all():
+        place = tuple(np.argwhere(~sound)[0].tolist())
+        wanted = "of at least 0" if zero else "above 0"
+        most = "" if at_most == math.inf else f" and at most {at_most:g}"
+        check.fail(argument, f"holds {table[place].item()!r} at {place}; expected finite numbers {wanted}{most}.")
     return np.ascontiguousarray(table)

@@ -21,7 +21,7 @@ from dilu_core.result import SolveStats
 from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.batch_coscaling import BatchCoScaler
 from dilu_core.solvers.batch_vertical import BatchVerticalScaler, SharedGpus
-from dilu_core.solvers.fitting import fit_latency
+from dilu_core.solvers.fitting import fit_latency_many
 from dilu_core.solvers.joint_search import search_joint, search_joint_many
 from dilu_core.solvers.placement.column_generation import column_bound
 from dilu_core.solvers.placement.construct import construct, first_fit, ledger_of
@@ -73,7 +73,7 @@ def warm_up() -> SolveStats:
     Takes seconds the first time after an installation, and next to nothing later. Returns the time it took.
     """
     started = time.perf_counter()
-    fit = fit_latency(ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]])))
+    fit = fit_latency_many([ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]]))], backend="cpu")[0]
     search_quota(fit, slo_ms=100.0)
     surface = MonotoneSurface([1, 2], [500, 1000], [[10, 9], [12, 10]])
     sweep_quota([fit, surface], slo_ms=100.0, quantiles=None, backend="cpu").fronts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,6 +175,38 @@ def test_limits_are_the_slower_of_arithmetic_and_memory(frame: Any) -> None:
     assert limits.seconds("fp32", 1e12, 6e12) == 2.0
     assert limits.seconds("fp32", 4e12, 6e12) == 4.0
     assert limits.seconds("fp64", 1, 1) is None
+
+
+@pytest.mark.parametrize("only", ["nope", "joint,nope", "", ","])
+def test_unknown_cases_are_refused_before_anything_runs(
+    frame: Any, tmp_path: Path, only: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2 with the names there are, with or without a GPU, and no file."""
+    for more in ((), ("--cpu",)):
+        with pytest.raises(SystemExit) as caught:
+            frame.main.main(["--out", str(tmp_path / "out.json"), "--only", only, *more])
+        assert caught.value.code == 2
+        assert "expected some of joint, sweep, what_if, fits, replays" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cases": 3}', "\ufffe"])
+def test_a_file_that_is_no_report_is_left_alone(
+    frame: Any, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, one line, and the file as it was."""
+    out = tmp_path / "out.json"
+    out.write_text(text, encoding="utf-8")
+    assert _run(frame, out, {"joint": _case(frame, [])}, "--cpu") == 2
+    assert "holds no report of this command" in capsys.readouterr().out
+    assert out.read_text(encoding="utf-8") == text
+
+
+def test_it_runs_as_a_module() -> None:
+    """`python -m bench.gpu` finds its parts as `python bench/gpu` does."""
+    command = [sys.executable, "-m", "bench.gpu", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parents[1], check=True)
+    assert "--budget-s" in done.stdout
 
 
 def test_times_are_readable(frame: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,19 @@ def test_columns_are_read_only_copies_also_after_pickling() -> None:
         assert (each.functions, each.options) == (1, 2)
         with pytest.raises(ValueError, match="read-only"):
             each.weight[0, 0, 0] = 3
+
+
+def test_half_precision_is_read_without_a_warning() -> None:
+    """Integral halves pass, others are named, and bounds that no half reaches overflow nowhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        halves: Any = np.array([[1, 60000]], np.float16)
+        problem = JointProblem(halves, GOOD["weight"], GOOD["capacity"])
+        assert problem.value.tolist() == [[1, 60000]]
+        for value in (0.5, np.inf):
+            halves[0, 1] = value
+            with pytest.raises(InvalidArgumentError, match=r"value\[0, 1\] is"):
+                JointProblem(halves, GOOD["weight"], GOOD["capacity"])
 
 
 def test_values_and_kernels_agree_on_the_bounds() -> None:

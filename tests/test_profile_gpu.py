@@ -201,6 +201,56 @@ def test_a_dry_run_end_to_end(
     assert "held-out" in out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [([], "torch, torchvision, transformers"), (["--dry-run", "--only", "bert-base"], "torch, transformers")],
+)
+def test_missing_packages_are_one_line(
+    profiler: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    needed: str,
+) -> None:
+    """Exit 2 and nothing else: no table is made, and none that is there is fitted as if it had been measured."""
+    monkeypatch.setattr(profiler, "find_spec", lambda name: None)
+    path = tmp_path / "table.csv"
+    assert profiler.main([*arguments, "--out", str(path)]) == 2
+    assert capsys.readouterr().out == f"needs {needed}; not installed: {needed}\n"
+    assert not path.exists()
+
+
+def test_a_table_without_rows_is_said_to_be_one(
+    profiler: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing or empty: exit 1 and one line; with rows it is fitted."""
+    path = tmp_path / "table.csv"
+    assert profiler.main(["--fits-only", "--out", str(path)]) == 1
+    profiler.Table(path, "pretended")
+    assert profiler.main(["--fits-only", "--out", str(path)]) == 1
+    assert capsys.readouterr().out == 2 * f"no measurements in {path}\n"
+    _run(profiler, path, PretendedDevice(profiler), deadline=1000)
+    assert profiler.main(["--fits-only", "--out", str(path)]) == 0
+    assert "held-out" in capsys.readouterr().out
+
+
+def test_measuring_that_fails_is_no_success(
+    profiler: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 1 even where the table has rows of an earlier run."""
+    path = tmp_path / "table.csv"
+    _run(profiler, path, PretendedDevice(profiler), deadline=3)
+
+    def broken(*_: object) -> str:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(profiler, "find_spec", lambda name: name)
+    monkeypatch.setattr(profiler, "_measure", broken)
+    assert profiler.main(["--dry-run", "--no-fits", "--out", str(path)]) == 1
+    assert "failed" in capsys.readouterr().out
+
+
 def test_a_measured_table_can_become_the_example(profiler: ModuleType, tmp_path: Path) -> None:
     """The adopted files are a workload that reads, from the measured rows alone; what was not measured is left out."""
     adopt = bench_module("adopt_gpu_profiles")

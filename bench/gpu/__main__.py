@@ -5,7 +5,7 @@
 FILE is written after each case; a case that is in it (same sizes, same device, validated) is skipped unless --again, so
 a run that was cut off goes on where it stopped. No case starts once the budget is spent. Without a GPU the command says
 what was found, and times the CPU alone where --cpu is given. Exit status: 1 where a kernel is wrong or fails, 2 where
-there is no GPU and no --cpu, 3 where the budget ended before the cases did.
+there is no GPU and no --cpu, or an option is wrong, 3 where the budget ended before the cases did.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m bench.gpu
 
 from case import Case
 from hardware import Limits, limits, machine
@@ -44,11 +46,14 @@ def main(argv: Sequence[str] | None = None, loaders: Mapping[str, Loader] | None
         say("no GPU: nothing measured; --cpu times the CPU side alone.")
         return 2
     device = None if found.device is None else asdict(found.device)
-    report = _read(options.out, {**machine(), "device": device}, options.small)
+    try:
+        report = _read(options.out, {**machine(), "device": device}, options.small)
+    except (OSError, ValueError) as error:
+        say(f"--out {options.out} holds no report of this command ({error}); name another file.")
+        return 2
     hardware = _hardware(report) if device else None
-    names = [name for name in options.only.split(",") if name] or list(NAMES)
     status = 0
-    for name in names:
+    for name in options.only:
         if not options.again and _is_done(report["cases"].get(name), device is not None):
             say(f"{name}: in {options.out.name} already")
             continue
@@ -78,16 +83,22 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/gpu", description="Validates and times the CUDA kernels; writes JSON.")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, written after each case and resumed")
     parser.add_argument("--small", action="store_true", help="small problems: a quick check that everything runs")
-    parser.add_argument("--only", default="", help=f"comma-separated cases of {','.join(NAMES)}")
+    parser.add_argument("--only", type=_names, default=NAMES, help=f"comma-separated cases of {','.join(NAMES)}")
     parser.add_argument("--budget-s", type=float, default=480.0, help="start no case after so many seconds")
     parser.add_argument("--again", action="store_true", help="measure cases that are in the file already")
     parser.add_argument("--cpu", action="store_true", help="without a GPU, time the CPU side alone")
     return parser.parse_args(argv)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names {unknown or 'nothing'}; expected some of {', '.join(NAMES)}")
+    return names
+
+
 def _loader(name: str) -> Loader:
-    if name not in NAMES:
-        raise ValueError(f"--only names {name!r}; expected some of {', '.join(NAMES)}.")
     loader: Loader = importlib.import_module(name).case
     return loader
 
@@ -108,11 +119,13 @@ def _is_done(row: Mapping[str, Any] | None, on_gpu: bool) -> bool:
 
 
 def _read(path: Path, where: Mapping[str, Any], small: bool) -> dict[str, Any]:
-    """The report in the file where it is of this machine and size, else a new one."""
+    """The report in the file where it is of this machine and size, else a new one; `ValueError` where it is none."""
     new = {"machine": dict(where), "small": small, "cases": {}}
     if not path.exists():
         return new
-    old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    old = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(old, dict) or not isinstance(old.get("cases"), dict):
+        raise ValueError("no cases in it")
     if (old.get("machine"), old.get("small")) == (json.loads(json.dumps(where)), small):
         return old
     say(f"{path.name} is of another machine or size; it is started anew.")

@@ -29,6 +29,8 @@ class Function:
         (module, device) -> what makes the step for a batch size: one forward pass, or one training step.
     batches
         Batch sizes; for a prefill the tokens of its one prompt.
+    package
+        That the architecture comes from, besides torch.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Function:
     prepare: Callable[[Any, str], Prepared]
     batches: tuple[int, ...]
     trains: bool = False
+    package: str = "transformers"
 
 
 def _resnet(layers: int, *, trains: bool = False) -> Callable[[str, bool], Any]:
@@ -113,8 +116,8 @@ _BATCHES = (1, 2, 4, 8, 16, 32)
 _LLAMA = _transformer("LlamaForCausalLM", "LlamaConfig", _LLAMA_7B)
 _BERT_MODEL = "BertForSequenceClassification"
 FUNCTIONS: tuple[Function, ...] = (
-    Function("resnet50", "resnet50", _resnet(50), steps.images, _BATCHES),
-    Function("resnet152", "resnet152", _resnet(152), steps.images, _BATCHES),
+    Function("resnet50", "resnet50", _resnet(50), steps.images, _BATCHES, package="torchvision"),
+    Function("resnet152", "resnet152", _resnet(152), steps.images, _BATCHES, package="torchvision"),
     Function("bert-base", "bert-base", _transformer(_BERT_MODEL, "BertConfig", _BERT_BASE), steps.sequences, _BATCHES),
     Function(
         "roberta-large",
@@ -135,6 +138,7 @@ FUNCTIONS: tuple[Function, ...] = (
         steps.training(steps.training_images, "SGD"),
         (32,),
         trains=True,
+        package="torchvision",
     ),
     Function(
         "bert-base-training",

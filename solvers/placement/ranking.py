@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dilu_core import _checks as check
 from dilu_core.cluster import Configuration, Instance
 from dilu_core.errors import BackendUnavailableError
-from dilu_core.kernels.backend import RunRecord
+from dilu_core.kernels.backend import BACKENDS, RunRecord
 from dilu_core.kernels.cpu.ledger import ACTIVE
 from dilu_core.kernels.cpu.ranking import N_COLUMNS, OPENED, Ranked, RankQuestion
 from dilu_core.kernels.cpu.ranking import rank_gpus as rank_on_cpu
@@ -32,11 +32,11 @@ _CHUNK = 256  # instances whose every score is held at once
 _CUDA_GREATEST_K = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GpuRanking:
-    """The best GPUs of n instances, best first; columns are (n, k) and read-only.
+    """The best GPUs of n instances, best first; columns are (n, min(k, GPUs of the cluster)) and read-only.
 
-    `gpu` numbers the cluster's GPUs in order, node after node; -1 where fewer than k have a place. `score` is that of
+    `gpu` numbers the cluster's GPUs in order, node after node; -1 where fewer of them have a place. `score` is that of
     `WhatIf.scores`, less is better, nan where `gpu` is -1.
     """
 
@@ -67,7 +67,7 @@ def rank_gpus(state: ClusterState, instances: Iterable[Instance], *, k: int = 1,
         With their alternatives: a GPU's score is that of the configuration that would be taken there. Names may be
         taken, since nothing is placed.
     k
-        How many GPUs are wanted of each; more than 32 run on the CPU.
+        How many GPUs are wanted of each, all of them where there are fewer; more than 32 run on the CPU.
     backend
         "auto", "cpu" or "cuda"; all give the same answers. Only instances of one GPU that is neither split nor
         partitioned, without preferences, run on a GPU.
@@ -88,24 +88,25 @@ def rank_gpus(state: ClusterState, instances: Iterable[Instance], *, k: int = 1,
     count = min(wanted, gpus)
     plain = [i for i, each in enumerate(asked) if _is_plain(each, chooser)]
     question = _question(chooser, [asked[i] for i in plain], count)
-    if count > _CUDA_GREATEST_K and backend == "auto":
-        backend = "cpu"
-    ran_on = resolved(backend, "what_if", float(question.triples))
+    named = check.choice("backend", backend, BACKENDS)
+    if count > _CUDA_GREATEST_K and named == "auto":
+        named = "cpu"
+    ran_on = resolved(named, "what_if", float(question.triples))
     if ran_on == "cuda" and count > _CUDA_GREATEST_K:
         raise BackendUnavailableError(f"k is {wanted}; a GPU ranks at most {_CUDA_GREATEST_K}. Use backend='cpu'.")
     started = time.perf_counter()
-    rows, scores = np.full((len(asked), wanted), -1, np.int64), np.full((len(asked), wanted), np.nan)
+    rows, scores = np.full((len(asked), count), -1, np.int64), np.full((len(asked), count), np.nan)
     ranked, record = _rank(question, ran_on)
-    rows[plain, :count] = ranked.gpu
-    scores[plain, :count] = np.where(ranked.gpu >= 0, ranked.score, np.nan)
+    rows[plain] = ranked.gpu
+    scores[plain] = np.where(ranked.gpu >= 0, ranked.score, np.nan)
     others = sorted(set(range(len(asked))) - set(plain))
     for at in range(0, len(others), _CHUNK):
         chunk = others[at : at + _CHUNK]
         matrix = score_matrix(chooser, tuple(asked[i] for i in chunk))
         best = np.argsort(matrix, axis=1, kind="stable")[:, :count]  # nan sorts last
         values = np.take_along_axis(matrix, best, axis=1)
-        rows[chunk, :count] = np.where(np.isnan(values), -1, best)
-        scores[chunk, :count] = values
+        rows[chunk] = np.where(np.isnan(values), -1, best)
+        scores[chunk] = values
     stats = stats_of(record, time.perf_counter() - started, {"triples": question.triples, "by_matrix": len(others)})
     where = tuple((node.name, gpu) for node in state.cluster.nodes for gpu in range(node.gpus))
     return GpuRanking(check.read_only(rows), check.read_only(scores), stats, where)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dilu_core.errors import BackendUnavailableError
+from dilu_core.errors import BackendUnavailableError, InvalidArgumentError
 from dilu_core.kernels import backend as choice
 from dilu_core.kernels.backend import CUDA_PATHS, CudaPath, resolve_backend
 from dilu_core.kernels.cuda import selftest
+from dilu_core.solvers.backends import resolved
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,15 @@ def test_environment_decides_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DILU_BACKEND", "tpu")
     with pytest.raises(ValueError, match="DILU_BACKEND is 'tpu'"):
         resolve_backend("auto")
+
+
+def test_a_solver_says_whose_choice_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument, or the environment that stands in for it."""
+    with pytest.raises(InvalidArgumentError, match=r"^backend is 'gpu'; expected one of auto, cpu, cuda\.$"):
+        resolved("gpu", "joint")
+    monkeypatch.setenv("DILU_BACKEND", "tpu")
+    with pytest.raises(InvalidArgumentError, match=r"^backend is 'auto', and DILU_BACKEND is 'tpu'; expected one of"):
+        resolved("auto")
 
 
 def test_environment_forces_either_side(monkeypatch: pytest.MonkeyPatch, measured: str) -> None:

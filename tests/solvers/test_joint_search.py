@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -184,7 +186,8 @@ def test_misuse_is_refused_by_name() -> None:
         (lambda: search_joint_many([problem, 3]), r"problems\[1\] is 3"),  # type: ignore[list-item]
         (lambda: search_joint(problem, node_limit=0), "node_limit is 0"),
         (lambda: search_joint(problem, node_limit=5, backend="cuda"), "node_limit is 5 with backend='cuda'"),
-        (lambda: search_joint(problem, backend="gpu"), "backend cannot be resolved"),
+        (lambda: search_joint(problem, backend="gpu"), "^backend is 'gpu'; expected one of auto, cpu, cuda"),
+        (lambda: search_joint(problem, node_limit=5, backend=np.array(["cpu", "cuda"])), "backend is array"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             call()
@@ -193,6 +196,7 @@ def test_misuse_is_refused_by_name() -> None:
 @settings(max_examples=20)
 @given(small_problems())
 def test_a_choice_is_read_only(asked: Asked) -> None:
-    """Results are values."""
+    """Results are values, also after pickling."""
     result = search_joint(_problem(asked))
-    assert result.choice is None or not result.choice.flags.writeable
+    for each in (result, pickle.loads(pickle.dumps(result))):
+        assert each.choice is None or not each.choice.flags.writeable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -125,7 +126,9 @@ def test_more_work_than_one_task_is_cut_without_a_trace() -> None:
     company = replay_many([trace] * 3, [params] * 500)
     assert np.all(company.gpu_seconds == alone.gpu_seconds[0, 0])
     assert np.all(company.violation_rate == alone.violation_rate[0, 0])
-    assert not company.gpu_seconds.flags.writeable
+    for each in (company, pickle.loads(pickle.dumps(company))):
+        assert not each.gpu_seconds.flags.writeable
+        assert not each.direction_flips.flags.writeable
 
 
 def test_without_an_slo_or_requests_nothing_is_said_of_lateness() -> None:

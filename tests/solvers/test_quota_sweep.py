@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any
 
@@ -20,6 +21,7 @@ from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
 from dilu_core.solvers.quota_search import search_quota
 from dilu_core.solvers.quota_sweep import QuotaSweep, sweep_quota
+from dilu_core.solvers.sweep_question import MOST_RPS
 from tests.solvers.test_quota_search import Opaque, fits, grids, pure_forms, triple
 
 MODEL = RooflineModel(8.0, 0.2, 1.5, 1.2, 0.4, 3.0)
@@ -186,6 +188,29 @@ def test_what_a_sweep_says_of_itself() -> None:
     assert np.array_equal(again.batch, found.batch)
     assert not again.batch.flags.writeable
     assert np.array_equal(again.fronts().batch, found.fronts().batch)
+    assert len({found, again, found}) == 2  # values of arrays: equal only to themselves
+
+
+def test_loads_whose_shares_no_integer_holds_are_refused() -> None:
+    """The greatest load is counted exactly; where instances or their shares would pass 2**53, the load is at fault."""
+    asked = sweep_quota([MODEL], slo_ms=80.0, load_rps=MOST_RPS, quantiles=None)
+    assert asked.instances is not None
+    assert asked.share_milli is not None
+    assert int(asked.instances[0, 0]) == math.ceil(MOST_RPS / asked.throughput_rps[0, 0])
+    assert 0 < asked.total_share_milli[0] == asked.instances[0, 0] * asked.request_milli[0, 0]
+    slow = RooflineModel(8e6, 0.2, 1.5, 1.2, 0.4, 3.0)  # some requests an hour
+    for functions, loads in (([MODEL], 1e19), ([slow, MODEL], [1.0, MOST_RPS]), ([slow] * 2000, 1e12)):
+        with pytest.raises(InvalidArgumentError) as caught:
+            sweep_quota(functions, slo_ms=1e9, load_rps=loads, quantiles=None, grid=QuotaGrid((1, 2), (900, 1000)))
+        assert caught.value.argument == "load_rps"
+
+
+def test_an_element_at_fault_is_shown_as_a_plain_number() -> None:
+    """No numpy type in the message."""
+    with pytest.raises(
+        InvalidArgumentError, match=r"^slo_ms holds nan at \(0, 1\); expected finite numbers above 0\.$"
+    ):
+        sweep_quota([MODEL], slo_ms=[5.0, float("nan")], quantiles=None)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +218,25 @@ def test_what_a_sweep_says_of_itself() -> None:
     [
         ({"fits": []}, "fits"),
         ({"fits": 3}, "fits"),
+        ({"fits": np.array(MODEL, object)}, "fits"),
         ({"fits": ["model"]}, "fits[0]"),
+        ({"quantiles": np.array(0.9)}, "quantiles"),
+        ({"limits_milli": np.array(100)}, "limits_milli"),
         ({"quantiles": 0.95}, "fits[0]"),
         ({"quantiles": [None, 1.5]}, "quantiles[1]"),
         ({"quantiles": []}, "quantiles"),
         ({"slo_ms": [50.0, -1.0]}, "slo_ms"),
         ({"slo_ms": [[1.0], [2.0]]}, "slo_ms"),
         ({"slo_ms": "fast"}, "slo_ms"),
+        ({"slo_ms": "100"}, "slo_ms"),
+        ({"slo_ms": [b"1"]}, "slo_ms"),
+        ({"slo_ms": True}, "slo_ms"),
+        ({"slo_ms": np.array(["100"], object)}, "slo_ms"),
+        ({"slo_ms": np.ma.array([5.0, 6.0], mask=[False, True])}, "slo_ms"),
+        ({"slo_ms": np.timedelta64(1, "s")}, "slo_ms"),
+        ({"slo_ms": 10**400}, "slo_ms"),
+        ({"load_rps": 10**400}, "load_rps"),
+        ({"load_rps": False}, "load_rps"),
         ({"load_rps": [float("nan")]}, "load_rps"),
         ({"gpus": []}, "gpus"),
         ({"gpus": ["H100"]}, "gpus[0]"),
@@ -220,7 +257,12 @@ def test_bad_arguments_are_named(changes: dict[str, Any], argument: str) -> None
         sweep_quota(arguments.pop("fits"), **arguments)
     assert caught.value.argument == argument
     found = sweep_quota([MODEL], slo_ms=50.0, quantiles=None)
-    for call in (lambda: found.config(1, 0), lambda: found.config(0, -1), lambda: found.fronts([3])):
+    for call in (
+        lambda: found.config(1, 0),
+        lambda: found.config(0, -1),
+        lambda: found.fronts([3]),
+        lambda: found.fronts(np.array(0)),
+    ):
         with pytest.raises(InvalidArgumentError):
             call()
 

@@ -42,7 +42,7 @@ def test_ranking_is_what_if(crowds: Any, data: st.DataObject) -> None:
     before = state.to_dict()
     found = rank_gpus(state, asked, k=k)
     assert state.to_dict() == before
-    assert found.gpu.shape == (len(asked), k)
+    assert found.gpu.shape == (len(asked), min(k, sum(node.gpus for node in problem.cluster.nodes)))
     for i, expected in enumerate(state.what_if(asked).best(k)):
         assert found.candidates(i) == expected
 
@@ -64,15 +64,18 @@ def test_every_back_end_ranks_alike(backend: str) -> None:
 
 
 def test_more_wanted_than_there_are() -> None:
-    """Missing places are -1 and nan; k may exceed the cluster; nobody asked is nobody ranked."""
+    """Missing places are -1 and nan; k may exceed the cluster by any factor; nobody asked is nobody ranked."""
     state = filled()
-    found = rank_gpus(state, [Instance("i0", "inference", 1000, 1000, 40960)], k=100)
+    found = rank_gpus(state, [Instance("i0", "inference", 1000, 1000, 40960)], k=10**12)
+    assert found.gpu.shape == found.score.shape == (1, 24)
     count = len(found.candidates(0))
     assert 0 < count < 24
     assert (found.gpu[0, count:] == -1).all()
     assert np.isnan(found.score[0, count:]).all()
     assert rank_gpus(state, []).gpu.shape == (0, 1)
-    assert not pickle.loads(pickle.dumps(found)).gpu.flags.writeable
+    again = pickle.loads(pickle.dumps(found))
+    assert not again.gpu.flags.writeable
+    assert len({found, again, found}) == 2  # values of arrays: equal only to themselves
 
 
 @pytest.mark.parametrize(
@@ -83,11 +86,13 @@ def test_more_wanted_than_there_are() -> None:
         ({"instances": ["x"]}, "instances[0]"),
         ({"k": 0}, "k"),
         ({"backend": "tpu"}, "backend"),
+        ({"backend": np.array(["auto", "cpu"]), "k": 100}, "backend"),
     ],
 )
 def test_bad_arguments_are_named(changes: dict[str, Any], argument: str) -> None:
     """The error names the argument."""
-    arguments: dict[str, Any] = {"state": ClusterState(CLUSTER), "instances": []} | changes
+    wide = Cluster.homogeneous(10, 4, GpuType("A100", 40960))
+    arguments: dict[str, Any] = {"state": ClusterState(wide), "instances": []} | changes
     with pytest.raises(InvalidArgumentError) as caught:
         rank_gpus(arguments.pop("state"), arguments.pop("instances"), **arguments)
     assert caught.value.argument == argument
