@@ -36,7 +36,7 @@ class MigProfile:
         memory = check.integer("memory_mib", self.memory_mib, at_least=0, at_most=MOST_PROFILE_MIB)
         object.__setattr__(self, "memory_mib", memory)
         object.__setattr__(self, "slices", check.integer("slices", self.slices, at_least=1, at_most=MOST_SLICES))
-        listed = check._listed("starts", self.starts, "first slices")
+        listed = check.listed("starts", self.starts, "first slices")
         starts = check.int_column("starts", listed, at_least=0, at_most=MOST_SLICES - self.slices)
         if not starts.size:
             check.fail("starts", "is empty, so the profile could go nowhere; expected the legal first slices.")
