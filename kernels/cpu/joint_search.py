@@ -195,7 +195,10 @@ def search_many(
     starts = np.zeros((2, problems), dtype=np.int64)
     np.cumsum((functions * options)[:-1], out=starts[0, 1:])
     np.cumsum(functions[:-1], out=starts[1, 1:])
-    run = _search_parallel if problems >= PARALLEL_PROBLEMS else _search_serial
-    with numba.parallel_chunksize(1):  # a few problems take most of the time: each core draws the next one
-        run(starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+    columns = starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes
+    if problems < PARALLEL_PROBLEMS:
+        _search_serial(*columns)
+    else:
+        with numba.parallel_chunksize(1):  # a few problems take most of the time: each core draws the next one
+            _search_parallel(*columns)
     return choice, best, nodes
