@@ -79,7 +79,7 @@ def branch(
     excess: NDArray[np.int64],
     least: NDArray[np.int64],
     first_option: NDArray[np.int64],
-    capacity: int,
+    spare: int,
     most_excess: int,
     slack: int,
     unit: int,
@@ -92,7 +92,8 @@ def branch(
     Returns its gain, the nodes visited, and whether `choice` is proven the first of that gain.
 
     Level d is `function[d]`; its options in search order are rows of `option` (original numbers), `gain`, `load`
-    (packed) and `loss`; `least[d]` is the packed least weight. `first_option[i]` is the least option number of function
+    (packed) and `loss`; `least[d]` is the packed least weight, and `spare` what those of all leave. `excess` and its
+    capacity `most_excess` are those of `beyond_lightest`. `first_option[i]` is the least option number of function
     i. A search that would visit more than `node_limit` nodes stops there and returns one more than that.
     """
     last = function.shape[0] - 1
@@ -102,9 +103,7 @@ def branch(
     gained = np.zeros(last + 1, dtype=np.int64)
     left = np.zeros(last + 1, dtype=np.int64)
     position = np.zeros(last + 1, dtype=np.int64)
-    room[0], left[0] = capacity, most_excess
-    for level in range(1, last + 1):
-        room[0] -= least[level]
+    room[0], left[0] = spare + least[0], most_excess
     level, nodes, ties, greatest = 0, 1, 0, gain[last, 0]
     while level >= 0:
         i = function[level]
@@ -163,7 +162,7 @@ def first_choice(
     loss: NDArray[np.int64],
     excess: NDArray[np.int64],
     least: NDArray[np.int64],
-    capacity: int,
+    spare: int,
     most_excess: int,
     slack: int,
     best: int,
@@ -173,7 +172,8 @@ def first_choice(
     """Set `choice` (n,) to the first, in lexicographic order, of the greatest gain, `best`; returns the nodes visited.
 
     Rows are functions here, and their options stand in original order; `least` (n,) are their packed least weights.
-    `slack` is what `best` leaves. More than `node_limit` nodes, and `choice` is left as it is.
+    `spare`, `excess` and `most_excess` are as in `branch`; `slack` is what `best` leaves. More than `node_limit` nodes,
+    and `choice` is left as it is.
     """
     last = count.shape[0] - 1
     room = np.zeros(last + 1, dtype=np.int64)
@@ -181,9 +181,7 @@ def first_choice(
     gained = np.zeros(last + 1, dtype=np.int64)
     position = np.zeros(last + 1, dtype=np.int64)
     left = np.zeros(last + 1, dtype=np.int64)
-    room[0], left[0] = capacity, most_excess
-    for i in range(1, last + 1):
-        room[0] -= least[i]
+    room[0], left[0] = spare + least[0], most_excess
     i, nodes = 0, 0
     while i >= 0:
         k = position[i]

@@ -95,7 +95,7 @@ def search_one(
         levels[4],
         least[function],
         first_option,
-        room,
+        spare,
         most_excess,
         slack,
         unit,
@@ -108,9 +108,10 @@ def search_one(
     if not first and nodes <= node_limit:
         slack = bound - unit * best  # the best answer is known: fewer options are left, and what is left is heavier
         drop_losing(slack, count, option, gain, load, loss, least)
-        excess, most_excess = beyond_lightest(count, load, least, beside_lightest(room, least))
+        spare = beside_lightest(room, least)
+        excess, most_excess = beyond_lightest(count, load, least, spare)
         nodes += first_choice(
-            count, option, gain, load, loss, excess, least, room, most_excess, slack, best, choice, node_limit - nodes
+            count, option, gain, load, loss, excess, least, spare, most_excess, slack, best, choice, node_limit - nodes
         )
     return base + best, nodes
 
