@@ -83,6 +83,12 @@ class ServeDeployment:
         self.replicas, self.due_s = [Replica(self)], list[float]()
         self._owed = 0.0
 
+    def offer(self, load_rps: float | None) -> None:
+        """So much load from now on; `None`: the replicas report nothing."""
+        self.silent = load_rps is None
+        if load_rps is not None:
+            self.load_rps = load_rps
+
     def advance(self, seconds: float) -> None:
         """Requests arrive in turn at all replicas; these report after every step."""
         for _ in range(round(seconds / STEP_S)):

@@ -6,6 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from dilu_core.adapters.ray_serve_metrics import AGE_S, ARRIVALS
+from dilu_core.coscaling.params import HorizontalParams
+
+PARAMS = HorizontalParams(
+    capacity_rps=10.0, request_milli=300, limit_milli=600, max_instances=20, lean=1.0, short_s=1, window_s=20
+)
 
 
 def series(*points: tuple[float, float]) -> list[Any]:

@@ -42,20 +42,11 @@ class TestKedaPods(TestAutoscaledPods):
         return KedaPods()
 
 
-class TestServeDeployment(HostConformance):
+class TestServeDeployment(TestAutoscaledPods):
     """Contexts of Serve as observations, and decisions as a `ServePolicy` answers them."""
 
     def make_host(self) -> Any:
         return ServeDeployment()
-
-    def advance(self, host: Any, seconds: float) -> None:
-        host.advance(seconds)
-
-    def send(self, host: Any, load_rps: float) -> None:
-        host.load_rps = load_rps
-
-    def silence(self, host: Any) -> None:
-        host.silent = True
 
 
 class Served:

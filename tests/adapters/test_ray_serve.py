@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dilu_core import CoScaler, HorizontalParams, HorizontalState, InvalidArgumentError, Observation
+from dilu_core import CoScaler, HorizontalState, InvalidArgumentError, Observation
 from dilu_core.adapters import ray_serve_policy
 from dilu_core.adapters.ray_serve import (
     ServeAppPolicy,
@@ -21,11 +21,7 @@ from dilu_core.adapters.ray_serve import (
 from dilu_core.adapters.ray_serve_app import within_budget
 from dilu_core.adapters.ray_serve_metrics import ARRIVALS, IN_FLIGHT, LATENCY_P95_MS, SPARE_MILLI
 from dilu_core.adapters.ray_serve_observation import observe, rate_rps
-from tests.adapters.serve_contexts import context, reported, series
-
-PARAMS = HorizontalParams(
-    capacity_rps=10.0, request_milli=300, limit_milli=600, max_instances=20, lean=1.0, short_s=1, window_s=20
-)
+from tests.adapters.serve_contexts import PARAMS, context, reported, series
 
 
 def seen(given_context: Any, **arguments: Any) -> Observation:

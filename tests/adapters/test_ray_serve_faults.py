@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilu_core import HorizontalParams, InvalidArgumentError
+from dilu_core import InvalidArgumentError
 from dilu_core.adapters import ray_serve_memory
 from dilu_core.adapters.ray_serve import (
     ServeAppPolicy,
@@ -22,11 +23,8 @@ from dilu_core.adapters.ray_serve import (
     serve_policy_state,
     snapshot,
 )
-from tests.adapters.serve_contexts import context, reported
+from tests.adapters.serve_contexts import PARAMS, context, reported
 
-PARAMS = HorizontalParams(
-    capacity_rps=10.0, request_milli=300, limit_milli=600, max_instances=20, lean=1.0, short_s=1, window_s=20
-)
 APPLICATION = {name: {"params": PARAMS.to_dict(), "remember": False} for name in "AB"}
 
 
@@ -98,26 +96,23 @@ def test_a_period_that_is_none_is_a_fault(period: Any) -> None:
             configure(PARAMS, period_s=period)
 
 
+def answers(policy: Any, names: str, *, load: float, **known: Any) -> Iterator[dict[str, int]]:
+    """What an application's policy answers when Serve asks it three times, once a second, under that load each."""
+    states: dict[str, Any] = {name: {} for name in names}
+    for now in (1000.0, 1001.0, 1002.0):
+        told = {"current_time": now, "raw_metrics": reported(now, [load]), **known}
+        contexts = {name: context(deployment_name=name, policy_state=states[name], **told) for name in names}
+        counts, states = policy(contexts)
+        yield counts
+
+
 @pytest.mark.parametrize("budget", ["600", math.nan, 0, -5, 2.5, True, [], pytest.param(10**400, id="huge")])
 def test_a_budget_that_is_none_holds_the_application(budget: Any) -> None:
     """Without its budget an application would outgrow it: no deployment moves, and the fault names the budget."""
     policy = ServeAppPolicy(APPLICATION, budget_milli=budget)
     assert policy.fault is not None
     assert "budget_milli" in policy.fault
-    states: dict[str, Any] = {"A": {}, "B": {}}
-    for now in (1000.0, 1001.0, 1002.0):
-        contexts = {
-            name: context(
-                deployment_name=name,
-                current_time=now,
-                raw_metrics=reported(now, [95.0]),
-                policy_state=states[name],
-                target_num_replicas=2,
-            )
-            for name in "AB"
-        }
-        counts, states = policy(contexts)
-        assert counts == {"A": 2, "B": 2}
+    assert list(answers(policy, "AB", load=95.0, target_num_replicas=2)) == [{"A": 2, "B": 2}] * 3
     with pytest.raises(InvalidArgumentError, match="budget_milli"):
         application_policy({"A": PARAMS}, budget_milli=budget)
 
@@ -161,18 +156,7 @@ def test_what_is_wrong_with_one_deployment_holds_all_or_that_one() -> None:
     wrong_policy = ServeAppPolicy({**APPLICATION, "C": {"params": {}}})
     for policy, count in ((wrong_cost, 1), (wrong_policy, 5)):
         assert policy.fault is not None
-        states: dict[str, Any] = {"A": {}, "C": {}}
-        for now in (1000.0, 1001.0, 1002.0):
-            contexts = {
-                name: context(
-                    deployment_name=name,
-                    current_time=now,
-                    raw_metrics=reported(now, [45.0]),
-                    policy_state=states[name],
-                )
-                for name in "AC"
-            }
-            counts, states = policy(contexts)
+        *_, counts = answers(policy, "AC", load=45.0)
         assert counts == {"A": count, "C": 1}
 
 
