@@ -10,9 +10,9 @@ import numpy as np
 
 from dilu_core import _checks as check
 from dilu_core.correlation import SHRINKAGE, BurstMoments, Floats, LoadCorrelation, burst_above
+from dilu_core.traces import MOST_RPS
 
 _VERSION = 1
-_MOST_RPS = 1e15
 _SUMS = tuple(each.name for each in fields(BurstMoments))
 
 
@@ -53,7 +53,7 @@ class CorrelationEstimator:
             check.fail("arrivals_rps", f"is {arrivals_rps!r:.120}; expected a mapping of functions to rates.")
         rates = {
             check.text("arrivals_rps", name): check.finite(
-                f"arrivals_rps[{name!r}]", rate, at_least=0.0, at_most=_MOST_RPS
+                f"arrivals_rps[{name!r}]", rate, at_least=0.0, at_most=MOST_RPS
             )
             for name, rate in arrivals_rps.items()
         }

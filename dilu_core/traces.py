@@ -16,9 +16,11 @@ from dilu_core.errors import FileFormatError
 
 _VERSION = 1
 _MOST_PERIODS = 100_000_000  # what memory of a GiB holds
-_MOST_RPS = 1e15  # beyond any service, and sums over the longest trace stay finite and accurate
-_LONGEST_S = 1e15  # of a period; the same
+_LONGEST_S = 1e15  # of a period; for the same reason as MOST_RPS
 _NARROW = 16  # periods; wider windows are cheaper from a running total
+
+MOST_RPS = 1e15
+"""Greatest arrival rate: beyond any service, and sums over the longest trace stay finite and accurate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,10 @@ class ArrivalTrace:
         rates = float_column("rates_rps", self.rates_rps)
         if rates.size == 0:
             fail("rates_rps", "is empty; expected at least one rate.")
-        bad = ~((rates >= 0.0) & (rates <= _MOST_RPS))  # NaN is neither
+        bad = ~((rates >= 0.0) & (rates <= MOST_RPS))  # NaN is neither
         if bad.any():
             i = int(np.argmax(bad))
-            fail(f"rates_rps[{i}]", f"is {rates[i]}; expected a rate between 0 and {_MOST_RPS:g}. Fill gaps first.")
+            fail(f"rates_rps[{i}]", f"is {rates[i]}; expected a rate between 0 and {MOST_RPS:g}. Fill gaps first.")
         object.__setattr__(self, "rates_rps", rates)
         object.__setattr__(self, "period_s", finite("period_s", self.period_s, above=0.0, at_most=_LONGEST_S))
         text("name", self.name, empty=True)
@@ -93,8 +95,8 @@ class ArrivalTrace:
     def scaled(self, factor: float) -> ArrivalTrace:
         """Every rate times `factor` (finite, >= 0)."""
         factor = finite("factor", factor, at_least=0.0)
-        if float(self.rates_rps.max()) * factor > _MOST_RPS:
-            fail("factor", f"is {factor}; that takes rates of up to {self.rates_rps.max():g} beyond {_MOST_RPS:g} rps.")
+        if float(self.rates_rps.max()) * factor > MOST_RPS:
+            fail("factor", f"is {factor}; that takes rates of up to {self.rates_rps.max():g} beyond {MOST_RPS:g} rps.")
         return ArrivalTrace(self.rates_rps * factor, period_s=self.period_s, name=self.name)
 
     def shifted(self, seconds: float) -> ArrivalTrace:
@@ -124,7 +126,7 @@ class ArrivalTrace:
         count = max(1, int(np.ceil(self.duration_s / period_s - 1e-9)))
         edges = np.arange(count + 1) * period_s
         # interpolation may leave the bounds by one rounding; rates never do
-        rates = np.clip(np.diff(np.interp(edges, clock, arrived)) / period_s, 0.0, _MOST_RPS)
+        rates = np.clip(np.diff(np.interp(edges, clock, arrived)) / period_s, 0.0, MOST_RPS)
         return ArrivalTrace(rates, period_s=period_s, name=self.name)
 
     def poisson(self, seed: int, *, period_s: float = 0.1) -> ArrivalTrace:
@@ -135,10 +137,10 @@ class ArrivalTrace:
         """
         mean = self.resampled(period_s)
         counts = mean.rates_rps * mean.period_s
-        if float(counts.max()) > _MOST_RPS:
+        if float(counts.max()) > MOST_RPS:
             fail("period_s", f"is {period_s}; {counts.max():g} requests in one are too many to draw.")
         random = np.random.default_rng(integer("seed", seed, at_least=0))
-        rates = np.minimum(random.poisson(counts) / mean.period_s, _MOST_RPS)
+        rates = np.minimum(random.poisson(counts) / mean.period_s, MOST_RPS)
         return ArrivalTrace(rates, period_s=mean.period_s, name=self.name)
 
     def _periods(self, argument: str, seconds: float) -> int:
@@ -198,9 +200,9 @@ def read_trace(path: str | PathLike[str], period_s: float = 1.0) -> ArrivalTrace
             rate = float(line.replace("_", "?"))  # Python would take 1_0 for 10
         except ValueError:
             raise FileFormatError(name, f"{line.strip()!r:.60} is not a number.", number) from None
-        if not 0.0 <= rate <= _MOST_RPS:
+        if not 0.0 <= rate <= MOST_RPS:
             raise FileFormatError(
-                name, f"{rate} is not an arrival rate; expected a number between 0 and {_MOST_RPS:g}.", number
+                name, f"{rate} is not an arrival rate; expected a number between 0 and {MOST_RPS:g}.", number
             )
         rates.append(rate)
     if not rates:

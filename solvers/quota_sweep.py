@@ -29,7 +29,6 @@ from dilu_core.solvers.backends import resolved, stats_of
 from dilu_core.solvers.quota_search import check_model
 from dilu_core.solvers.sweep_answers import QuotaFronts, QuotaSweep, fronts_of, sweep_of
 from dilu_core.solvers.sweep_question import (
-    MOST_RPS,
     Scenario,
     SweepQuestion,
     is_roofline,
@@ -38,6 +37,7 @@ from dilu_core.solvers.sweep_question import (
     swept_limits,
     swept_quantiles,
 )
+from dilu_core.traces import MOST_RPS
 
 __all__ = ["QuotaFronts", "QuotaSweep", "Scenario", "sweep_quota"]
 

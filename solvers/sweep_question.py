@@ -22,9 +22,6 @@ from dilu_core.solvers.quota_answers import BUDGET_TOLERANCE
 
 Floats = NDArray[np.float64]
 
-MOST_RPS = 1e15
-"""Greatest load, as of an `ArrivalTrace`."""
-
 
 class Scenario(NamedTuple):
     """One column of a sweep: GPU type, quantile, and which SLO and load of each function."""

@@ -21,7 +21,7 @@ from dilu_core.samples import ProfileSamples
 from dilu_core.solvers.fitting import fit_latency
 from dilu_core.solvers.quota_search import search_quota
 from dilu_core.solvers.quota_sweep import QuotaSweep, sweep_quota
-from dilu_core.solvers.sweep_question import MOST_RPS
+from dilu_core.traces import MOST_RPS
 from tests.solvers.test_quota_search import Opaque, fits, grids, pure_forms, triple
 
 MODEL = RooflineModel(8.0, 0.2, 1.5, 1.2, 0.4, 3.0)
