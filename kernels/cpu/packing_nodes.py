@@ -14,6 +14,9 @@ from dilu_core.kernels.cpu.ledger import ACTIVE, ALIKE_UNTIL, REACH
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-12
+"""More than sums of scores differ by the order of their terms."""
+
 
 @compiled
 def best_gang(
@@ -60,13 +63,25 @@ def best_gang(
             continue  # one empty node is as good as the next of its shape
         suitable = 0
         active = 0
+        least = next_least = np.inf
+        total = 0.0
         for g in range(start, stop):  # the cheap look that spares most nodes the careful one
             allowed = not special or preference[g] >= 0
             if allowed & (free[g, 0] >= request) & (free[g, 1] >= limit) & (free[g, 2] >= memory[size - 1]):
                 suitable += 1
                 active += 1 if held[g] > 0 else 0
+                score: float = (free[g, 0] - request) * weight[g, 0]
+                score += (free[g, 1] - limit) * weight[g, 1]
+                score += (free[g, 2] - memory[0]) * weight[g, 2]
+                next_least = min(next_least, max(least, score))
+                least = min(least, score)
+                total += score
         if suitable < size or (best >= 0 and size - active > best_opened):
             continue
+        if not special and best >= 0 and size - active == best_opened:
+            at_least = total if suitable == size else least + (size - 1) * next_least
+            if at_least >= best_score + _ROUNDING:
+                continue  # it opens as many, and cannot fit better
         opened, liked_sum, score_sum = _pick_gang(
             free, weight, held, preference, penalty, special, start, stop, request, limit, memory, size, picked, scores
         )
