@@ -65,6 +65,7 @@ def run(pods, shape_of, cluster, shapes, weight, rule, share):  # type: ignore[n
     seen = np.full((kinds, nodes), -1, np.int64)
     version = np.zeros(nodes, np.int64)
     after = np.empty(64)
+    columns, work = np.ascontiguousarray(shapes.T), np.empty((3, weight.size), np.int64)
     chosen, no_memory = np.empty(64, np.int64), np.zeros(64, np.int64)
     allocated = 0
     for p in range(shape_of.size):
@@ -99,8 +100,9 @@ def run(pods, shape_of, cluster, shapes, weight, rule, share):  # type: ignore[n
                             gpu_of[kind, n] = g
                 elif gpus == 1:
                     now = node_fragmentation_each(
-                        free, a, b, host[n, 0], host[n, 1], shapes, weight, request, request, 0, cpu, memory, after
-                    )
+                        free, a, b, host[n, 0], host[n, 1], columns, weight, request, request, 0, cpu, memory, after,
+                        work,
+                    )  # fmt: skip
                     g = np.argmin(after[: b - a])
                     gpu_of[kind, n] = a + g
                     score[kind, n] = after[g] - now

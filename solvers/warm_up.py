@@ -61,6 +61,7 @@ def _warm_up_online(gpu: GpuType, instances: tuple[Instance, ...]) -> None:
             state.place(Instance(name, "inference", 300, 600, 100, function="f", anti_affinity=("f",)))
         state.place(Instance("other", "inference", 300, 600, 100, function="g"))
         state.place(Instance("wide", "training", 1000, 1000, 1000, gpus=4))
+        state.reserve_host("host", cpu_milli=1, memory_mib=1)
         state.what_if(asked).scores  # noqa: B018
         rank_gpus(state, asked, backend="cpu")
         state.replan(max_migrations=2, time_limit_s=0.2)

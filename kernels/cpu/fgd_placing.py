@@ -71,6 +71,7 @@ def least_gradient(
     for n in range(node_start.size - 1):
         largest = max(largest, node_start[n + 1] - node_start[n])
     after = np.empty(largest)
+    columns, work = np.ascontiguousarray(shapes.T), np.empty((3, weight.size), np.int64)
     last = -1  # the last node whose score was worked out anew
     for n in range(node_start.size - 1):
         if node_barred[n] or host_free[n, 0] < demand[4] or host_free[n, 1] < demand[5]:
@@ -81,8 +82,8 @@ def least_gradient(
                 own = own or preference[g] != 0 or penalty[g] != 0.0
         if own:
             score, row = node_score(
-                free, node_start, n, host_free, preference, penalty, True, shapes, weight, demand, gang_memory, after,
-                chosen,
+                free, node_start, n, host_free, preference, penalty, True, shapes, columns, weight, demand, gang_memory,
+                after, work, chosen,
             )  # fmt: skip
         else:
             if known_at[n] != node_state[n, CHANGES]:
@@ -90,8 +91,8 @@ def least_gradient(
                     known[n], known_row[n] = known[last], known_row[last] + node_start[n] - node_start[last]
                 else:
                     known[n], known_row[n] = node_score(
-                        free, node_start, n, host_free, preference, penalty, False, shapes, weight, demand, gang_memory,
-                        after, chosen,
+                        free, node_start, n, host_free, preference, penalty, False, shapes, columns, weight, demand,
+                        gang_memory, after, work, chosen,
                     )  # fmt: skip
                 known_at[n] = node_state[n, CHANGES]
                 last = n
@@ -134,13 +135,19 @@ def node_score(
     penalty: Floats,
     special: bool,
     shapes: Ints,
+    columns: Ints,
     weight: Floats,
     demand: Ints,
     gang_memory: Ints,
     after: Floats,
+    work: Ints,
     chosen: Ints,
 ) -> tuple[float, int]:
-    """The least score of a demand on a node whose host has room (infinite without place), and the row where it is."""
+    """The least score of a demand on a node whose host has room (infinite without place), and the row where it is.
+
+    `columns` are the `shapes` by column; `after` (as many as the largest node has GPUs) and `work` (3, n_shapes) are
+    room to work in.
+    """
     start, stop = node_start[n], node_start[n + 1]
     cpu, memory = host_free[n, 0], host_free[n, 1]
     best = -1
@@ -153,8 +160,9 @@ def node_score(
         if fitting == 0:
             return best_score, best
         now = node_fragmentation_each(
-            free, start, stop, cpu, memory, shapes, weight, demand[0], demand[1], demand[2], demand[4], demand[5], after
-        )
+            free, start, stop, cpu, memory, columns, weight, demand[0], demand[1], demand[2], demand[4], demand[5],
+            after, work,
+        )  # fmt: skip
         for g in range(start, stop):
             if special and preference[g] < 0:
                 continue
@@ -242,6 +250,7 @@ def score_gradient(
     for n in range(node_start.size - 1):
         largest = max(largest, node_start[n + 1] - node_start[n])
     after = np.empty(largest)
+    columns, work = np.ascontiguousarray(shapes.T), np.empty((3, weight.size), np.int64)
     chosen = np.empty(largest + 1, np.int64)
     for n in range(node_start.size - 1):
         if node_barred[n] or host_free[n, 0] < demand[4] or host_free[n, 1] < demand[5]:
@@ -249,15 +258,15 @@ def score_gradient(
         start, stop = node_start[n], node_start[n + 1]
         if demand[3] > 1:
             score, _ = node_score(
-                free, node_start, n, host_free, preference, penalty, special, shapes, weight, demand, gang_memory,
-                after, chosen,
+                free, node_start, n, host_free, preference, penalty, special, shapes, columns, weight, demand,
+                gang_memory, after, work, chosen,
             )  # fmt: skip
             for k in range(demand[3] if score < np.inf else 0):
                 scores[chosen[k]] = score
             continue
         now = node_fragmentation_each(
-            free, start, stop, host_free[n, 0], host_free[n, 1], shapes, weight, demand[0], demand[1], demand[2],
-            demand[4], demand[5], after,
+            free, start, stop, host_free[n, 0], host_free[n, 1], columns, weight, demand[0], demand[1], demand[2],
+            demand[4], demand[5], after, work,
         )  # fmt: skip
         for g in range(start, stop):
             if after[g - start] < np.inf and not (special and preference[g] < 0):

@@ -16,8 +16,9 @@ A GPU has room for m where request, limit and memory all fit. All functions read
                                       memory [MiB] of the whole instance
     weight       (n_shapes,) float64  how much of the mix each shape is, 1 in all
 
-They change none of them. The sums run over the shapes in their order, so that the same state gives the same bits
-whichever of the functions computes it. Rows stand for whole GPUs: a partition (MIG) is not looked into.
+They change none of them. `node_fragmentation_each` takes the shapes by column. The sums run over the shapes in their
+order, so that the same state gives the same bits whichever of the functions computes it. Rows stand for whole GPUs: a
+partition (MIG) is not looked into.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def node_fragmentation_each(
     stop: int,
     host_cpu: int,
     host_memory: int,
-    shapes: Ints,
+    columns: Ints,
     weight: Floats,
     request: int,
     limit: int,
@@ -105,21 +106,21 @@ def node_fragmentation_each(
     cpu: int,
     memory_on_host: int,
     after: Floats,
+    work: Ints,
 ) -> float:
     """F_n now; and in `after[:stop - start]`, F_n once an instance of one GPU sits on each of the node's GPUs instead.
 
-    Infinite for a GPU without room, and for all where the host has none. One pass over the shapes serves all the GPUs:
-    a booking changes the room of one GPU alone, so each shape's count and sum are corrected by that GPU's part. GPUs of
-    the same room count as one, of which there are several: most nodes have but two or three kinds.
+    `columns` (6, n_shapes) are the shapes, column by column, so that loops over them are vectorised; `work` (3,
+    n_shapes) is room to work in. Infinite for a GPU without room, and for all where the host has none. A booking
+    changes the room of one GPU alone, so each shape's count and sum are corrected by that GPU's part. GPUs of the same
+    room count as one, of which there are several: most nodes have but two or three kinds.
     """
     size = stop - start
     kind = np.empty(size, np.int64)  # of each GPU
     row = np.empty(size, np.int64)  # the first GPU of each kind
     count = np.empty(size, np.int64)
-    grown = np.empty(size)
     kinds = 0
     total = 0
-    host_fits = host_cpu >= cpu and host_memory >= memory_on_host
     for i in range(size):
         g = start + i
         total += free[g, 0]
@@ -129,36 +130,43 @@ def node_fragmentation_each(
         ):
             k += 1
         if k == kinds:
-            fits = host_fits and free[g, 0] >= request and free[g, 1] >= limit and free[g, 2] >= memory
-            row[k], count[k], grown[k] = g, 0, 0.0 if fits else np.inf
+            row[k], count[k] = g, 0
             kinds += 1
         kind[i] = k
         count[k] += 1
+    requests, limits, memories, gpus, cpus, host_memories = columns
+    room, wasted, unusable = work
+    room[:], wasted[:] = 0, 0
+    for k in range(kinds):
+        f, b, s = free[row[k], 0], free[row[k], 1], free[row[k], 2]
+        several, rest = count[k], count[k] * f
+        for m in range(weight.size):
+            fits = (f >= requests[m]) & (b >= limits[m]) & (s >= memories[m])
+            room[m] += several if fits else 0
+            wasted[m] += 0 if fits else rest
+    for m in range(weight.size):
+        runs = (gpus[m] > 0) & (host_cpu >= cpus[m]) & (host_memory >= host_memories[m]) & (room[m] >= gpus[m])
+        unusable[m] = wasted[m] if runs else total
     now = 0.0
     for m in range(weight.size):
-        gpus, r, b, s = shapes[m, 3], shapes[m, 0], shapes[m, 1], shapes[m, 2]
-        room = 0
-        wasted = 0
-        for k in range(kinds):
-            g = row[k]
-            if (free[g, 0] >= r) & (free[g, 1] >= b) & (free[g, 2] >= s):
-                room += count[k]
-            else:
-                wasted += count[k] * free[g, 0]
-        runs = gpus > 0 and host_cpu >= shapes[m, 4] and host_memory >= shapes[m, 5]
-        still_runs = gpus > 0 and host_cpu - cpu >= shapes[m, 4] and host_memory - memory_on_host >= shapes[m, 5]
-        now += weight[m] * (wasted if runs and room >= gpus else total)
-        for k in range(kinds):
-            if grown[k] == np.inf:
-                continue
-            g = row[k]
-            left = free[g, 0] - request
-            had_room = (free[g, 0] >= r) & (free[g, 1] >= b) & (free[g, 2] >= s)
-            has_room = (left >= r) & (free[g, 1] - limit >= b) & (free[g, 2] - memory >= s)
-            unusable = total - request
-            if still_runs and room - had_room + has_room >= gpus:
-                unusable = wasted - (0 if had_room else free[g, 0]) + (0 if has_room else left)
-            grown[k] += weight[m] * unusable
-    for i in range(size):
-        after[i] = grown[kind[i]]
+        now += weight[m] * unusable[m]
+    cpu_left, memory_left = host_cpu - cpu, host_memory - memory_on_host
+    for k in range(kinds):
+        f, b, s = free[row[k], 0], free[row[k], 1], free[row[k], 2]
+        f_left, b_left, s_left = f - request, b - limit, s - memory
+        grown = np.inf
+        if (cpu_left >= 0) & (memory_left >= 0) & (f_left >= 0) & (b_left >= 0) & (s_left >= 0):
+            for m in range(weight.size):
+                had_room = (f >= requests[m]) & (b >= limits[m]) & (s >= memories[m])
+                has_room = (f_left >= requests[m]) & (b_left >= limits[m]) & (s_left >= memories[m])
+                roomy = room[m] - (1 if had_room else 0) + (1 if has_room else 0)
+                runs = (gpus[m] > 0) & (cpu_left >= cpus[m]) & (memory_left >= host_memories[m]) & (roomy >= gpus[m])
+                left = wasted[m] - (0 if had_room else f) + (0 if has_room else f_left)
+                unusable[m] = left if runs else total - request
+            grown = 0.0
+            for m in range(weight.size):
+                grown += weight[m] * unusable[m]
+        for i in range(size):
+            if kind[i] == k:
+                after[i] = grown
     return now

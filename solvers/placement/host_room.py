@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dilu_core.kernels.cpu import hosts as kernel
 from dilu_core.solvers.placement.bookings import Bookings
 from dilu_core.solvers.placement.choice import Rule
 from dilu_core.solvers.placement.choose import Chooser
 from dilu_core.solvers.placement.gradient import Gradient
 from dilu_core.solvers.placement.reasons import why_no_host_ever
 
+_NOTHING_NEEDED = np.zeros(2)
 _WORDS = {"host-cpu": "host CPU", "host-memory": "host memory"}
 
 
@@ -28,31 +30,16 @@ def choose_host(b: Bookings, cpu_milli: int, memory_mib: int, node: int | None, 
     roomy = (b.host_free[:, 0] >= cpu_milli) & (b.host_free[:, 1] >= memory_mib)
     if node is not None:
         return node if roomy[node] else None
-    if not roomy.any():
-        return None
-    return least_hurt(b, np.flatnonzero(roomy), cpu_milli, memory_mib, chooser.gradient)
+    candidates = np.flatnonzero(roomy)
+    return least_hurt(b, candidates, cpu_milli, memory_mib, chooser.gradient) if candidates.size else None
 
 
 def least_hurt(
     b: Bookings, candidates: NDArray[np.int64], cpu_milli: int, memory_mib: int, gradient: Gradient | None
 ) -> int:
     """The first of the nodes `candidates` (n,), n > 0, in the order that `choose_host` tells."""
-    left = b.host_free[candidates]
-    share = np.add.reduceat(b.free[:, 0], b.node_start[:-1])[candidates]
-    lost = np.zeros(candidates.size)
-    if gradient is not None:
-        per_milli = gradient.host_per_milli
-        lost = _stranded(left - (cpu_milli, memory_mib), share, per_milli) - _stranded(left, share, per_milli)
-    order = np.lexsort([candidates, left[:, 0], share, np.round(lost, 3)])
-    return int(candidates[order[0]])
-
-
-def _stranded(left: NDArray[np.int64], share: NDArray[np.int64], per_milli: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The free share (n,) that hosts with `left` (n, 2) are expected not to be able to serve."""
-    served = np.full(left.shape, np.inf)
-    np.divide(left, per_milli, out=served, where=per_milli > 0.0)
-    stranded: NDArray[np.float64] = np.maximum(0.0, share - served.min(axis=1))
-    return stranded
+    per_milli = _NOTHING_NEEDED if gradient is None else gradient.host_per_milli
+    return int(kernel.least_hurt(b.free, b.node_start, b.host_free, candidates, cpu_milli, memory_mib, per_milli))
 
 
 def why_no_host(b: Bookings, cpu_milli: int, memory_mib: int, node: int | None) -> tuple[str, Rule, dict[str, int]]:

@@ -60,8 +60,11 @@ def test_each_gpu_in_one_pass_is_each_booking_by_itself(node: dict[str, Any], de
     request, limit, memory, cpu, on_host = demand
     before = node["free"].copy()
     after = np.full(node["stop"], -1.0)
-    now = node_fragmentation_each(**node, request=request, limit=limit, memory=memory, cpu=cpu,
-                                  memory_on_host=on_host, after=after)  # fmt: skip
+    columns = np.ascontiguousarray(node["shapes"].T)
+    now = node_fragmentation_each(
+        **{key: value for key, value in node.items() if key != "shapes"}, columns=columns, request=request, limit=limit,
+        memory=memory, cpu=cpu, memory_on_host=on_host, after=after, work=np.empty((3, columns.shape[1]), np.int64),
+    )  # fmt: skip
     assert now == node_fragmentation(**node)
     host_fits = node["host_cpu"] >= cpu and node["host_memory"] >= on_host
     for i in range(node["stop"] - 1):
