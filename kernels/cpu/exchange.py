@@ -140,66 +140,67 @@ def _settle(q: int, n: int, items: Items, seats: Seats, trail: Trail, random: In
 
 @compiled
 def _push(q: int, n: int, begin: int, items: Items, seats: Seats, trail: Trail, may_swap: bool) -> bool:
-    """Give `q` the place of another running item that finds one elsewhere (on `n` too, where items may swap)."""
-    nodes, keep = seats.held.size, trail.length[0]
-    z, j = _next_to_push(q, n, begin, 0, seats.held[begin], items, seats)
-    for _ in range(_PUSHED):
-        if z == nodes:
-            return False
-        m = (begin + z) % nodes
-        other = seats.listed[m, j]
-        lift(other, items, seats, trail)
-        if can_sit(q, m, items, seats, trail.out):
-            put(q, m, items, seats, trail)
-            if may_swap and can_sit(other, n, items, seats, trail.out):
-                put(other, n, items, seats, trail)
-                return True
-            y = seek(other, m, begin, items, seats, trail.out)
-            if y < nodes:
-                put(other, (begin + y) % nodes, items, seats, trail)
-                return True
-        undo(items, seats, trail, keep)
-        z, j = _next_to_push(q, n, begin, z, j, items, seats)
-    return False
+    """Give `q` the place of another running item that finds one elsewhere (on `n` too, where items may swap).
 
-
-@compiled
-def _next_to_push(q: int, n: int, begin: int, z: int, j: int, items: Items, seats: Seats) -> tuple[int, int]:
-    """The next (node `begin + z`, position j there) of a running item whose GPU has room for a part of `q` without it.
-
-    Only of items that are easier to place than `q` by something. Positions go downwards from `j`, because an item
-    lifted and put back stands at the end; `z` is the number of nodes where there is none.
+    Where one found none, another like it finds none either, unless on the node of the first, which was left out.
     """
-    demand, free, rows, listed, count = items.demand, seats.free, seats.rows, seats.listed, seats.held
-    host, host_demand, size, home = seats.host, items.host_demand, items.size, items.home
-    allowed = items.allowed[items.kind[q]]
-    nodes = count.size
-    while z < nodes:
-        m = (begin + z) % nodes
-        while j > 0 and m != n and allowed[m]:
+    demand, host_demand, size, home, alike = items.demand, items.host_demand, items.size, items.home, items.alike
+    free, host, rows, listed, held = seats.free, seats.host, seats.rows, seats.listed, seats.held
+    allowed, nodes, keep = items.allowed[items.kind[q]], held.size, trail.length[0]
+    stuck = np.empty(_PUSHED, np.int64)
+    found_none, looked_at = 0, 0
+    for z in range(nodes):
+        m = begin + z if begin + z < nodes else begin + z - nodes
+        j = held[m] if m != n and allowed[m] else 0
+        while j > 0:  # downwards, because an item lifted and put back stands at the end
             j -= 1
             other = listed[m, j]
             if home[other] < 0:
                 continue
-            easier = size[other] < size[q]
-            room = True
-            for r in range(2):
-                easier = easier or host_demand[other, r] < host_demand[q, r]
-                room = room and host[m, r] + host_demand[other, r] >= host_demand[q, r]
+            # it must be easier to place than `q` by something, and leave room for a part of `q` on one of its GPUs;
+            # written out here, as handing over the arrays takes longer
+            easier, opens = size[other] < size[q], False
             for r in range(3):
-                easier = easier or demand[other, r] < demand[q, r]
-            if not easier or not room:
-                continue
-            for k in range(size[other]):
+                easier |= demand[other, r] < demand[q, r]
+            for r in range(2):
+                easier |= host_demand[other, r] < host_demand[q, r]
+            for r in range(2):
+                easier &= host[m, r] + host_demand[other, r] >= host_demand[q, r]
+            for k in range(size[other] if easier else 0):
                 g = rows[other, k]
-                opens = True
+                fits = True
                 for r in range(3):
-                    opens = opens and free[g, r] + demand[other, r] >= demand[q, r]
-                if opens:
-                    return z, j
-        z += 1
-        j = count[(begin + z) % nodes]
-    return z, 0
+                    fits &= free[g, r] + demand[other, r] >= demand[q, r]
+                opens |= fits
+            if not opens:
+                continue
+            if looked_at == _PUSHED:
+                return False
+            looked_at += 1
+            like = 0
+            while like < found_none and alike[stuck[like]] != alike[other]:
+                like += 1
+            if like < found_none:
+                target = seats.at[stuck[like]]
+                if target == m or not can_sit(other, target, items, seats, trail.out):
+                    continue
+            elif may_swap and can_sit(other, n, items, seats, trail.out):
+                target = n
+            else:
+                y = seek(other, m, begin, items, seats, trail.out)
+                if y == nodes:
+                    stuck[found_none] = other
+                    found_none += 1
+                    continue
+                target = (begin + y) % nodes
+            lift(other, items, seats, trail)
+            if can_sit(q, m, items, seats, trail.out):
+                put(q, m, items, seats, trail)
+                if can_sit(other, target, items, seats, trail.out):
+                    put(other, target, items, seats, trail)
+                    return True
+            undo(items, seats, trail, keep)
+    return False
 
 
 @compiled

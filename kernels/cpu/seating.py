@@ -23,6 +23,7 @@ class Items(NamedTuple):
     size         (n_items,)    int64   how many GPUs of one node it takes
     host_demand  (n_items, 2)  int64   CPU [milli] and memory [MiB]
     kind         (n_items,)    int64   its row of `allowed`
+    alike        (n_items,)    int64   equal for items that all of the above is equal for
     allowed      (n_kinds, n_nodes) bool   the nodes it may use
     node_start   (n_nodes + 1,) int64  node n has GPUs node_start[n] up to node_start[n + 1] - 1
     home         (n_items,)    int64   the node where it ran at first, -1 if it is pending
@@ -33,6 +34,7 @@ class Items(NamedTuple):
     size: Ints
     host_demand: Ints
     kind: Ints
+    alike: Ints
     allowed: Bools
     node_start: Ints
     home: Ints
@@ -122,14 +124,16 @@ def seek(i: int, but: int, begin: int, items: Items, seats: Seats, out: Ints) ->
     """
     free, host, most, count = seats.free, seats.host, seats.most, seats.held
     demand, size, starts = items.demand[i], items.size[i], items.node_start
-    cpu, memory = items.host_demand[i, 0], items.host_demand[i, 1]
+    request, cpu, memory = demand[0], items.host_demand[i, 0], items.host_demand[i, 1]
     allowed, longest, nodes = items.allowed[items.kind[i]], seats.listed.shape[1], count.size
-    for z in range(nodes):
-        n = (begin + z) % nodes
-        if most[n] < demand[0] or n == but or not allowed[n] or host[n, 0] < cpu or host[n, 1] < memory:
-            continue
-        if count[n] < longest and find_room(free, int(starts[n]), int(starts[n + 1]), demand, int(size), out):
-            return z
+    for first, stop in ((begin, nodes), (0, begin)):
+        for n in range(first, stop):
+            if most[n] < request:
+                continue
+            if n == but or not allowed[n] or host[n, 0] < cpu or host[n, 1] < memory or count[n] == longest:
+                continue
+            if find_room(free, int(starts[n]), int(starts[n + 1]), demand, int(size), out):
+                return n - begin if n >= begin else n - begin + nodes
     return nodes
 
 

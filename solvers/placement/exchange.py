@@ -86,11 +86,15 @@ class _Board:
         mix = draft.mix
         if mix is None:
             mix = TaskMix.of([each[0] for each in items]).common(most=_SHAPES, coverage=0.95)
+        demand = np.array([each[1:] for each in items], np.int64)
+        host_demand = np.array([(each[0].cpu_milli, each[0].host_memory_mib) for each in items], np.int64)
+        every = np.column_stack([demand, size, host_demand, kind])
         columns = Items(
-            np.array([each[1:] for each in items], np.int64),
+            demand,
             size,
-            np.array([(each[0].cpu_milli, each[0].host_memory_mib) for each in items], np.int64),
+            host_demand,
             np.array(kind, np.int64),
+            np.unique(every, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64),
             np.array([~ledger.nodes_barred(types, partitioned=False) for types in classes], np.bool_),
             ledger.node_start,
             home,

@@ -27,7 +27,8 @@ def board(seed: int, *, nodes: int = 6) -> tuple[Items, Seats]:
     kind = np.array([draw.randrange(2) for _ in range(count)], np.int64)
     allowed = np.array([[True] * nodes, [draw.random() < 0.7 for _ in range(nodes)]], np.bool_)
     home, home_rows = np.full(count, -1, np.int64), np.full((count, 3), -1, np.int64)
-    items = Items(demand, size, host_demand, kind, allowed, starts, home, home_rows)
+    alike = np.unique(np.column_stack([demand, size, host_demand, kind]), axis=0, return_inverse=True)[1].reshape(-1)
+    items = Items(demand, size, host_demand, kind, alike, allowed, starts, home, home_rows)
     gpus = int(starts[-1])
     seats = Seats(
         np.tile(np.array([1000, 1500, 8], np.int64), (gpus, 1)),
