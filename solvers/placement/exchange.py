@@ -2,15 +2,19 @@
 
 Prepares the arrays of `dilu_core.kernels.cpu.exchange` from a ledger and reads the best state back. Instances on one
 GPU and gangs with equal memory on their GPUs take part. Split instances, partitions, and functions that somebody
-refuses to sit beside stay where they are. Runs restart from the present state, the price of a migration falling until
-the budget is spent; the best state within the budget is kept.
+refuses to sit beside stay where they are. Runs restart from the present state, on every core one, the price of a
+migration falling until the budget is spent; the best state within the budget is kept.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +37,7 @@ _RUNS = 5
 _HOT, _COLD = 0.08, 0.02
 _USEFULNESS = 1.0  # of room for arrivals, beside what is let in
 _PROPOSALS = 20_000_000  # of a run
+_APART = 1_000_003  # seeds of two cores
 _CHUNK = 20_000  # between two looks at the clock
 _SHAPES = 60
 _ROOM_ON_NODE = 32
@@ -103,26 +108,35 @@ class _Board:
         return cls(ledger, bookings, waiting, columns, mix.shapes, mix.weight)
 
     def run(self, draft: Draft, until: float, *, may_pause: bool, seed: int) -> tuple[Ints, Ints]:
-        """Node and rows of every item in the best state found."""
-        random = np.array([seed % 2147483646 + 1], np.int64)
+        """Node and rows of every item in the best state found, by a chain of runs on every core."""
+        random = [np.array([(seed + _APART * core) % 2147483646 + 1], np.int64) for core in range(os.cpu_count() or 1)]
         best, price = (0, 0), _PRICE
         kept = self.items.home.copy(), self.items.home_rows.copy()
-        for number in range(_RUNS):
-            now = time.perf_counter()
-            if now >= until:
-                break
-            ends = now + (until - now) / (_RUNS - number)
-            score, at, rows = self._anneal(draft.moves_left, price, ends, may_pause, random)
-            found = (int(score[2]), -int(score[3]))
-            if found > best:
-                best, kept = found, (at, rows)
-            price *= _CHEAPER if score[0] < _SPENT * draft.moves_left else _DEARER
+        stop = threading.Event()
+        with ThreadPoolExecutor(len(random)) as pool:
+            try:
+                for number in range(_RUNS):
+                    now = time.perf_counter()
+                    if now >= until:
+                        break
+                    ends = now + (until - now) / (_RUNS - number)
+                    one = partial(self._anneal, draft.moves_left, price, ends, may_pause, stop)
+                    found, made, at, rows = max(pool.map(one, random), key=lambda run: run[0])
+                    if found > best:
+                        best, kept = found, (at, rows)
+                    price *= _CHEAPER if made < _SPENT * draft.moves_left else _DEARER
+            finally:
+                stop.set()
         return kept
 
     def _anneal(
-        self, most_moves: int, price: float, ends: float, may_pause: bool, random: Ints
-    ) -> tuple[Ints, Ints, Ints]:
-        """One run from the present state, as cold at its end where time is short as where it is not."""
+        self, most_moves: int, price: float, ends: float, may_pause: bool, stop: threading.Event, random: Ints
+    ) -> tuple[tuple[int, int], int, Ints, Ints]:
+        """One run from the present state, as cold at its end where time is short as where it is not.
+
+        Returns what the best state lets in [milli-GPU] and minus its moves, the moves of the last state, and node and
+        rows of every item in the best.
+        """
         seats, waste = self._seats()
         trail = new_trail(seats.rows.shape[1])
         pending = np.flatnonzero(self.items.home < 0)
@@ -130,7 +144,7 @@ class _Board:
         best_at, best_rows = seats.at.copy(), seats.rows.copy()
         started = time.perf_counter()
         made = 0
-        while made < _PROPOSALS:
+        while made < _PROPOSALS and not stop.is_set():
             spent = (time.perf_counter() - started) / max(ends - started, 1e-9)
             if spent >= 1.0:
                 break
@@ -140,7 +154,7 @@ class _Board:
                 _CHUNK, temperature, price, _USEFULNESS, most_moves, may_pause,
             )  # fmt: skip
             made += _CHUNK
-        return score, best_at, best_rows
+        return (int(score[2]), -int(score[3])), int(score[0]), best_at, best_rows
 
     def _seats(self) -> tuple[Seats, Floats]:
         """The present state, and the share of each node that arrivals are expected not to be able to use."""

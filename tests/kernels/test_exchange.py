@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from dilu_core.kernels.cpu.exchange import anneal
+from dilu_core.kernels.cpu.exchange import _PUSHED, _push, anneal
 from dilu_core.kernels.cpu.fragmentation import node_fragmentation
 from dilu_core.kernels.cpu.seating import Items, Seats, can_sit, find_room, lift, new_trail, put, seek, undo
 
@@ -155,6 +155,60 @@ def test_seek_finds_the_first_node_with_room(seed: int) -> None:
                 if (begin + z) % nodes != 2 and can_sit(i, (begin + z) % nodes, items, seats, out)
             ]
             assert seek(i, 2, begin, items, seats, out) == min(found, default=nodes)
+
+
+def pushed_out(q: int, n: int, begin: int, items: Items, seats: Seats, may_swap: bool) -> tuple[int, int] | None:
+    """Who gives its place to `q`, and where: trying one after another, and every node for each."""
+    nodes, trail, looked_at = seats.held.size, new_trail(3), 0
+    for m in [(begin + z) % nodes for z in range(nodes)]:
+        for other in reversed(seats.listed[m, : seats.held[m]].tolist()):
+            if m == n or not items.allowed[items.kind[q], m] or items.home[other] < 0:
+                continue
+            needs = [[*items.demand[i].tolist(), *items.host_demand[i].tolist(), items.size[i]] for i in (other, q)]
+            rows = seats.rows[other, : items.size[other]]
+            opens = (seats.free[rows] + items.demand[other] >= items.demand[q]).all(axis=1).any()
+            roomy = (seats.host[m] + items.host_demand[other] >= items.host_demand[q]).all()
+            if not (opens and roomy and any(one < two for one, two in zip(*needs, strict=True))):
+                continue
+            looked_at += 1
+            if looked_at > _PUSHED:
+                return None
+            lift(other, items, seats, trail)
+            if can_sit(q, m, items, seats, trail.out):
+                put(q, m, items, seats, trail)
+                targets = [y for y in range(nodes) if y != m and can_sit(other, y, items, seats, trail.out)]
+                if targets:
+                    undo(items, seats, trail, 0)
+                    return other, m
+            undo(items, seats, trail, 0)
+    return None
+
+
+@pytest.mark.parametrize("may_swap", [False, True])
+@pytest.mark.parametrize("nodes", [4, 8, 16])
+def test_the_first_that_can_be_pushed_out_is(nodes: int, may_swap: bool) -> None:
+    """As trying everybody everywhere would; where nobody can be, nothing has moved."""
+    successes = failures = 0
+    for seed in range(12):
+        items, seats = board(seed, nodes=nodes)
+        draw = random.Random(seed)
+        for q in np.flatnonzero(items.home < 0).tolist():
+            n, begin = draw.randrange(nodes), draw.randrange(nodes)
+            expected = pushed_out(q, n, begin, items, seats, may_swap)
+            at, trail = seats.at.copy(), new_trail(3)
+            assert _push(q, n, begin, items, seats, trail, may_swap) == (expected is not None)
+            if expected is None:
+                failures += 1
+            else:
+                successes += 1
+                other, m = expected
+                assert seats.at[q] == m
+                assert seats.at[other] not in (-1, m)
+                assert (np.delete(seats.at == at, [q, other])).all()
+            undo(items, seats, trail, 0)
+            assert (seats.at == at).all()
+    assert successes
+    assert failures
 
 
 def test_the_fullest_gpus_with_room_are_taken() -> None:
