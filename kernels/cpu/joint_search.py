@@ -73,6 +73,8 @@ def search_one(
     if spare < 0:
         return 0, 0
     excess, most_excess = beyond_lightest(count, load, least, spare)
+    if most_excess < 0:
+        return 0, 0
 
     function, order = sort_levels(count, loss, gain)
     levels = np.empty((5, functions, options), dtype=np.int64)
@@ -83,7 +85,7 @@ def search_one(
         for k in range(count[i]):
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
-            levels[2, level, k], levels[3, level, k] = load[i, chosen], loss[i, chosen]
+            levels[2, level, k], levels[3, level, k] = load[i, chosen] - least[i], loss[i, chosen]
             levels[4, level, k] = excess[i, chosen]
     best, nodes, first = branch(
         function,
@@ -93,7 +95,6 @@ def search_one(
         levels[2],
         levels[3],
         levels[4],
-        least[function],
         first_option,
         spare,
         most_excess,
