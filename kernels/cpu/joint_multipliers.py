@@ -43,20 +43,20 @@ _ZERO, _ONE, _MOST = np.float32(0.0), np.float32(1.0), np.float32(MOST_PRICE)
 
 @compiled
 def greatest_reduced(
-    gain: NDArray[np.float32], part: NDArray[np.float32], i: int, p0: np.float32, p1: np.float32, p2: np.float32
+    gain: NDArray[np.float32], part: NDArray[np.float32], p0: np.float32, p1: np.float32, p2: np.float32
 ) -> int:
-    """The option of function i with the greatest reduced gain, the first of equals; columns as for `tighten`.
+    """The option with the greatest reduced gain, the first of equals; a function's rows of what `tighten` takes.
 
     Reduced gain and place among the lanes form one integer, so that the loop takes maxima alone and is vectorised.
     """
     most, chosen = -(1 << 62), 0
-    for start in range(0, gain.shape[1], LANES):
+    for start in range(0, gain.shape[0], LANES):
+        stop = start + LANES
+        g, a, b, c = gain[start:stop], part[0, start:stop], part[1, start:stop], part[2, start:stop]
         top = _LOWEST
-        for lane in range(LANES):
-            k = start + lane
-            reduced = gain[i, k] - p0 * part[0, i, k] - p1 * part[1, i, k] - p2 * part[2, i, k]
-            key = (np.int32(reduced) << _SHIFT) | np.int32(LANES - 1 - lane)
-            top = max(top, np.int32(key))
+        for k in range(LANES):
+            reduced = np.int32(g[k] - p0 * a[k] - p1 * b[k] - p2 * c[k])
+            top = max(top, np.int32((reduced << _SHIFT) | np.int32(LANES - 1 - k)))
         if np.int64(top) >> LANES_BITS > most:
             most = np.int64(top) >> LANES_BITS
             chosen = start + LANES - 1 - (np.int64(top) & (LANES - 1))
@@ -77,7 +77,7 @@ def tighten(
     """The least L(m) met, as `prices` (3,) of a whole capacity each; returns the greatest gain of a choice that fits.
 
     Option k of function i has `gain[i, k]` (`gains` on a scale of `unit` to one, of which all that can be gained makes
-    `SCALE`) and takes `part[d, i, k]` of capacity d (packed: `weight` of `capacity`). Rows are filled up with
+    `SCALE`) and takes `part[i, d, k]` of capacity d (packed: `weight` of `capacity`). Rows are filled up with
     `LEAST_GAIN` to a multiple of `LANES`. Prices are on the same scale. `incumbent` (n,) receives the choice with the
     returned gain; -1 if none was met.
     """
@@ -92,12 +92,12 @@ def tighten(
         bound = p0 + p1 + p2
         g0, g1, g2 = _ONE, _ONE, _ONE
         for i in range(n):
-            k = greatest_reduced(gain, part, i, p0, p1, p2)
+            k = greatest_reduced(gain[i], part[i], p0, p1, p2)
             pick[i] = k
-            bound += gain[i, k] - p0 * part[0, i, k] - p1 * part[1, i, k] - p2 * part[2, i, k]
-            g0 -= part[0, i, k]
-            g1 -= part[1, i, k]
-            g2 -= part[2, i, k]
+            bound += gain[i, k] - p0 * part[i, 0, k] - p1 * part[i, 1, k] - p2 * part[i, 2, k]
+            g0 -= part[i, 0, k]
+            g1 -= part[i, 1, k]
+            g2 -= part[i, 2, k]
         if g0 > -1e-5 and g1 > -1e-5 and g2 > -1e-5:
             total = gain_within(pick, gains, weight, capacity)
             if total > best:

@@ -116,7 +116,7 @@ def price(
     room = packed(capacity[0], capacity[1], capacity[2])
     lanes = (count.max() + LANES - 1) // LANES * LANES
     real_gain = np.empty((functions, lanes), dtype=np.float32)
-    part = np.zeros((3, functions, lanes), dtype=np.float32)
+    part = np.zeros((functions, 3, lanes), dtype=np.float32)
     share = np.zeros(3, dtype=np.float32)
     for d in range(3):
         if capacity[d] > 0:
@@ -129,9 +129,9 @@ def price(
         for k in range(count[i]):
             each = load[i, k]
             real_gain[i, k] = np.float32(gain[i, k]) * scale
-            part[0, i, k] = np.float32(each & FIELD) * share[0]
-            part[1, i, k] = np.float32((each >> 21) & FIELD) * share[1]
-            part[2, i, k] = np.float32((each >> 42) & FIELD) * share[2]
+            part[i, 0, k] = np.float32(each & FIELD) * share[0]
+            part[i, 1, k] = np.float32((each >> 21) & FIELD) * share[1]
+            part[i, 2, k] = np.float32((each >> 42) & FIELD) * share[2]
         real_gain[i, count[i] :] = LEAST_GAIN
     prices = np.empty(3, dtype=np.float32)
     best = tighten(real_gain, part, scale, load, room, gain, incumbent, prices)
@@ -162,6 +162,15 @@ def price(
 
 
 @compiled
+def _holds_better(gain: NDArray[np.int64], load: NDArray[np.int64], least_gain: int, most_load: int) -> bool:
+    """Whether any option gains at least `least_gain` and is no heavier than `most_load`; vectorised, so without exit."""
+    found = False
+    for k in range(gain.shape[0]):
+        found |= (gain[k] >= least_gain) & fits(most_load, load[k])
+    return found
+
+
+@compiled
 def drop_losing(
     slack: int,
     count: NDArray[np.int64],
@@ -185,15 +194,9 @@ def drop_losing(
                 near += 1
         kept = 0
         for k in range(near):
-            dominated = False
-            for earlier in range(kept):
-                if gain[i, earlier] >= gain[i, k] and fits(load[i, k], load[i, earlier]):
-                    dominated = True
-                    break
-            for later in range(k + 1, near):
-                if dominated:
-                    break
-                dominated = gain[i, later] > gain[i, k] and fits(load[i, k], load[i, later])
+            each, own = load[i, k], gain[i, k]
+            dominated = _holds_better(gain[i, :kept], load[i, :kept], own, each)
+            dominated = dominated or _holds_better(gain[i, k + 1 : near], load[i, k + 1 : near], own + 1, each)
             if not dominated:
                 option[i, kept], gain[i, kept] = option[i, k], gain[i, k]
                 load[i, kept], loss[i, kept] = load[i, k], loss[i, k]
