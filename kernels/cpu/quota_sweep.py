@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
 from dilu_core.kernels.cpu.quota_batches import invert_all, prepare_row
+from dilu_core.kernels.cpu.quota_decision import clearly, point_at
 from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, bound_factor_at, latency_at, least_share_at
 from dilu_core.kernels.quota_rows import SweepCells, SweepRows
 
@@ -115,9 +116,10 @@ def search_rows(
     `evaluated` receives how often the roofline or its inverse was evaluated; see `sweep_quotas`.
     """
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, columns = np.empty(N_CONSTANTS), np.empty((8, n_batches))
+    constants, columns = np.empty(N_CONSTANTS), np.empty((7, n_batches))
     log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
-    efficacy, latency, upper, scratch = columns[4], columns[5], columns[6], columns[7]
+    efficacy, latency, scratch = columns[4], columns[5], columns[6]
+    bounded = covariances.shape[1] > 0
     least, saturating = np.empty(n_batches, np.int32), np.empty(n_batches, np.int32)
     for r in range(start, stop):
         covariance, error = covariances[r], errors[r]
@@ -125,7 +127,7 @@ def search_rows(
         saturating[:] = _UNKNOWN
         looked = 0
         for q in range(levels.shape[1]):
-            factor = least_factor_at(levels[r, q], error) if covariances.shape[1] > 0 else 1.0
+            factor = least_factor_at(levels[r, q], error) if bounded else 1.0
             for n in range(budgets.shape[1]):
                 budget = budgets[r, n]
                 mean_budget = min(budget / factor, WIDEST_BUDGET_MS)
@@ -148,19 +150,31 @@ def search_rows(
                     while shares[first] < first_milli[i]:
                         first += 1
                     for j in range(first, n_shares):
-                        t = latency_at(constants, batches[i], log_work[i], log_floor[i], log_shares[j])
+                        t, log_norm, apart = point_at(
+                            constants, batches[i], log_work[i], log_floor[i], log_shares[j]
+                        )
                         looked += 1
                         gain = 1e6 * batches[i] / (t * shares[j])
                         if gain < best * LOSES:
                             break
                         if t > mean_budget:
                             continue
-                        above = upper_at(
-                            constants, covariance, error, levels[r, q], batches[i], log_work[i],
-                            log_shares[j], t,
-                        )  # fmt: skip
-                        if above <= budget:
-                            least[i], efficacy[i], latency[i], upper[i] = j, gain, t, above
+                        if not bounded:
+                            within = t <= budget
+                        else:
+                            clear = clearly(
+                                constants, covariance, levels[r, q], error[SCATTER], error[CAP], error[FLOOR],
+                                batches[i], log_work[i], log_floor[i], log_shares[j], t, log_norm, apart, budget,
+                            )  # fmt: skip
+                            within = clear > 0 or (
+                                clear == 0
+                                and upper_at(
+                                    constants, covariance, error, levels[r, q], batches[i], log_work[i],
+                                    log_shares[j], t,
+                                ) <= budget
+                            )  # fmt: skip
+                        if within:
+                            least[i], efficacy[i], latency[i] = j, gain, t
                             best = max(best, gain)
                             break
                 i = -1
@@ -176,7 +190,11 @@ def search_rows(
                         )
                         looked += more
                     chosen[r, q, n, BATCH], chosen[r, q, n, SHARE], chosen[r, q, n, LIMIT] = i, least[i], saturating[i]
-                    predicted[r, q, n, LATENCY], predicted[r, q, n, UPPER] = latency[i], upper[i]
+                    predicted[r, q, n, LATENCY] = latency[i]
+                    predicted[r, q, n, UPPER] = upper_at(
+                        constants, covariance, error, levels[r, q], batches[i], log_work[i], log_shares[least[i]],
+                        latency[i],
+                    )  # fmt: skip
         evaluated[r] = looked
 
 
