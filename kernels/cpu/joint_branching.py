@@ -131,7 +131,11 @@ def branch(
             current[i] = first_option[i]
             level -= 1
             continue
-        within, beside, total = room[level] - load[level, k], left[level] - excess[level, k], gained[level] + gain[level, k]
+        within, beside, total = (
+            room[level] - load[level, k],
+            left[level] - excess[level, k],
+            gained[level] + gain[level, k],
+        )
         if beside < 0 or not fits(room[level], load[level, k]):
             continue
         if level == last - 1 and total + greatest < best:

@@ -58,8 +58,8 @@ def greatest_reduced(
             reduced = np.int32(g[k] - p0 * a[k] - p1 * b[k] - p2 * c[k])
             top = max(top, np.int32((reduced << _SHIFT) | np.int32(LANES - 1 - k)))
         if np.int64(top) >> LANES_BITS > most:
-            most = np.int64(top) >> LANES_BITS
-            chosen = start + LANES - 1 - (np.int64(top) & (LANES - 1))
+            most = int(np.int64(top) >> LANES_BITS)
+            chosen = start + LANES - 1 - int(np.int64(top) & (LANES - 1))
     return chosen
 
 

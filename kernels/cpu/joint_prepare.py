@@ -163,7 +163,7 @@ def price(
 
 @compiled
 def _holds_better(gain: NDArray[np.int64], load: NDArray[np.int64], least_gain: int, most_load: int) -> bool:
-    """Whether any option gains at least `least_gain` and is no heavier than `most_load`; vectorised, so without exit."""
+    """Whether any option gains at least `least_gain` and is no heavier than `most_load`; no exit: a vectorised loop."""
     found = False
     for k in range(gain.shape[0]):
         found |= (gain[k] >= least_gain) & fits(most_load, load[k])

@@ -132,7 +132,8 @@ def _room_for(
         starts[0, p], starts[1, p] = tables, rows
         tables += functions[p] * options[p]
         rows += functions[p]
-    return starts, np.empty(rows, dtype=np.int64), np.empty(problems, dtype=np.int64), np.empty(problems, dtype=np.int64)
+    best, nodes = np.empty(problems, dtype=np.int64), np.empty(problems, dtype=np.int64)
+    return starts, np.empty(rows, dtype=np.int64), best, nodes
 
 
 @compiled

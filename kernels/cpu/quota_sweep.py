@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
 from dilu_core.kernels.cpu.quota_batches import invert_all, prepare_row
-from dilu_core.kernels.cpu.quota_decision import clearly, point_at
-from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, bound_factor_at, latency_at, least_share_at
+from dilu_core.kernels.cpu.quota_decision import CAP, FLOOR, SCATTER, bound_within, upper_at
+from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, latency_at, least_share_at, point_at
 from dilu_core.kernels.quota_rows import SweepCells, SweepRows
 
 Floats = NDArray[np.float64]
@@ -51,9 +51,6 @@ BATCH, SHARE, LIMIT = 0, 1, 2
 LATENCY, UPPER = 0, 1
 """Columns of `predicted`."""
 
-SCATTER, CAP, FLOOR = 0, 1, 2
-"""Columns of `errors`."""
-
 
 @compiled_ieee
 def least_factor_at(level: float, error: Floats) -> float:
@@ -75,19 +72,6 @@ def first_at_least(wanted: float, milli: Floats) -> int:
         else:
             high = middle
     return low
-
-
-@compiled_ieee
-def upper_at(
-    constants: Floats, covariance: Floats, error: Floats, level: float, batch: float, log_work: float,
-    log_share: float, latency: float,
-) -> float:  # fmt: skip
-    """The bound that decides whether a cell is feasible; the latency itself where level and covariance say nothing."""
-    if covariance.shape[0] == 0:
-        return latency
-    return latency * bound_factor_at(
-        constants, covariance, level, error[SCATTER], error[CAP], error[FLOOR], batch, log_work, log_share
-    )
 
 
 @compiled_ieee
@@ -116,14 +100,14 @@ def search_rows(
     `evaluated` receives how often the roofline or its inverse was evaluated; see `sweep_quotas`.
     """
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, columns = np.empty(N_CONSTANTS), np.empty((7, n_batches))
+    constants, columns = np.empty(N_CONSTANTS), np.empty((9, n_batches))
     log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
-    efficacy, latency, scratch = columns[4], columns[5], columns[6]
+    efficacy, latency, scratch, log_stream, apart_floor = columns[4], columns[5], columns[6], columns[7], columns[8]
     bounded = covariances.shape[1] > 0
     least, saturating = np.empty(n_batches, np.int32), np.empty(n_batches, np.int32)
     for r in range(start, stop):
         covariance, error = covariances[r], errors[r]
-        prepare_row(models[r], batches, constants, log_work, log_floor)
+        prepare_row(models[r], batches, constants, log_work, log_floor, log_stream, apart_floor)
         saturating[:] = _UNKNOWN
         looked = 0
         for q in range(levels.shape[1]):
@@ -150,9 +134,7 @@ def search_rows(
                     while shares[first] < first_milli[i]:
                         first += 1
                     for j in range(first, n_shares):
-                        t, log_norm, apart = point_at(
-                            constants, batches[i], log_work[i], log_floor[i], log_shares[j]
-                        )
+                        t, log_norm, apart = point_at(constants, batches[i], log_work[i], log_floor[i], log_shares[j])
                         looked += 1
                         gain = 1e6 * batches[i] / (t * shares[j])
                         if gain < best * LOSES:
@@ -162,16 +144,9 @@ def search_rows(
                         if not bounded:
                             within = t <= budget
                         else:
-                            clear = clearly(
-                                constants, covariance, levels[r, q], error[SCATTER], error[CAP], error[FLOOR],
-                                batches[i], log_work[i], log_floor[i], log_shares[j], t, log_norm, apart, budget,
-                            )  # fmt: skip
-                            within = clear > 0 or (
-                                clear == 0
-                                and upper_at(
-                                    constants, covariance, error, levels[r, q], batches[i], log_work[i],
-                                    log_shares[j], t,
-                                ) <= budget
+                            within = bound_within(
+                                constants, covariance, error, levels[r, q], batches[i], log_work[i], log_floor[i],
+                                log_stream[i], apart_floor[i], log_shares[j], t, log_norm, apart, budget,
                             )  # fmt: skip
                         if within:
                             least[i], efficacy[i], latency[i] = j, gain, t
@@ -246,8 +221,8 @@ def sweep_parallel(
     log_shares, log_limits, starts = logs_of_shares(shares), logs_of_shares(limits), starts_of(shares)
     for span in numba.prange((models.shape[0] + _SPAN - 1) // _SPAN):
         search_rows(
-            span * _SPAN, min((span + 1) * _SPAN, models.shape[0]), models, covariances, errors, levels, budgets, batches, shares, log_shares, starts, limits,
-            log_limits, saturation, chosen, predicted, evaluated,
+            span * _SPAN, min((span + 1) * _SPAN, models.shape[0]), models, covariances, errors, levels, budgets,
+            batches, shares, log_shares, starts, limits, log_limits, saturation, chosen, predicted, evaluated,
         )  # fmt: skip
 
 
