@@ -87,10 +87,11 @@ def every_point(
 ) -> None:
     """The plain walk: each cell evaluated, at each cell its limits."""
     log_shares, log_limits = logs_of_shares(shares), logs_of_shares(limits)
-    constants, work, floor = np.empty(7), np.empty(batches.size), np.empty(batches.size)
+    constants, columns = np.empty(7), np.empty((4, batches.size))
+    work, floor = columns[0], columns[1]
     at_limit = np.empty((batches.size, limits.size))
     for f in range(models.shape[0]):
-        prepare_row(models[f], batches, constants, work, floor)
+        prepare_row(models[f], batches, constants, work, floor, columns[2], columns[3])
         for i in range(batches.size):
             for k in range(limits.size):
                 at_limit[i, k] = latency_at(constants, batches[i], work[i], floor[i], log_limits[k])

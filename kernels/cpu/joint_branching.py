@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.joint_bits import BLOCK, SETS, bit_sets, first_of, may_fit
 from dilu_core.kernels.cpu.joint_packing import fits
 
 TIE_LIMIT = 1000
@@ -77,7 +78,6 @@ def branch(
     load: NDArray[np.int64],
     loss: NDArray[np.int64],
     excess: NDArray[np.int64],
-    least: NDArray[np.int64],
     first_option: NDArray[np.int64],
     spare: int,
     most_excess: int,
@@ -92,47 +92,53 @@ def branch(
     Returns its gain, the nodes visited, and whether `choice` is proven the first of that gain.
 
     Level d is `function[d]`; its options in search order are rows of `option` (original numbers), `gain`, `load`
-    (packed) and `loss`; `least[d]` is the packed least weight, and `spare` what those of all leave. `excess` and its
-    capacity `most_excess` are those of `beyond_lightest`. `first_option[i]` is the least option number of function
-    i. A search that would visit more than `node_limit` nodes stops there and returns one more than that.
+    (packed, beyond the lightest of the level) and `loss`; `spare` is what the lightest of all levels leave. `excess`
+    and its capacity `most_excess` are those of `beyond_lightest`. `first_option[i]` is the least option number of
+    function i. A search that would visit more than `node_limit` nodes stops there and returns one more than that.
     """
     last = function.shape[0] - 1
+    if last == 0:
+        choice[0] = option[0, 0]
+        return gain[0, 0], 1, True
+    sets, entries, shifts = bit_sets(count, load, excess, spare, most_excess)
     current = first_option.copy()
-    room = np.zeros(last + 1, dtype=np.int64)  # beside the lightest of all levels below
-    lost = np.zeros(last + 1, dtype=np.int64)
-    gained = np.zeros(last + 1, dtype=np.int64)
-    left = np.zeros(last + 1, dtype=np.int64)
-    position = np.zeros(last + 1, dtype=np.int64)
-    room[0], left[0] = spare + least[0], most_excess
-    level, nodes, ties, greatest = 0, 1, 0, gain[last, 0]
+    room = np.zeros(last, dtype=np.int64)
+    lost = np.zeros(last, dtype=np.int64)
+    gained = np.zeros(last, dtype=np.int64)
+    left = np.zeros(last, dtype=np.int64)
+    untried = np.zeros(last, dtype=np.int64)  # bits of the current block
+    start = np.full(last, -BLOCK, dtype=np.int64)  # the first option of that block
+    room[0], left[0] = spare, most_excess
+    end, last_gain, last_load, greatest = last * entries, gain[last], load[last], gain[last, 0]
+    last_stop = end + (count[last] + BLOCK - 1) // BLOCK * SETS
+    level, nodes, ties = 0, 1, 0
     while level >= 0:
         i = function[level]
-        if level == last:
-            for k in range(count[level]):
-                total = gained[level] + gain[level, k]
-                if total < best:
-                    break
-                if not fits(room[level], load[level, k]):
-                    continue
-                if total > best or precedes(current, i, option[level, k], choice):
-                    slack -= unit * (total - best)
-                    best = total
-                    choice[:] = current
-                    choice[i] = option[level, k]
-                break
-            level -= 1
+        if untried[level] == 0:
+            start[level] += BLOCK
+            k = start[level]
+            if k >= count[level] or lost[level] + loss[level, k] > slack:
+                current[i] = first_option[i]
+                level -= 1
+            else:
+                at = level * entries + k // BLOCK * SETS
+                untried[level] = may_fit(sets, at, room[level], left[level], shifts)
             continue
-        k = position[level]
-        total_loss = lost[level] + loss[level, k] if k < count[level] else slack + 1
+        k = start[level] + first_of(untried[level])
+        untried[level] &= untried[level] - 1
+        total_loss = lost[level] + loss[level, k]
         if total_loss > slack:
             current[i] = first_option[i]
             level -= 1
             continue
-        position[level] = k + 1
-        weight = load[level, k]
-        if not fits(room[level], weight) or excess[level, k] > left[level]:
+        within, beside, total = (
+            room[level] - load[level, k],
+            left[level] - excess[level, k],
+            gained[level] + gain[level, k],
+        )
+        if beside < 0 or not fits(room[level], load[level, k]):
             continue
-        if level == last - 1 and gained[level] + gain[level, k] + greatest < best:
+        if level == last - 1 and total + greatest < best:
             continue
         if total_loss > slack - unit:
             if not precedes(current, i, option[level, k], choice):
@@ -144,12 +150,31 @@ def branch(
             return best, nodes + 1, False
         nodes += 1
         current[i] = option[level, k]
-        room[level + 1] = room[level] - weight + least[level + 1]
-        lost[level + 1] = total_loss
-        gained[level + 1] = gained[level] + gain[level, k]
-        left[level + 1] = left[level] - excess[level, k]
-        level += 1
-        position[level] = 0
+        if level < last - 1:
+            level += 1
+            room[level], lost[level], gained[level], left[level] = within, total_loss, total, beside
+            untried[level], start[level] = 0, -BLOCK
+            continue
+        at, found = end, -1
+        while at < last_stop and found < 0:
+            fitting = may_fit(sets, at, within, beside, shifts)
+            while fitting != 0:
+                k = (at - end) // SETS * BLOCK + first_of(fitting)
+                if total + last_gain[k] < best:
+                    at = last_stop
+                    break
+                if fits(within, last_load[k]):
+                    found = k
+                    break
+                fitting &= fitting - 1
+            at += SETS
+        if found >= 0:
+            total += last_gain[found]
+            if total > best or precedes(current, function[last], option[last, found], choice):
+                slack -= unit * (total - best)
+                best = total
+                choice[:] = current
+                choice[function[last]] = option[last, found]
     return best, nodes, ties <= TIE_LIMIT
 
 

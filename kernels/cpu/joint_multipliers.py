@@ -5,8 +5,9 @@ For prices m >= 0 (3,) the relaxation falls apart into its functions:
     L(m) = m . capacity + sum_i max_k (gain_ik - m . weight_ik)  >=  the greatest joint gain,
 
 convex and piecewise linear in m. Its minimum is sought by subgradient steps of Polyak's length (Fisher, Management
-Science 1981, doi 10.1287/mnsc.27.1.1), in single precision: any m >= 0 gives a valid bound, so rounding costs a little
-tightness and never the answer. The choices that the steps pass through are answers where they fit; the best is kept.
+Science 1981, doi 10.1287/mnsc.27.1.1), in single precision and, for the choice of k, whole parts of `SCALE`: any m >= 0
+gives a valid bound, so rounding costs a little tightness and never the answer. The choices that the steps pass through
+are answers where they fit; the best is kept.
 """
 
 from __future__ import annotations
@@ -20,16 +21,53 @@ from dilu_core.kernels.cpu.joint_packing import fits
 STEPS = 60
 """Subgradient steps; more tighten the bound by less than they cost."""
 
+SCALE = 1 << 20
+"""What all that can be gained counts as, so that reduced gains and an option's number share 32 bits."""
+
+MOST_PRICE = 4 * SCALE
+"""The greatest price of a whole capacity. Reduced gains stay above -12 `SCALE`."""
+
+LEAST_GAIN = -16 * SCALE
+"""The gain of what fills a row up to whole lanes: it is never the greatest."""
+
+LANES_BITS = 6
+LANES = 1 << LANES_BITS
+"""Options that one vectorised loop compares; rows are filled up to a multiple."""
+
+_LOWEST = np.int32(-(1 << 31))
+_SHIFT = np.int32(LANES_BITS)
 _PATIENCE = 4
 _SHORTER = np.float32(0.6)
-_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_ZERO, _ONE, _MOST = np.float32(0.0), np.float32(1.0), np.float32(MOST_PRICE)
+
+
+@compiled
+def greatest_reduced(
+    gain: NDArray[np.float32], part: NDArray[np.float32], p0: np.float32, p1: np.float32, p2: np.float32
+) -> int:
+    """The option with the greatest reduced gain, the first of equals; a function's rows of what `tighten` takes.
+
+    Reduced gain and place among the lanes form one integer, so that the loop takes maxima alone and is vectorised.
+    """
+    most, chosen = -(1 << 62), 0
+    for start in range(0, gain.shape[0], LANES):
+        stop = start + LANES
+        g, a, b, c = gain[start:stop], part[0, start:stop], part[1, start:stop], part[2, start:stop]
+        top = _LOWEST
+        for k in range(LANES):
+            reduced = np.int32(g[k] - p0 * a[k] - p1 * b[k] - p2 * c[k])
+            top = max(top, np.int32((reduced << _SHIFT) | np.int32(LANES - 1 - k)))
+        if np.int64(top) >> LANES_BITS > most:
+            most = int(np.int64(top) >> LANES_BITS)
+            chosen = start + LANES - 1 - int(np.int64(top) & (LANES - 1))
+    return chosen
 
 
 @compiled
 def tighten(
-    count: NDArray[np.int64],
     gain: NDArray[np.float32],
     part: NDArray[np.float32],
+    unit: np.float32,
     weight: NDArray[np.int64],
     capacity: int,
     gains: NDArray[np.int64],
@@ -38,10 +76,12 @@ def tighten(
 ) -> int:
     """The least L(m) met, as `prices` (3,) of a whole capacity each; returns the greatest gain of a choice that fits.
 
-    `count[i]` options of function i have `gain[i, k]` (exactly `gains`) and take `part[d, i, k]` of capacity d (packed:
-    `weight` of `capacity`). `incumbent` (n,) receives the choice with the returned gain; -1 if none was met.
+    Option k of function i has `gain[i, k]` (`gains` on a scale of `unit` to one, of which all that can be gained makes
+    `SCALE`) and takes `part[i, d, k]` of capacity d (packed: `weight` of `capacity`). Rows are filled up with
+    `LEAST_GAIN` to a multiple of `LANES`. Prices are on the same scale. `incumbent` (n,) receives the choice with the
+    returned gain; -1 if none was met.
     """
-    n = count.shape[0]
+    n = gain.shape[0]
     price = np.zeros(3, dtype=np.float32)
     pick = np.zeros(n, dtype=np.int64)
     prices[:] = _ZERO
@@ -52,20 +92,16 @@ def tighten(
         bound = p0 + p1 + p2
         g0, g1, g2 = _ONE, _ONE, _ONE
         for i in range(n):
-            top, chosen = np.float32(-np.inf), 0
-            for k in range(count[i]):
-                reduced = gain[i, k] - p0 * part[0, i, k] - p1 * part[1, i, k] - p2 * part[2, i, k]
-                if reduced > top:
-                    top, chosen = reduced, k
-            pick[i] = chosen
-            bound += top
-            g0 -= part[0, i, chosen]
-            g1 -= part[1, i, chosen]
-            g2 -= part[2, i, chosen]
+            k = greatest_reduced(gain[i], part[i], p0, p1, p2)
+            pick[i] = k
+            bound += gain[i, k] - p0 * part[i, 0, k] - p1 * part[i, 1, k] - p2 * part[i, 2, k]
+            g0 -= part[i, 0, k]
+            g1 -= part[i, 1, k]
+            g2 -= part[i, 2, k]
         if g0 > -1e-5 and g1 > -1e-5 and g2 > -1e-5:
             total = gain_within(pick, gains, weight, capacity)
             if total > best:
-                best, known = total, np.float32(total)
+                best, known = total, np.float32(total) * unit
                 incumbent[:] = pick
         better = least < np.inf and bound < least - np.float32(1e-4) * (least - known)
         failed = 0 if better else failed + 1
@@ -86,9 +122,9 @@ def tighten(
         if norm < 1e-12 or bound <= known:
             break
         step = length * (bound - known) / norm
-        price[0] = max(_ZERO, p0 - step * g0)
-        price[1] = max(_ZERO, p1 - step * g1)
-        price[2] = max(_ZERO, p2 - step * g2)
+        price[0] = min(max(_ZERO, p0 - step * g0), _MOST)
+        price[1] = min(max(_ZERO, p1 - step * g1), _MOST)
+        price[2] = min(max(_ZERO, p2 - step * g2), _MOST)
     return best
 
 

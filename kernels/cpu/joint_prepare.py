@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled
-from dilu_core.kernels.cpu.joint_multipliers import improve, tighten
+from dilu_core.kernels.cpu.joint_multipliers import LANES, LEAST_GAIN, SCALE, improve, tighten
 from dilu_core.kernels.cpu.joint_packing import FIELD, FIELD_BITS, fits, lightest, packed
 
 MOST_FUNCTIONS = 64
@@ -114,36 +114,37 @@ def price(
     """
     functions = count.shape[0]
     room = packed(capacity[0], capacity[1], capacity[2])
-    most = count.max()
-    real_gain = np.empty((functions, most), dtype=np.float32)
-    part = np.empty((3, functions, most), dtype=np.float32)
+    lanes = (count.max() + LANES - 1) // LANES * LANES
+    real_gain = np.empty((functions, lanes), dtype=np.float32)
+    part = np.zeros((functions, 3, lanes), dtype=np.float32)
     share = np.zeros(3, dtype=np.float32)
     for d in range(3):
         if capacity[d] > 0:
             share[d] = np.float32(1.0 / capacity[d])
     greatest = 0
     for i in range(functions):
-        top = 0
+        greatest += gain[i, : count[i]].max()
+    scale = np.float32(SCALE / (greatest + 1.0))
+    for i in range(functions):
         for k in range(count[i]):
             each = load[i, k]
-            real_gain[i, k] = np.float32(gain[i, k])
-            part[0, i, k] = np.float32(each & FIELD) * share[0]
-            part[1, i, k] = np.float32((each >> 21) & FIELD) * share[1]
-            part[2, i, k] = np.float32((each >> 42) & FIELD) * share[2]
-            top = max(top, gain[i, k])
-        greatest += top
+            real_gain[i, k] = np.float32(gain[i, k]) * scale
+            part[i, 0, k] = np.float32(each & FIELD) * share[0]
+            part[i, 1, k] = np.float32((each >> 21) & FIELD) * share[1]
+            part[i, 2, k] = np.float32((each >> 42) & FIELD) * share[2]
+        real_gain[i, count[i] :] = LEAST_GAIN
     prices = np.empty(3, dtype=np.float32)
-    best = tighten(count, real_gain, part, load, room, gain, incumbent, prices)
+    best = tighten(real_gain, part, scale, load, room, gain, incumbent, prices)
     if best >= 0:
         best = improve(count, gain, load, room, incumbent)
 
     # Prices are at most four times all that can be gained, so sums of losses stay below 13 n * greatest * unit.
-    scale = _HEADROOM_BITS - int(np.ceil(np.log2(13.0 * functions * (greatest + 1))))
-    unit = 1 << min(20, max(0, scale))
+    headroom = _HEADROOM_BITS - int(np.ceil(np.log2(13.0 * functions * (greatest + 1))))
+    unit = 1 << min(20, max(0, headroom))
     integer_price = np.zeros(3, dtype=np.int64)
     for d in range(3):
         if capacity[d] > 0:
-            whole = min(np.float64(prices[d]), 4.0 * (greatest + 1))
+            whole = min(np.float64(prices[d]) / scale, 4.0 * (greatest + 1))
             integer_price[d] = np.int64(whole * unit / capacity[d])
     bound = integer_price[0] * capacity[0] + integer_price[1] * capacity[1] + integer_price[2] * capacity[2]
     for i in range(functions):
@@ -158,6 +159,15 @@ def price(
             loss[i, k] = top - loss[i, k]
         bound += top
     return bound, unit, best
+
+
+@compiled
+def _holds_better(gain: NDArray[np.int64], load: NDArray[np.int64], least_gain: int, most_load: int) -> bool:
+    """Whether any option gains at least `least_gain` and is no heavier than `most_load`; no exit: a vectorised loop."""
+    found = False
+    for k in range(gain.shape[0]):
+        found |= (gain[k] >= least_gain) & fits(most_load, load[k])
+    return found
 
 
 @compiled
@@ -184,15 +194,9 @@ def drop_losing(
                 near += 1
         kept = 0
         for k in range(near):
-            dominated = False
-            for earlier in range(kept):
-                if gain[i, earlier] >= gain[i, k] and fits(load[i, k], load[i, earlier]):
-                    dominated = True
-                    break
-            for later in range(k + 1, near):
-                if dominated:
-                    break
-                dominated = gain[i, later] > gain[i, k] and fits(load[i, k], load[i, later])
+            each, own = load[i, k], gain[i, k]
+            dominated = _holds_better(gain[i, :kept], load[i, :kept], own, each)
+            dominated = dominated or _holds_better(gain[i, k + 1 : near], load[i, k + 1 : near], own + 1, each)
             if not dominated:
                 option[i, kept], gain[i, kept] = option[i, k], gain[i, k]
                 load[i, kept], loss[i, kept] = load[i, k], loss[i, k]

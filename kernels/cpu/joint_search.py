@@ -27,6 +27,9 @@ PARALLEL_PROBLEMS = 16
 
 UNLIMITED = (1 << 62) - 1
 
+Answers = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Choices in one column, values, nodes."""
+
 _NONE = -1
 
 
@@ -73,6 +76,8 @@ def search_one(
     if spare < 0:
         return 0, 0
     excess, most_excess = beyond_lightest(count, load, least, spare)
+    if most_excess < 0:
+        return 0, 0
 
     function, order = sort_levels(count, loss, gain)
     levels = np.empty((5, functions, options), dtype=np.int64)
@@ -83,7 +88,7 @@ def search_one(
         for k in range(count[i]):
             chosen = order[level, k]
             levels[0, level, k], levels[1, level, k] = option[i, chosen], gain[i, chosen]
-            levels[2, level, k], levels[3, level, k] = load[i, chosen], loss[i, chosen]
+            levels[2, level, k], levels[3, level, k] = load[i, chosen] - least[i], loss[i, chosen]
             levels[4, level, k] = excess[i, chosen]
     best, nodes, first = branch(
         function,
@@ -93,7 +98,6 @@ def search_one(
         levels[2],
         levels[3],
         levels[4],
-        least[function],
         first_option,
         spare,
         most_excess,
@@ -114,6 +118,22 @@ def search_one(
             count, option, gain, load, loss, excess, least, spare, most_excess, slack, best, choice, node_limit - nodes
         )
     return base + best, nodes
+
+
+@compiled
+def _room_for(
+    functions: NDArray[np.int64], options: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where the tables and the choice of each problem start, (2, problems), and empty columns for the answers."""
+    problems = functions.shape[0]
+    starts = np.empty((2, problems), dtype=np.int64)
+    tables, rows = 0, 0
+    for p in range(problems):
+        starts[0, p], starts[1, p] = tables, rows
+        tables += functions[p] * options[p]
+        rows += functions[p]
+    best, nodes = np.empty(problems, dtype=np.int64), np.empty(problems, dtype=np.int64)
+    return starts, np.empty(rows, dtype=np.int64), best, nodes
 
 
 @compiled
@@ -144,36 +164,32 @@ def _search_at(
 
 @compiled
 def _search_serial(
-    starts: NDArray[np.int64],
     functions: NDArray[np.int64],
     options: NDArray[np.int64],
     value: NDArray[np.int64],
     weight: NDArray[np.int64],
     capacity: NDArray[np.int64],
     node_limit: int,
-    choice: NDArray[np.int64],
-    best: NDArray[np.int64],
-    nodes: NDArray[np.int64],
-) -> None:
+) -> Answers:
+    starts, choice, best, nodes = _room_for(functions, options)
     for p in range(functions.shape[0]):
         _search_at(p, starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+    return choice, best, nodes
 
 
 @compiled_parallel
 def _search_parallel(
-    starts: NDArray[np.int64],
     functions: NDArray[np.int64],
     options: NDArray[np.int64],
     value: NDArray[np.int64],
     weight: NDArray[np.int64],
     capacity: NDArray[np.int64],
     node_limit: int,
-    choice: NDArray[np.int64],
-    best: NDArray[np.int64],
-    nodes: NDArray[np.int64],
-) -> None:
+) -> Answers:
+    starts, choice, best, nodes = _room_for(functions, options)
     for p in numba.prange(functions.shape[0]):
         _search_at(p, starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes)
+    return choice, best, nodes
 
 
 def search_many(
@@ -184,22 +200,13 @@ def search_many(
     capacity: NDArray[np.int64],
     *,
     node_limit: int = UNLIMITED,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+) -> Answers:
     """Many problems, of `functions[p]` functions with `options[p]` options each, one after another in flat columns.
 
     `value` (total,) and `weight` (total, 3) hold the tables of all problems, `capacity` is (problems, 3). Returns the
     choices, all in one column (-1: none found), the values and the nodes visited per problem, as `search_one` does.
     """
-    problems = functions.shape[0]
-    choice = np.empty(int(functions.sum()), dtype=np.int64)
-    best, nodes = np.empty(problems, dtype=np.int64), np.empty(problems, dtype=np.int64)
-    starts = np.zeros((2, problems), dtype=np.int64)
-    np.cumsum((functions * options)[:-1], out=starts[0, 1:])
-    np.cumsum(functions[:-1], out=starts[1, 1:])
-    columns = starts, functions, options, value, weight, capacity, node_limit, choice, best, nodes
-    if problems < PARALLEL_PROBLEMS:
-        _search_serial(*columns)
-    else:
-        with numba.parallel_chunksize(1):  # a few problems take most of the time: each core draws the next one
-            _search_parallel(*columns)
-    return choice, best, nodes
+    if functions.shape[0] < PARALLEL_PROBLEMS:
+        return _search_serial(functions, options, value, weight, capacity, node_limit)
+    with numba.parallel_chunksize(1):  # a few problems take most of the time: each core draws the next one
+        return _search_parallel(functions, options, value, weight, capacity, node_limit)

@@ -30,19 +30,29 @@ Floats = NDArray[np.float64]
 
 
 @compiled_ieee
-def prepare_row(model: Floats, batches: Floats, constants: Floats, log_work: Floats, log_floor: Floats) -> None:
-    """What the cells of a row share: constants of the model, and of each batch the logs of its work and floor."""
+def prepare_row(
+    model: Floats,
+    batches: Floats,
+    constants: Floats,
+    log_work: Floats,
+    log_floor: Floats,
+    log_stream: Floats,
+    apart: Floats,
+) -> None:
+    """What the cells of a row share: constants of the model, and of each batch the logs of its work and floor.
+
+    Of the floor also the log of what it takes to stream, and the lesser of its two powers as a part of the greater.
+    """
     fill_constants(model, constants)
     fixed, compute, bandwidth = constants[FIXED], constants[COMPUTE], constants[BANDWIDTH]
     log_launch, sharpness, root = constants[LOG_LAUNCH], constants[SHARPNESS], constants[ROOT]
     count = batches.shape[0]
     for i in range(count):
-        log_floor[i] = log_or_zero(bandwidth * batches[i])
-    for i in range(count):  # log_norm_of, with log_work for scratch
-        log_work[i] = max(log_launch, log_floor[i])
-        log_floor[i] = exp_of(sharpness * (min(log_launch, log_floor[i]) - log_work[i]))
+        log_stream[i] = log_or_zero(bandwidth * batches[i])
+    for i in range(count):  # log_norm_of
+        apart[i] = exp_of(sharpness * (min(log_launch, log_stream[i]) - max(log_launch, log_stream[i])))
     for i in range(count):
-        log_floor[i] = log_work[i] + log_of(1.0 + log_floor[i]) * root
+        log_floor[i] = max(log_launch, log_stream[i]) + log_of(1.0 + apart[i]) * root
     for i in range(count):
         log_work[i] = log_or_zero(fixed + compute * batches[i])
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.quota_batches import invert_all, prepare_row
+from dilu_core.kernels.cpu.quota_decision import upper_at
 from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, latency_at
 from dilu_core.kernels.cpu.quota_sweep import (
     TIE,
@@ -20,7 +21,6 @@ from dilu_core.kernels.cpu.quota_sweep import (
     least_factor_at,
     logs_of_shares,
     saturating_limit,
-    upper_at,
 )
 from dilu_core.kernels.quota_rows import SweepFronts, SweepRows
 
@@ -36,9 +36,9 @@ def front_of_row(
 ) -> int:  # fmt: skip
     """All fronts of one row; returns how often the roofline or its inverse was evaluated."""
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, columns = np.empty(N_CONSTANTS), np.empty((5, n_batches))
+    constants, columns = np.empty(N_CONSTANTS), np.empty((6, n_batches))
     log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
-    prepare_row(model, batches, constants, log_work, log_floor)
+    prepare_row(model, batches, constants, log_work, log_floor, columns[4], columns[5])
     looked = 0
     for i in range(n_batches):
         index, more = saturating_limit(

@@ -64,9 +64,20 @@ def log_norm_of(sharpness: float, root: float, log_x: float, log_y: float) -> fl
 
 
 @compiled_ieee
+def point_at(
+    c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, log_share: float
+) -> tuple[float, float, float]:
+    """t(b, s) in ms, the log of its norm, and the lesser of the two powers in the norm as a part of the greater."""
+    scaled = log_work - log_share
+    apart = exp_of(c[SHARPNESS] * (min(log_floor, scaled) - max(log_floor, scaled)))
+    log_norm = max(log_floor, scaled) + log_of(1.0 + apart) * c[ROOT]
+    return c[HOST] * batch + exp_of(log_norm), log_norm, apart
+
+
+@compiled_ieee
 def latency_at(c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, log_share: float) -> float:
     """t(b, s) in ms."""
-    return float(c[HOST]) * batch + exp_of(log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share))
+    return float(point_at(c, batch, log_work, log_floor, log_share)[0])
 
 
 @inlined
@@ -98,6 +109,19 @@ def least_share_at(c: NDArray[np.float64], batch: float, log_work: float, log_fl
     left = left_of(c[SHARPNESS], log_floor, log_rest)
     share = share_of(log_work, log_rest, log_of(left), c[ROOT])
     return share if min(rest, left) > 0.0 else math.inf
+
+
+@inlined
+def leverage_of(c: NDArray[np.float64], d0: float, d1: float, d2: float, d3: float, d4: float, d5: float) -> float:
+    """d' C d of a packed covariance (21,)."""
+    v = (c[0] * d0) * d0
+    v = v + (c[1] * d0 + c[2] * d1) * d1
+    v = v + ((c[3] * d0 + c[4] * d1) + c[5] * d2) * d2
+    v = v + (((c[6] * d0 + c[7] * d1) + c[8] * d2) + c[9] * d3) * d3
+    row = ((c[10] * d0 + c[11] * d1) + c[12] * d2) + c[13] * d3
+    v = v + (row + c[14] * d4) * d4
+    row = ((c[15] * d0 + c[16] * d1) + c[17] * d2) + c[18] * d3
+    return float(v + ((row + c[19] * d4) + c[20] * d5) * d5)
 
 
 @compiled_ieee
@@ -133,13 +157,6 @@ def bound_factor_at(
     d0, d1, d4, d5 = part * of_launch, host / latency, part * of_stream, part * bend
     d2 = (part * of_scaled) * of_fixed
     d3 = (part * of_scaled) * (1.0 - of_fixed)
-    v = (covariance[0] * d0) * d0
-    v = v + (covariance[1] * d0 + covariance[2] * d1) * d1
-    v = v + ((covariance[3] * d0 + covariance[4] * d1) + covariance[5] * d2) * d2
-    v = v + (((covariance[6] * d0 + covariance[7] * d1) + covariance[8] * d2) + covariance[9] * d3) * d3
-    row = ((covariance[10] * d0 + covariance[11] * d1) + covariance[12] * d2) + covariance[13] * d3
-    v = v + (row + covariance[14] * d4) * d4
-    row = ((covariance[15] * d0 + covariance[16] * d1) + covariance[17] * d2) + covariance[18] * d3
-    v = v + ((row + covariance[19] * d4) + covariance[20] * d5) * d5
+    v = leverage_of(covariance, d0, d1, d2, d3, d4, d5)
     spread = math.sqrt((scatter * scatter) * min(max(v, 0.0), leverage_cap) + floor * floor)
     return exp_of(level * spread)

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled_ieee, compiled_ieee_parallel
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
 from dilu_core.kernels.cpu.quota_batches import invert_all, prepare_row
-from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, bound_factor_at, latency_at, least_share_at
+from dilu_core.kernels.cpu.quota_decision import CAP, FLOOR, SCATTER, bound_within, upper_at
+from dilu_core.kernels.cpu.quota_point import N_CONSTANTS, latency_at, least_share_at, point_at
 from dilu_core.kernels.quota_rows import SweepCells, SweepRows
 
 Floats = NDArray[np.float64]
@@ -41,14 +42,14 @@ WIDEST_BUDGET_MS = 1e290
 
 _UNKNOWN = -2
 
+_SPAN = 16
+"""Rows that one thread takes at a time."""
+
 BATCH, SHARE, LIMIT = 0, 1, 2
 """Columns of `chosen`."""
 
 LATENCY, UPPER = 0, 1
 """Columns of `predicted`."""
-
-SCATTER, CAP, FLOOR = 0, 1, 2
-"""Columns of `errors`."""
 
 
 @compiled_ieee
@@ -74,19 +75,6 @@ def first_at_least(wanted: float, milli: Floats) -> int:
 
 
 @compiled_ieee
-def upper_at(
-    constants: Floats, covariance: Floats, error: Floats, level: float, batch: float, log_work: float,
-    log_share: float, latency: float,
-) -> float:  # fmt: skip
-    """The bound that decides whether a cell is feasible; the latency itself where level and covariance say nothing."""
-    if covariance.shape[0] == 0:
-        return latency
-    return latency * bound_factor_at(
-        constants, covariance, level, error[SCATTER], error[CAP], error[FLOOR], batch, log_work, log_share
-    )
-
-
-@compiled_ieee
 def saturating_limit(
     constants: Floats, batch: float, log_work: float, log_floor: float, saturation: float, limits: Floats,
     log_limits: Floats,
@@ -102,73 +90,87 @@ def saturating_limit(
 
 
 @compiled_ieee
-def search_row(
-    model: Floats, covariance: Floats, error: Floats, levels: Floats, budgets: Floats, batches: Floats,
-    shares: Floats, log_shares: Floats, starts: Starts, limits: Floats, log_limits: Floats, saturation: float,
-    chosen: NDArray[np.int32], predicted: Floats,
-) -> int:  # fmt: skip
-    """All scenarios of one row; returns how often the roofline or its inverse was evaluated. See `sweep_quotas`."""
+def search_rows(
+    start: int, stop: int, models: Floats, covariances: Floats, errors: Floats, levels: Floats, budgets: Floats,
+    batches: Floats, shares: Floats, log_shares: Floats, starts: Starts, limits: Floats, log_limits: Floats,
+    saturation: float, chosen: NDArray[np.int32], predicted: Floats, evaluated: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """All scenarios of rows `start` to `stop`, by one call: calls, views and allocations per row cost as much as a row.
+
+    `evaluated` receives how often the roofline or its inverse was evaluated; see `sweep_quotas`.
+    """
     n_batches, n_shares = batches.shape[0], shares.shape[0]
-    constants, columns = np.empty(N_CONSTANTS), np.empty((8, n_batches))
+    constants, columns = np.empty(N_CONSTANTS), np.empty((9, n_batches))
     log_work, log_floor, first_milli, most = columns[0], columns[1], columns[2], columns[3]
-    efficacy, latency, upper, scratch = columns[4], columns[5], columns[6], columns[7]
-    least, saturating = np.empty(n_batches, np.int32), np.full(n_batches, _UNKNOWN, np.int32)
-    prepare_row(model, batches, constants, log_work, log_floor)
-    looked = 0
-    for q in range(levels.shape[0]):
-        factor = least_factor_at(levels[q], error) if covariance.shape[0] > 0 else 1.0
-        for n in range(budgets.shape[0]):
-            budget = budgets[n]
-            mean_budget = min(budget / factor, WIDEST_BUDGET_MS)
-            invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most, scratch)
-            looked += n_batches
-            leader = 0
-            for i in range(n_batches):
-                least[i] = -1
-                efficacy[i] = 0.0
-                if first_milli[i] > shares[n_shares - 1]:
-                    most[i] = 0.0
-                elif most[i] > most[leader]:
-                    leader = i
-            best = 0.0
-            for turn in range(-1, n_batches):
-                i = leader if turn < 0 else turn
-                if (turn >= 0 and i == leader) or most[i] == 0.0 or most[i] < best * LOSES:
-                    continue
-                first = starts[int(first_milli[i])]
-                while shares[first] < first_milli[i]:
-                    first += 1
-                for j in range(first, n_shares):
-                    t = latency_at(constants, batches[i], log_work[i], log_floor[i], log_shares[j])
-                    looked += 1
-                    gain = 1e6 * batches[i] / (t * shares[j])
-                    if gain < best * LOSES:
-                        break
-                    if t > mean_budget:
+    efficacy, latency, scratch, log_stream, apart_floor = columns[4], columns[5], columns[6], columns[7], columns[8]
+    bounded = covariances.shape[1] > 0
+    least, saturating = np.empty(n_batches, np.int32), np.empty(n_batches, np.int32)
+    for r in range(start, stop):
+        covariance, error = covariances[r], errors[r]
+        prepare_row(models[r], batches, constants, log_work, log_floor, log_stream, apart_floor)
+        saturating[:] = _UNKNOWN
+        looked = 0
+        for q in range(levels.shape[1]):
+            factor = least_factor_at(levels[r, q], error) if bounded else 1.0
+            for n in range(budgets.shape[1]):
+                budget = budgets[r, n]
+                mean_budget = min(budget / factor, WIDEST_BUDGET_MS)
+                invert_all(constants, batches, log_work, log_floor, mean_budget, first_milli, most, scratch)
+                looked += n_batches
+                leader = 0
+                for i in range(n_batches):
+                    least[i] = -1
+                    efficacy[i] = 0.0
+                    if first_milli[i] > shares[n_shares - 1]:
+                        most[i] = 0.0
+                    elif most[i] > most[leader]:
+                        leader = i
+                best = 0.0
+                for turn in range(-1, n_batches):
+                    i = leader if turn < 0 else turn
+                    if (turn >= 0 and i == leader) or most[i] == 0.0 or most[i] < best * LOSES:
                         continue
-                    above = upper_at(
-                        constants, covariance, error, levels[q], batches[i], log_work[i],
-                        log_shares[j], t,
+                    first = starts[int(first_milli[i])]
+                    while shares[first] < first_milli[i]:
+                        first += 1
+                    for j in range(first, n_shares):
+                        t, log_norm, apart = point_at(constants, batches[i], log_work[i], log_floor[i], log_shares[j])
+                        looked += 1
+                        gain = 1e6 * batches[i] / (t * shares[j])
+                        if gain < best * LOSES:
+                            break
+                        if t > mean_budget:
+                            continue
+                        if not bounded:
+                            within = t <= budget
+                        else:
+                            within = bound_within(
+                                constants, covariance, error, levels[r, q], batches[i], log_work[i], log_floor[i],
+                                log_stream[i], apart_floor[i], log_shares[j], t, log_norm, apart, budget,
+                            )  # fmt: skip
+                        if within:
+                            least[i], efficacy[i], latency[i] = j, gain, t
+                            best = max(best, gain)
+                            break
+                i = -1
+                for k in range(n_batches):
+                    if least[k] >= 0 and efficacy[k] >= best * (1.0 - TIE) and (i < 0 or least[k] < least[i]):
+                        i = k
+                chosen[r, q, n, :] = -1
+                predicted[r, q, n, :] = np.nan
+                if i >= 0:
+                    if saturating[i] == _UNKNOWN:
+                        saturating[i], more = saturating_limit(
+                            constants, batches[i], log_work[i], log_floor[i], saturation, limits, log_limits
+                        )
+                        looked += more
+                    chosen[r, q, n, BATCH], chosen[r, q, n, SHARE], chosen[r, q, n, LIMIT] = i, least[i], saturating[i]
+                    predicted[r, q, n, LATENCY] = latency[i]
+                    predicted[r, q, n, UPPER] = upper_at(
+                        constants, covariance, error, levels[r, q], batches[i], log_work[i], log_shares[least[i]],
+                        latency[i],
                     )  # fmt: skip
-                    if above <= budget:
-                        least[i], efficacy[i], latency[i], upper[i] = j, gain, t, above
-                        best = max(best, gain)
-                        break
-            i = -1
-            for k in range(n_batches):
-                if least[k] >= 0 and efficacy[k] >= best * (1.0 - TIE) and (i < 0 or least[k] < least[i]):
-                    i = k
-            chosen[q, n, :] = -1
-            predicted[q, n, :] = np.nan
-            if i >= 0:
-                if saturating[i] == _UNKNOWN:
-                    saturating[i], more = saturating_limit(
-                        constants, batches[i], log_work[i], log_floor[i], saturation, limits, log_limits
-                    )
-                    looked += more
-                chosen[q, n, BATCH], chosen[q, n, SHARE], chosen[q, n, LIMIT] = i, least[i], saturating[i]
-                predicted[q, n, LATENCY], predicted[q, n, UPPER] = latency[i], upper[i]
-    return looked
+        evaluated[r] = looked
 
 
 @compiled_ieee
@@ -203,11 +205,10 @@ def sweep_serial(
 ) -> None:  # fmt: skip
     """`sweep_quotas` on one core."""
     log_shares, log_limits, starts = logs_of_shares(shares), logs_of_shares(limits), starts_of(shares)
-    for r in range(models.shape[0]):
-        evaluated[r] = search_row(
-            models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, starts,
-            limits, log_limits, saturation, chosen[r], predicted[r],
-        )  # fmt: skip
+    search_rows(
+        0, models.shape[0], models, covariances, errors, levels, budgets, batches, shares, log_shares, starts, limits,
+        log_limits, saturation, chosen, predicted, evaluated,
+    )  # fmt: skip
 
 
 @compiled_ieee_parallel
@@ -218,10 +219,10 @@ def sweep_parallel(
 ) -> None:  # fmt: skip
     """`sweep_quotas` over all cores."""
     log_shares, log_limits, starts = logs_of_shares(shares), logs_of_shares(limits), starts_of(shares)
-    for r in numba.prange(models.shape[0]):
-        evaluated[r] = search_row(
-            models[r], covariances[r], errors[r], levels[r], budgets[r], batches, shares, log_shares, starts,
-            limits, log_limits, saturation, chosen[r], predicted[r],
+    for span in numba.prange((models.shape[0] + _SPAN - 1) // _SPAN):
+        search_rows(
+            span * _SPAN, min((span + 1) * _SPAN, models.shape[0]), models, covariances, errors, levels, budgets,
+            batches, shares, log_shares, starts, limits, log_limits, saturation, chosen, predicted, evaluated,
         )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from dilu_core.kernels import formulas
 from dilu_core.kernels.backend import BackendUnavailableError
 from dilu_core.kernels.cpu.elementary import exp_of, log_of
+from dilu_core.kernels.cpu.quota_batches import prepare_row
+from dilu_core.kernels.cpu.quota_decision import bound_within, clearly, upper_at
 from dilu_core.kernels.cpu.quota_front import fronts_parallel, sweep_fronts
 from dilu_core.kernels.cpu.quota_point import (
     N_CONSTANTS,
@@ -24,6 +26,7 @@ from dilu_core.kernels.cpu.quota_point import (
     least_share_at,
     log_norm_of,
     log_or_zero,
+    point_at,
 )
 from dilu_core.kernels.cpu.quota_sweep import LOSES, logs_of_shares, sweep_parallel, sweep_quotas
 from dilu_core.kernels.cuda.modules import source_path
@@ -110,6 +113,33 @@ def test_bound_is_the_formula(
     sigma = spread(model, root @ root.T, (0.1, 64.0, 0.05), batch, milli / 1000.0)
     found = bound_factor_at(c, packed(root @ root.T), level, 0.1, 64.0, 0.05, batch, work, log_of(milli / 1000.0))
     assert found == pytest.approx(math.exp(level * sigma), rel=1e-9)
+
+
+@settings(max_examples=200)
+@given(
+    parameters, st.integers(1, 64), st.integers(1, 1000), st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 3.0]),
+    st.sampled_from([-1.6, 0.0, 1e-9, 1.6, 6.0]),
+)  # fmt: skip
+def test_what_is_clear_is_what_the_bound_says(
+    model: tuple[float, ...], batch: int, milli: int, seed: int, width: float, level: float
+) -> None:
+    """At budgets around the bound, on it to the bit, and far from it, where the bound need not be evaluated."""
+    root = width * np.random.default_rng(seed).standard_normal((6, 6))
+    covariance, error, batches = packed(root @ root.T), np.array([0.1, 64.0, 0.05]), np.array([float(batch)])
+    c, work, floor, stream, apart = (np.empty(size) for size in (N_CONSTANTS, 1, 1, 1, 1))
+    prepare_row(np.array(model), batches, c, work, floor, stream, apart)
+    log_share = log_of(milli / 1000.0)
+    at_point = point_at(c, batch, work[0], floor[0], log_share)
+    assert at_point[0] == latency_at(c, batch, work[0], floor[0], log_share)
+    upper = upper_at(c, covariance, error, level, batch, work[0], log_share, at_point[0])
+    for part in (0.5, 0.999, 1 - 1e-6, 1 - 1e-9, 1 - 1e-14, 1.0, 1 + 1e-14, 1 + 1e-9, 1 + 1e-6, 1.001, 2.0, 1e250):
+        budget = upper * part
+        rest = stream[0], apart[0], log_share, *at_point, budget
+        within = bound_within(c, covariance, error, level, batch, work[0], floor[0], *rest)
+        assert within == (upper <= budget), part
+        if level > 1.0 and budget > at_point[0] and part in (0.5, 0.999, 1.001, 2.0):
+            clear = clearly(c, covariance, error, level, batch, floor[0], *rest[:2], work[0] - log_share, *rest[3:])
+            assert clear == (1 if part > 1.0 else -1)
 
 
 @st.composite
