@@ -181,7 +181,7 @@ def _push(q: int, n: int, begin: int, items: Items, seats: Seats, trail: Trail, 
             while like < found_none and alike[stuck[like]] != alike[other]:
                 like += 1
             if like < found_none:
-                target = seats.at[stuck[like]]
+                target = int(seats.at[stuck[like]])
                 if target == m or not can_sit(other, target, items, seats, trail.out):
                     continue
             elif may_swap and can_sit(other, n, items, seats, trail.out):

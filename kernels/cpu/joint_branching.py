@@ -163,14 +163,14 @@ def branch(
                 if total + last_gain[k] < best:
                     at = last_stop
                     break
-                if fits(within, last_load[k]):
+                if fits(within, int(last_load[k])):
                     found = k
                     break
                 fitting &= fitting - 1
             at += SETS
         if found >= 0:
             total += last_gain[found]
-            if total > best or precedes(current, function[last], option[last, found], choice):
+            if total > best or precedes(current, int(function[last]), option[last, found], choice):
                 slack -= unit * (total - best)
                 best = total
                 choice[:] = current

@@ -167,8 +167,8 @@ def search_rows(
                     chosen[r, q, n, BATCH], chosen[r, q, n, SHARE], chosen[r, q, n, LIMIT] = i, least[i], saturating[i]
                     predicted[r, q, n, LATENCY] = latency[i]
                     predicted[r, q, n, UPPER] = upper_at(
-                        constants, covariance, error, levels[r, q], batches[i], log_work[i], log_shares[least[i]],
-                        latency[i],
+                        constants, covariance, error, levels[r, q], batches[i], log_work[i],
+                        float(log_shares[least[i]]), latency[i],
                     )  # fmt: skip
         evaluated[r] = looked
 

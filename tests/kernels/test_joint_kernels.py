@@ -16,16 +16,15 @@ from dilu_core.kernels.cpu.joint_prepare import drop_losing
 def test_first_of_is_the_lowest_bit(place: int, above: int) -> None:
     """Whatever is set above it."""
     bits = (1 << place) | ((above << place) & (2**63 - 1))
-    assert first_of(np.int64(bits)) == place
+    assert first_of(bits) == place
 
 
 @given(st.integers(0, 10**6), st.integers(1, 150), st.sampled_from([1, 50, 5000, 2**20 - 2]))
 def test_bit_sets_miss_no_option_that_fits(seed: int, options: int, capacity: int) -> None:
     """Of any room within what is spare; and they leave out what exceeds it by more than a bucket."""
     generator = np.random.default_rng(seed)
-    weights = generator.integers(0, capacity + capacity // 2 + 1, (2, options, 3))
-    weights = np.minimum(weights, 2**20 - 1)
-    load = packed(*(weights[:, :, d] for d in range(3)))
+    weights = np.minimum(generator.integers(0, capacity + capacity // 2 + 1, (2, options, 3)), 2**20 - 1)
+    load = np.array([[packed(*each) for each in level] for level in weights.tolist()], np.int64)
     further = capacity << 21
     excess = generator.integers(0, further + further // 2, (2, options))
     spare = packed(capacity, capacity, capacity)
@@ -34,7 +33,7 @@ def test_bit_sets_miss_no_option_that_fits(seed: int, options: int, capacity: in
         room, left = generator.integers(0, capacity + 1, 3), int(generator.integers(0, further + 1))
         found = set()
         for block in range(-(-count // BLOCK)):
-            bits = may_fit(sets, level * entries + block * SETS, int(packed(*room.tolist())), left, shifts)
+            bits = may_fit(sets, level * entries + block * SETS, packed(*room.tolist()), left, shifts)
             found |= {block * BLOCK + k for k in range(BLOCK) if bits >> k & 1}
         listed, beyond = weights[level, :count], excess[level, :count]
         buckets = np.array([1 << shift for shift in shifts])
@@ -72,7 +71,7 @@ def test_what_is_dropped_loses_or_is_dominated(seed: int, options: int, greatest
             (weights[j] <= weights[k]).all() and (gains[j] > gains[k] or (gains[j] == gains[k] and j < k)) for j in near
         )
     ]
-    load = packed(weights[:, 0], weights[:, 1], weights[:, 2])[None]
+    load = np.array([[packed(*each) for each in weights.tolist()]], np.int64)
     count, least, option = np.array([options]), np.zeros(1, np.int64), np.arange(options)[None].copy()
     drop_losing(6, count, option, gains[None].copy(), load.copy(), losses[None].copy(), least)
     assert option[0, : count[0]].tolist() == expected
