@@ -4,8 +4,8 @@
 
 Fitting traces: synthetic ones of ten shapes (`synthetic_traces.py`) from four seeds. Judging traces: the same shapes
 from another seed, which draws other levels, periods and contrasts, and the recorded traces (DILU_DATA), none of which
-the search sees. Functions, neighbours and measures are those of `coscaling_traces.py`; a function's neighbours are under
-the same policy, and replayed until what they leave is what they were taken to leave.
+the search sees. Functions, neighbours and measures are those of `coscaling_traces.py`: a function's neighbours are
+under the same policy, and replayed until what they leave is what they were taken to leave.
 
 Beside them stands a scaler that knows the next 11 s and sizes for several parts of the burst limit: a target below what
 it reaches is out of reach for whoever has to wait and see.
@@ -50,7 +50,7 @@ Settings = dict[str, Any]
 FITTING_SEEDS, JUDGING_SEEDS = (1, 2, 3, 4), (11,)
 CANDIDATES = 400
 FIRST_NEIGHBOURS: Settings = {"window_s": 60}  # about as lean as what is sought
-FRONT = 16  # candidates that are replayed beside neighbours of their own kind
+FRONT = 20  # candidates that are replayed beside neighbours of their own kind
 MARGINS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 MOST_SURPRISES = 1 / 6  # of the choices made without a seed, the part that may be late more often on it than the peer
 NEIGHBOURS = ("none", "shifted", "in phase")
@@ -117,11 +117,12 @@ def operating_points(
     space = TuningSpace([function_of(trace) for trace in traces], CHOICES, most=candidates)
     found = np.stack([rows_beside(spare[t], trace, space.sets_for(t)) for t, trace in enumerate(traces)])
     steady = np.array([trace.name.startswith("constant") for trace in traces])
-    chosen = [dict(space.candidates[k]) for k in front(found.mean(axis=0), are_calm(found, steady))]
+    allowed = [part * late[name] for name, part, *_ in TARGETS]
+    wanted = front(found.mean(axis=0), are_calm(found, steady), max(float(limit.mean()) for limit in allowed))
+    chosen = [dict(space.candidates[k]) for k in wanted]
     own = np.empty((len(traces), len(chosen), 4))
     for k, settings in enumerate(chosen):
         own[:, k] = list(processes.map(partial(row_beside_own_kind, changes=settings), traces, spare))
-    allowed = [part * late[name] for name, part, *_ in TARGETS]
     margin = margin_for(own, traces, steady, allowed)
     print(f"\n{len(space.candidates)} candidates, {len(chosen)} of them replayed beside their own kind; ", end="")
     print(f"chosen by a margin of {margin:g}; {time.perf_counter() - started:.0f} s")
@@ -163,11 +164,14 @@ def are_calm(found: Floats, steady: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(found[steady][..., TURNS].sum(axis=0) == 0.0)
 
 
-def front(means: Floats, calm: NDArray[np.bool_]) -> list[int]:
-    """Calm candidates that no calm one beats in cost and lateness: at most `FRONT`, evenly from cheap to dear."""
+def front(means: Floats, calm: NDArray[np.bool_], most_late: float) -> list[int]:
+    """Calm candidates, none later than `most_late`, that no other one beats: at most `FRONT`, from cheap to dear."""
+    possible = calm & (means[:, LATE] <= most_late)
+    if not possible.any():
+        possible = calm
     best: list[int] = []
     for k in np.lexsort((means[:, LATE], means[:, COST])).tolist():
-        if calm[k] and (not best or means[k, LATE] < means[best[-1], LATE]):
+        if possible[k] and (not best or means[k, LATE] < means[best[-1], LATE]):
             best.append(k)
     return [best[at] for at in np.unique(np.linspace(0, len(best) - 1, FRONT).round().astype(int))]
 
