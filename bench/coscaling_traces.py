@@ -30,7 +30,8 @@ from dilu_core.solvers.replay import ReplayResult, replay
 from dilu_core.traces import ArrivalTrace, read_trace
 
 SHARE, LIMIT = 300, 600
-ROUNDS = 4  # neighbours' use and our own settle within a few replays
+ROUNDS = 6  # at most so many replays until neighbours' use and our own agree
+SETTLED_MILLI = 5.0  # they do where what is left differs by less than this on average
 
 MakePolicy = Callable[[HorizontalParams], Policy[Any]]
 
@@ -94,10 +95,7 @@ def figures(trace: ArrivalTrace, make: MakePolicy, neighbours: str) -> tuple[flo
     """GPU-seconds over those of the fixed fleet, part of requests late, cold starts and turn-rounds per hour."""
     params = function_of(trace)
     initial = params.max_instances if make is BASELINES["fixed peak"] else None
-    result = replay(trace, make(params), params, spare_milli=0.0, initial_instances=initial)
-    for _ in range(0 if neighbours == "none" else ROUNDS):
-        spare = spare_beside(result, neighbours)
-        result = replay(trace, make(params), params, spare_milli=spare, initial_instances=initial)
+    result = settled_replay(trace, make, params, neighbours, initial)
     fixed = params.max_instances * SHARE / 1000.0 * trace.duration_s
     hours = trace.duration_s / 3600.0
     return (
@@ -106,6 +104,27 @@ def figures(trace: ArrivalTrace, make: MakePolicy, neighbours: str) -> tuple[flo
         result.cold_starts / hours,
         result.direction_flips / hours,
     )
+
+
+def settled_replay(
+    trace: ArrivalTrace, make: MakePolicy, params: HorizontalParams, neighbours: str, initial: int | None = None
+) -> ReplayResult:
+    """A replay beside neighbours under the same policy, once what they leave is what they were taken to leave.
+
+    A policy that counts on spare share has fewer and busier instances where neighbours leave more, and then leaves
+    less itself. Answering in full each time would swing between the two; going half the way settles.
+    """
+    result = replay(trace, make(params), params, spare_milli=0.0, initial_instances=initial)
+    if neighbours == "none":
+        return result
+    spare = spare_beside(result, neighbours)
+    for _ in range(ROUNDS):
+        result = replay(trace, make(params), params, spare_milli=spare, initial_instances=initial)
+        left = spare_beside(result, neighbours)
+        if np.abs(left - spare).mean() < SETTLED_MILLI:
+            break
+        spare = 0.5 * (spare + left)
+    return result
 
 
 def spare_beside(result: ReplayResult, neighbours: str) -> NDArray[np.float64]:

@@ -14,10 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from coscaling_traces import SHARE, function_of, recorded, spare_beside
+from coscaling_traces import SHARE, function_of, recorded, settled_replay, spare_beside
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
-from dilu_core.solvers.replay import replay
 from dilu_core.solvers.tuning import tune
 from dilu_core.traces import read_trace
 from dilu_core.tuning_space import TuningSpace
@@ -30,7 +29,6 @@ CHOICES = {
     "clear_s": (3.0, 10.0),
     "short_s": (1, 2, 4),
 }
-ROUNDS = 2  # replays after which the neighbours' use is taken as settled
 
 
 def main() -> int:
@@ -41,9 +39,7 @@ def main() -> int:
         return 2
     functions, spare = [function_of(trace) for trace in traces], []
     for trace, params in zip(traces, functions, strict=True):
-        result = replay(trace, CoScaler(params), params, spare_milli=0.0)
-        for _ in range(ROUNDS):
-            result = replay(trace, CoScaler(params), params, spare_milli=spare_beside(result, "shifted"))
+        result = settled_replay(trace, CoScaler, params, "shifted")
         spare.append(np.asarray(spare_beside(result, "shifted"))[: trace.rates_rps.size])
     found = tune(traces, TuningSpace(functions, CHOICES), spare_milli=spare)
     fixed = np.array(
