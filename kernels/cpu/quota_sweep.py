@@ -90,6 +90,16 @@ def saturating_limit(
 
 
 @compiled_ieee
+def _winner(least: NDArray[np.int32], efficacy: Floats, enough: float) -> int:
+    """The first batch with the least share of those with `enough` efficacy; -1 for none."""
+    i = -1
+    for k in range(least.shape[0]):
+        if least[k] >= 0 and efficacy[k] >= enough and (i < 0 or least[k] < least[i]):
+            i = k
+    return i
+
+
+@compiled_ieee
 def search_rows(
     start: int, stop: int, models: Floats, covariances: Floats, errors: Floats, levels: Floats, budgets: Floats,
     batches: Floats, shares: Floats, log_shares: Floats, starts: Starts, limits: Floats, log_limits: Floats,
@@ -152,10 +162,7 @@ def search_rows(
                             least[i], efficacy[i], latency[i] = j, gain, t
                             best = max(best, gain)
                             break
-                i = -1
-                for k in range(n_batches):
-                    if least[k] >= 0 and efficacy[k] >= best * (1.0 - TIE) and (i < 0 or least[k] < least[i]):
-                        i = k
+                i = _winner(least, efficacy, best * (1.0 - TIE))
                 chosen[r, q, n, :] = -1
                 predicted[r, q, n, :] = np.nan
                 if i >= 0:
