@@ -112,7 +112,7 @@ class _Board:
         random = [np.array([(seed + _APART * core) % 2147483646 + 1], np.int64) for core in range(os.cpu_count() or 1)]
         best, price = (0, 0), _PRICE
         kept = self.items.home.copy(), self.items.home_rows.copy()
-        stop = threading.Event()
+        begin, stop = self._seats(), threading.Event()
         with ThreadPoolExecutor(len(random)) as pool:
             try:
                 for number in range(_RUNS):
@@ -120,7 +120,7 @@ class _Board:
                     if now >= until:
                         break
                     ends = now + (until - now) / (_RUNS - number)
-                    one = partial(self._anneal, draft.moves_left, price, ends, may_pause, stop)
+                    one = partial(self._anneal, begin, draft.moves_left, price, ends, may_pause, stop)
                     found, made, at, rows = max(pool.map(one, random), key=lambda run: run[0])
                     if found > best:
                         best, kept = found, (at, rows)
@@ -130,14 +130,15 @@ class _Board:
         return kept
 
     def _anneal(
-        self, most_moves: int, price: float, ends: float, may_pause: bool, stop: threading.Event, random: Ints
-    ) -> tuple[tuple[int, int], int, Ints, Ints]:
-        """One run from the present state, as cold at its end where time is short as where it is not.
+        self, begin: tuple[Seats, Floats], most_moves: int, price: float, ends: float, may_pause: bool,
+        stop: threading.Event, random: Ints,
+    ) -> tuple[tuple[int, int], int, Ints, Ints]:  # fmt: skip
+        """One run from a copy of `begin`, as cold at its end where time is short as where it is not.
 
         Returns what the best state lets in [milli-GPU] and minus its moves, the moves of the last state, and node and
         rows of every item in the best.
         """
-        seats, waste = self._seats()
+        seats, waste = Seats(*(column.copy() for column in begin[0])), begin[1].copy()
         trail = new_trail(seats.rows.shape[1])
         pending = np.flatnonzero(self.items.home < 0)
         score = np.zeros(4, np.int64)
