@@ -57,20 +57,18 @@ def fill_constants(model: NDArray[np.float64], constants: NDArray[np.float64]) -
 
 
 @inlined
-def log_norm_of(sharpness: float, root: float, log_x: float, log_y: float) -> float:
-    """log [x^p + y^p]^(1/p)."""
+def log_norm_of(sharpness: float, root: float, log_x: float, log_y: float) -> tuple[float, float]:
+    """log [x^p + y^p]^(1/p), and the lesser of the two powers as a part of the greater."""
     apart = exp_of(sharpness * (min(log_x, log_y) - max(log_x, log_y)))
-    return max(log_x, log_y) + log_of(1.0 + apart) * root
+    return max(log_x, log_y) + log_of(1.0 + apart) * root, apart
 
 
 @compiled_ieee
 def point_at(
     c: NDArray[np.float64], batch: float, log_work: float, log_floor: float, log_share: float
 ) -> tuple[float, float, float]:
-    """t(b, s) in ms, the log of its norm, and the lesser of the two powers in the norm as a part of the greater."""
-    scaled = log_work - log_share
-    apart = exp_of(c[SHARPNESS] * (min(log_floor, scaled) - max(log_floor, scaled)))
-    log_norm = max(log_floor, scaled) + log_of(1.0 + apart) * c[ROOT]
+    """t(b, s) in ms, and both numbers of its norm."""
+    log_norm, apart = log_norm_of(c[SHARPNESS], c[ROOT], log_floor, log_work - log_share)
     return c[HOST] * batch + exp_of(log_norm), log_norm, apart
 
 

@@ -88,7 +88,7 @@ def at(model: tuple[float, ...], batch: float) -> tuple[np.ndarray, float, float
     """Constants of a model, and the logs of a batch's work and floor."""
     c = np.empty(N_CONSTANTS)
     fill_constants(np.array(model), c)
-    floor = log_norm_of(model[5], 1.0 / model[5], c[5], log_or_zero(model[4] * batch))
+    floor = log_norm_of(model[5], 1.0 / model[5], c[5], log_or_zero(model[4] * batch))[0]
     return c, log_or_zero(model[2] + model[3] * batch), floor
 
 
