@@ -17,10 +17,12 @@ IS_LAZY, LEAN, SPARE_TRUST, SHORT_S, CLEAR_S, WINDOW_S, SCALE_IN_LOAD, COOLDOWN_
 LAZY_SAMPLES, LAZY_OUT, LAZY_IN, ZERO_DELAY_S, STALE_AFTER_S, COLD_STEPS = range(15, 21)
 MAX_STEP_OUT, MAX_STEP_IN, OUT_COOLDOWN_S, FROM_ZERO_S, FORECASTS, LEAST_CONFIDENCE = range(21, 27)
 BUCKET_S, FIRST_LAG, LAST_LAG, KNOWN_PERIOD = range(27, 31)
-BURST, USUAL_MS, STRETCH_S, KEPT_PEAKS, AHEAD, PARAMETERS = range(31, 37)  # the first five by `derive`
+LATE_WEIGHT, BURST, USUAL_MS, STRETCH_S, KEPT_PEAKS, HELD_BUCKETS = range(31, 37)  # the last five by `derive`
+WINDOWS = 5  # columns from HELD_BUCKETS on, each the buckets of a window
+PARAMETERS = HELD_BUCKETS + WINDOWS
 
 # Values of FORECASTS
-TREND, SEASON = 1, 2  # bits
+TREND, SEASON, HOLD = 1, 2, 4  # bits; the last one where a window is learnt
 FORECASTS_BY_NAME = {"off": 0, "trend": TREND, "season": SEASON, "both": TREND + SEASON}
 
 # Entries of `state`: `HorizontalState` by name; a ring's count, and where its oldest sample or running peak stands.
@@ -31,7 +33,8 @@ STATE = 18
 # Entries of `forecast`: `Forecast` by name, where the newest bucket stands in the ring of the history, and its load.
 AGE_S, BUCKET_RPS, SEEN, NEWEST, NEWEST_RPS, LEVEL_RPS, TREND_RPS, PENDING, NEXT_RPS, LAST_RPS = range(10)
 STAY_ERROR, WORST_ERROR, TREND_ERROR, LAG, CONFIDENCE, TREND_CONFIDENCE = range(10, 16)
-SOON_RPS, AHEAD_RPS, BEHIND_RPS, DRIFT_RPS, VOUCHED, FORECAST = range(16, 22)
+SOON_RPS, AHEAD_RPS, BEHIND_RPS, DRIFT_RPS, VOUCHED, LOAD_SUM, BUCKETS, WINDOW, NEXT_WINDOW, HELD_RPS = range(16, 26)
+KEPT_RPS, MISSED_RPS, FORECAST = HELD_RPS + WINDOWS, HELD_RPS + 2 * WINDOWS, HELD_RPS + 3 * WINDOWS  # of each window
 
 # Reasons, as positions in `REASONS`.
 REASONS = (
@@ -44,7 +47,8 @@ STEADY, LOAD, BACKLOG, FROM_ZERO, SPARE, TO_ZERO, BELOW, ABOVE, HOLDING, LEARNIN
 BOUNDS = (None, "min_instances", "max_instances", "max_step_out", "max_step_in")
 NO_BOUND, LEAST, MOST, STEP_OUT, STEP_IN = range(5)
 
-STRETCHES = 12  # as in `dilu_core.coscaling.rules`
+STRETCHES = 12  # as in `dilu_core.coscaling.params`, like the next one
+HELD_STRETCHES = (1, 2, 3, 6, STRETCHES)
 MOST_PEAKS = STRETCHES + 1
 LAGS = 128  # as in `dilu_core.coscaling.params`
 
@@ -55,7 +59,17 @@ def derive(rows: Floats) -> None:
     rows[:, USUAL_MS] = np.fmax(rows[:, SLO_MS], rows[:, BASE_LATENCY_MS])  # NaN only where neither is known
     rows[:, STRETCH_S] = np.ceil(rows[:, WINDOW_S] / STRETCHES)
     rows[:, KEPT_PEAKS] = np.ceil(rows[:, WINDOW_S] / rows[:, STRETCH_S]) + 1.0
-    rows[:, AHEAD] = np.ceil(rows[:, WINDOW_S] / rows[:, BUCKET_S])
+    for k, stretches in enumerate(HELD_STRETCHES):
+        windows_s = np.minimum(rows[:, WINDOW_S], stretches * rows[:, STRETCH_S])
+        rows[:, HELD_BUCKETS + k] = np.minimum(np.ceil(windows_s / rows[:, BUCKET_S]), LAGS)
+
+
+@inlined
+def stretches_held(params: Floats, forecast: Floats) -> int:
+    """How many full stretches of the window count, besides the running one."""
+    if params[LATE_WEIGHT] > 0.0:
+        return HELD_STRETCHES[int(forecast[WINDOW])]
+    return STRETCHES
 
 
 @inlined
@@ -75,3 +89,4 @@ def forget_forecast(forecast: Floats) -> None:
         forecast[k] = 0.0
     forecast[BUCKET_RPS] = math.nan
     forecast[NEWEST] = -1.0
+    forecast[WINDOW] = forecast[NEXT_WINDOW] = WINDOWS - 1.0

@@ -15,25 +15,33 @@ from numpy.typing import NDArray
 from dilu_core.kernels.cpu.compiled import compiled, inlined
 from dilu_core.kernels.policy_columns import (
     AGE_S,
-    AHEAD,
     AHEAD_RPS,
     BEHIND_RPS,
     BUCKET_RPS,
     BUCKET_S,
+    BUCKETS,
     CONFIDENCE,
     DRIFT_RPS,
     FIRST_LAG,
     FORECASTS,
+    HELD_BUCKETS,
+    HELD_RPS,
+    HOLD,
+    KEPT_RPS,
     KNOWN_PERIOD,
     LAG,
     LAGS,
     LAST_LAG,
     LAST_RPS,
+    LATE_WEIGHT,
     LEAST_CONFIDENCE,
     LEVEL_RPS,
+    LOAD_SUM,
+    MISSED_RPS,
     NEWEST,
     NEWEST_RPS,
     NEXT_RPS,
+    NEXT_WINDOW,
     PENDING,
     SEASON,
     SEEN,
@@ -44,6 +52,8 @@ from dilu_core.kernels.policy_columns import (
     TREND_ERROR,
     TREND_RPS,
     VOUCHED,
+    WINDOW,
+    WINDOWS,
     WORST_ERROR,
     forget_forecast,
 )
@@ -51,21 +61,23 @@ from dilu_core.kernels.policy_columns import (
 Floats = NDArray[np.float64]
 
 HORIZON = 2  # as in `dilu_core.coscaling.forecast`, like the next six
+RETURN = 4
 DAMPING = 0.9
 _REACH = DAMPING + DAMPING * DAMPING
 _LEVEL_GAIN = 0.5
 _TREND_GAIN = 0.15
 _FADING = 1.0 - 1.0 / LAGS
 _WHOLE = 1e-9
+_EQUAL = 1.0 + 1e-9  # as in `dilu_core.coscaling.hold`
 
 
 @inlined
-def follow(params: Floats, forecast: Floats, season: Floats, mean_rps: float) -> None:
-    """One more second, of which `mean_rps` is the short mean."""
+def follow(params: Floats, forecast: Floats, season: Floats, mean_rps: float, lean: float, full: float) -> None:
+    """One more second, of which `mean_rps` is the short mean, with instances that carry `lean` or, at most, `full`."""
     forecast[BUCKET_RPS] = mean_rps if math.isnan(forecast[BUCKET_RPS]) else max(forecast[BUCKET_RPS], mean_rps)
     forecast[AGE_S] += 1.0
     if forecast[AGE_S] >= params[BUCKET_S] - _WHOLE:
-        close_bucket(params, forecast, season, forecast[BUCKET_RPS])
+        close_bucket(params, forecast, season, forecast[BUCKET_RPS], lean, full)
         forecast[BUCKET_RPS] = math.nan
         forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
@@ -77,13 +89,13 @@ def pass_over(params: Floats, forecast: Floats, season: Floats, unknown_s: float
     if forecast[AGE_S] >= params[BUCKET_S] * LAGS:
         forget_forecast(forecast)
     while forecast[AGE_S] >= params[BUCKET_S] - _WHOLE:
-        close_bucket(params, forecast, season, forecast[BUCKET_RPS])
+        close_bucket(params, forecast, season, forecast[BUCKET_RPS], math.nan, math.nan)
         forecast[BUCKET_RPS] = math.nan
         forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
 
 @compiled
-def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: float) -> None:
+def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: float, lean: float, full: float) -> None:
     """One more bucket: its load entered, the next forecast made, and then everybody judged by it."""
     seen, newest, lag = int(forecast[SEEN]), int(forecast[NEWEST]), int(forecast[LAG])
     known = not math.isnan(load_rps)
@@ -94,6 +106,8 @@ def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: flo
         forecast[PENDING] = 0.0
     else:
         _judge(params, forecast, season, load_rps)
+        if seen > 0 and int(params[FORECASTS]) & HOLD and not math.isnan(lean):
+            _weigh(params, forecast, season, load_rps, lean, full)
     newest = newest + 1 if newest + 1 < LAGS else 0
     season[newest] = load_rps
     seen = min(seen + 1, 2 * LAGS)
@@ -162,14 +176,48 @@ def _judge_periods(season: Floats, load: float, first: int, last: int, end: int)
             judged[k] = judged[k] * _FADING + (load - past[k]) * (load - past[k])
 
 
+@compiled
+def _weigh(params: Floats, forecast: Floats, season: Floats, load: float, lean: float, full: float) -> None:
+    """The windows by what each would have done with `load`, and the one that is in force from now on."""
+    newest, count = int(forecast[NEWEST]), min(int(forecast[SEEN]), LAGS)
+    peak = load
+    for k in range(count):
+        peak = max(peak, _at(season, newest - k))
+    before, greatest, k = forecast[BUCKETS], 0.0, 0
+    load_sum, buckets = forecast[LOAD_SUM] * _FADING + load, before * _FADING + 1.0
+    forecast[LOAD_SUM], forecast[BUCKETS], forecast[WINDOW] = load_sum, buckets, forecast[NEXT_WINDOW]
+    least, best = math.inf, int(forecast[NEXT_WINDOW])
+    for w in range(WINDOWS):
+        while k < min(int(params[HELD_BUCKETS + w]), count):
+            greatest = max(greatest, _at(season, newest - k))
+            k += 1
+        held, launched, late = max(greatest, forecast[SOON_RPS]) / lean, 0.0, 0.0
+        if before > 0.0:
+            launched = max(0.0, held - forecast[HELD_RPS + w])
+        if load > held * full * _EQUAL:
+            late = load
+        kept = forecast[KEPT_RPS + w] * _FADING + held + launched
+        missed = forecast[MISSED_RPS + w] * _FADING + late
+        forecast[HELD_RPS + w], forecast[KEPT_RPS + w], forecast[MISSED_RPS + w] = held, kept, missed
+        if peak > 0.0:
+            loss = kept / (buckets * peak)
+            if load_sum > 0.0:
+                loss += params[LATE_WEIGHT] * missed / load_sum
+            least = min(least, loss)
+            if loss <= least * _EQUAL:
+                best = w
+    forecast[NEXT_WINDOW] = best
+
+
 @inlined
 def _expect(params: Floats, forecast: Floats, season: Floats, newest: int) -> None:
     """What is now expected by whom the buckets before the newest one trusted."""
     lag, soon, ahead, drift, behind = int(forecast[LAG]), 0.0, 0.0, 0.0, 0.0
-    for k in range(min(int(forecast[SEEN]), int(params[AHEAD]) + 1, LAGS)):
+    held = int(forecast[WINDOW]) if int(params[FORECASTS]) & HOLD else WINDOWS - 1
+    for k in range(min(int(forecast[SEEN]), int(params[HELD_BUCKETS + held]) + 1, LAGS)):
         behind = max(behind, _at(season, newest - k))
     if lag > 0:
-        for k in range(min(lag, int(params[AHEAD]))):
+        for k in range(min(lag, RETURN)):
             returning = _at(season, newest + 1 - lag + k)
             ahead = max(ahead, returning)
             if k < HORIZON:
@@ -200,6 +248,19 @@ def _trust(params: Floats, forecast: Floats, season: Floats, seen: int) -> None:
     for k in range(judged.shape[0]):
         if judged[k] <= judged[best]:
             best = k
-    confidence = 1.0 - (judged[best] + worst) / total
+    lag, saved = longest - best, forecast[STAY_ERROR] - judged[best]
+    while_judged = max(saved, forecast[STAY_ERROR] - _stay_error_before(forecast, season, seen, lag))
+    confidence = saved / (while_judged + worst)
     if confidence >= least:
-        forecast[LAG], forecast[CONFIDENCE] = longest - best, confidence
+        forecast[LAG], forecast[CONFIDENCE] = lag, confidence
+
+
+@inlined
+def _stay_error_before(forecast: Floats, season: Floats, seen: int, lag: int) -> float:
+    """The part of the error of staying from when a period of `lag` buckets could not be judged yet."""
+    count, error = min(seen, LAGS), 0.0
+    oldest, unjudged = int(forecast[NEWEST]) + 1 - count, lag - (seen - count)
+    for k in range(HORIZON, count):
+        changed = _at(season, oldest + k) - _at(season, oldest + k - HORIZON) if k < unjudged else 0.0
+        error = error * _FADING + changed * changed
+    return error

@@ -23,6 +23,7 @@ from dilu_core.kernels.policy_columns import (
     IS_LAZY,
     KEPT_PEAKS,
     KNOWN_S,
+    LATE_WEIGHT,
     LAZY_SAMPLES,
     LEAN,
     OLDEST,
@@ -45,6 +46,7 @@ from dilu_core.kernels.policy_columns import (
     USUAL_MS,
     WANTED_S,
     WINDOW_S,
+    stretches_held,
 )
 from dilu_core.kernels.policy_forecast import follow, pass_over
 
@@ -71,6 +73,14 @@ def _trusted_lean(params: Floats, spare_milli: float, delivered: float) -> float
         lean = 1.0 + params[SPARE_TRUST] * spare_milli / params[REQUEST_MILLI]
     lean = min(lean, params[BURST])
     return float(lean if math.isnan(delivered) else min(lean, delivered))
+
+
+@inlined
+def _full_lean(params: Floats, spare_milli: float, delivered: float) -> float:
+    full = params[BURST]
+    if not math.isnan(spare_milli):
+        full = min(1.0 + spare_milli / params[REQUEST_MILLI], params[BURST])
+    return float(full if math.isnan(delivered) else min(full, delivered))
 
 
 @inlined
@@ -158,6 +168,16 @@ def _hold_peak(
 
 
 @inlined
+def _held_for(params: Floats, state: Floats, peaks: Floats, stretches: int) -> float:
+    """The greatest need of the running stretch and so many before it."""
+    held, at, kept = 0.0, int(state[RUNNING]), int(params[KEPT_PEAKS])
+    for _ in range(min(stretches + 1, int(state[PEAKS]))):
+        held = max(held, peaks[at])
+        at = at - 1 if at > 0 else kept - 1
+    return held
+
+
+@inlined
 def remember(
     params: Floats,
     state: Floats,
@@ -198,6 +218,7 @@ def remember(
             backlog = excess / params[CLEAR_S]
     kept = int(params[LAZY_SAMPLES]) if lazy else int(params[SHORT_S])
     lean = _trusted_lean(params, spare_milli, delivered)
+    full = _full_lean(params, spare_milli, delivered)
     per_instance = params[CAPACITY_RPS] * lean
     entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
     if seconds > entered and params[FORECASTS] > 0.0:
@@ -207,7 +228,9 @@ def remember(
         if not lazy:
             mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
             if params[FORECASTS] > 0.0:
-                follow(params, forecast, season, mean_rps)
+                follow(params, forecast, season, mean_rps, lean, full)
+    if params[LATE_WEIGHT] > 0.0:
+        state[HELD] = _held_for(params, state, peaks, stretches_held(params, forecast))
     state[TIME_S] = time_s
     state[KNOWN_S] = min(params[WINDOW_S], state[KNOWN_S] + seconds)
     state[QUIET_S] = state[QUIET_S] + elapsed_s if arrivals == 0.0 else 0.0

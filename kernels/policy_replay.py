@@ -20,9 +20,10 @@ from dilu_core.kernels.policy_columns import (
     COLD_STEPS,
     FORECASTS,
     FROM_ZERO_S,
+    HOLD,
     IS_LAZY,
-    KNOWN_PERIOD,
     LAGS,
+    LATE_WEIGHT,
     LEAN,
     LEAST_CONFIDENCE,
     LIMIT_MILLI,
@@ -225,7 +226,9 @@ def sample_problem(sets: int, seconds: tuple[int, ...], *, seed: int = 0) -> Any
     params = np.empty((sets, PARAMETERS))
     params[:, MAX_STEP_OUT : FROM_ZERO_S + 1] = (math.nan, math.nan, 0.0, 0.0)
     params[:, FORECASTS] = np.arange(sets) % 4  # all combinations
-    params[:, LEAST_CONFIDENCE : KNOWN_PERIOD + 1] = (0.6, 5.0, 3.0, 40.0, 0.0)
+    params[:, LEAST_CONFIDENCE : LATE_WEIGHT + 1] = (0.6, 5.0, 3.0, 40.0, 0.0, 0.0)
+    params[:, LATE_WEIGHT] = np.arange(sets) % 3 * 1.7
+    params[params[:, LATE_WEIGHT] > 0.0, FORECASTS] += HOLD
     params[:, CAPACITY_RPS : COLD_STEPS + 1] = (
         *(9.7, 300.0, 600.0, 803.0, 101.0, 1.0, 40.0),  # the function and its bounds
         *(0.0, 1.2, 0.5, 2.0, 9.3, 60.0, 0.8, 7.0),  # the rule "co-scaling"

@@ -64,6 +64,7 @@ from dilu_core.kernels.policy_columns import (
     STEADY,
     STEP_IN,
     STEP_OUT,
+    STRETCH_S,
     TIME_S,
     TO_ZERO,
     VOUCHED,
@@ -72,6 +73,7 @@ from dilu_core.kernels.policy_columns import (
     ZERO_DELAY_S,
     forget,
     forget_forecast,
+    stretches_held,
 )
 from dilu_core.kernels.policy_forecast import pass_over, recent_rps
 from dilu_core.kernels.policy_memory import MOST_NEED, NOISE, ceil_instances, remember, short_mean
@@ -155,7 +157,8 @@ def _co_scaling_rule(
     if survivors >= planned:
         return planned, STEADY, math.nan
     cooling = state[SINCE_CHANGE_S] < params[COOLDOWN_S]  # False where nothing has changed yet
-    if state[KNOWN_S] < params[WINDOW_S] or starting > 0 or cooling or p95_ms > params[SLO_MS]:
+    window_s = min(params[WINDOW_S], stretches_held(params, forecast) * params[STRETCH_S])
+    if state[KNOWN_S] < window_s or starting > 0 or cooling or p95_ms > params[SLO_MS]:
         return planned, HOLDING, math.nan
     return survivors, SPARE, forgets_to
 

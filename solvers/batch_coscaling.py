@@ -25,7 +25,7 @@ from dilu_core.solvers.policy_replay import parameter_rows
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_VERSION = 1
+_VERSION = 2
 _STEP_S = 1.0  # a row of parameters counts cold starts in steps, which decisions do not look at
 _REASONS = tuple(ScalingReason(name) for name in at.REASONS)
 
@@ -174,6 +174,7 @@ class BatchCoScaler:
             ("state", at.PEAKS, 0, at.MOST_PEAKS), ("state", at.RUNNING, -1, at.MOST_PEAKS - 1),
             ("forecast", at.SEEN, 0, 2 * at.LAGS), ("forecast", at.NEWEST, -1, at.LAGS - 1),
             ("forecast", at.LAG, 0, at.LAGS), ("forecast", at.PENDING, 0, 2),
+            ("forecast", at.WINDOW, 0, at.WINDOWS - 1), ("forecast", at.NEXT_WINDOW, 0, at.WINDOWS - 1),
         ):  # fmt: skip
             for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
                 integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=most)

@@ -60,6 +60,7 @@ _FIELDS = {
     "scale_out_cooldown_s": step.OUT_COOLDOWN_S,
     "from_zero_delay_s": step.FROM_ZERO_S,
     "least_confidence": step.LEAST_CONFIDENCE,
+    "late_weight": step.LATE_WEIGHT,
     "bucket_s": step.BUCKET_S,
 }
 
@@ -139,6 +140,7 @@ def parameter_rows(params_list: Sequence[HorizontalParams], step_s: float) -> Fl
     rows[:, step.FIRST_LAG], rows[:, step.LAST_LAG] = lags[:, 0], lags[:, 1]
     rows[:, step.KNOWN_PERIOD] = [params.period_s is not None for params in params_list]
     rows[:, step.FORECASTS] = [step.FORECASTS_BY_NAME[params.predict] for params in params_list]
+    rows[rows[:, step.LATE_WEIGHT] > 0.0, step.FORECASTS] += step.HOLD
     rows[rows[:, step.IS_LAZY] > 0.0, step.FORECASTS] = 0.0
     step.derive(rows)
     return rows

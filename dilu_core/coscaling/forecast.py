@@ -5,13 +5,13 @@ covers a cold start; what matters is the load `HORIZON` buckets ahead. Two forec
 by what it would have been worth. With x[t] the load of bucket t, "nothing changes" would have erred by x[t] - x[t - 2];
 a period of L buckets by x[t] - x[t - L]; a damped trend (Holt's linear method with the trend shrinking by `DAMPING` per
 bucket; Gardner and McKenzie, Management Science 31, 1985) by x[t] less what it said two buckets before. Squares of
-these errors are summed, older ones fading within `LAGS` buckets, and
+these errors are summed over the buckets that could be forecast, older ones fading within `LAGS` buckets, and
 
     confidence = 1 - (error + w) / (error of "nothing changes" + w),
 
 with w the greatest squared error of "nothing changes" in memory: as if everyone had missed the greatest jump once more,
-so that one coincidence of two peaks convinces nobody. A forecast that cannot be made yet scores like "nothing changes",
-and a period counts once two rounds of it were seen. Forecasts that fail lose their confidence within a period or two,
+so that one coincidence of two peaks convinces nobody. Of the periods, the one that saves most error is looked at, and
+it counts once two rounds of it were seen. Forecasts that fail lose their confidence within a period or two,
 and with it their say: nothing else has to be forgotten.
 
 Forecasts are made with the confidence that the buckets before the newest one gave. So more load now, all else equal,
@@ -25,14 +25,15 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from dilu_core._checks import fail, finite, integer, shown
+from dilu_core.coscaling.hold import FADING, Carried, Hold, weighed, window_held_s
 from dilu_core.coscaling.params import LAGS, HorizontalParams
 
 HORIZON = 2  # buckets, one of which covers the cold start: the other passes until the next forecast
+RETURN = 4  # buckets; what is needed again within them is not let go, because starting it anew costs more
 DAMPING = 0.9
 _REACH = DAMPING + DAMPING * DAMPING  # how many trends the load moves within the horizon
 _LEVEL_GAIN = 0.5
 _TREND_GAIN = 0.15
-_FADING = 1.0 - 1.0 / LAGS
 _WHOLE = 1e-9  # seconds; ten periods of 0.1 s must make one second in spite of rounding
 
 
@@ -42,14 +43,15 @@ class Forecast(NamedTuple):
     `age_s` is how much of the running bucket is over and `running_rps` its greatest short mean so far (`None`: nothing
     is known of it). `history_rps` holds those of the last `LAGS` buckets, oldest first, and `seen` counts buckets up to
     2 `LAGS`. `level_rps` and `trend_rps` (per bucket) are those of the damped trend, and `pending_rps` what it said of
-    the next buckets. `errors` holds the faded sum of squared errors of each period, the shortest first; with it go
-    those of "nothing changes", the greatest of these, and those of the trend.
+    the next buckets. `errors` holds the faded sum of squared errors of each period, the shortest first, where those of
+    "nothing changes" stand in for what it could not forecast yet; with it go those of "nothing changes", the greatest
+    of these, and those of the trend.
 
     `lag` is the period trusted for the next forecast, in buckets (0: none), with its `confidence`. `soon_rps` is the
-    greatest load that it expects until an instance launched at the next forecast serves, `ahead_rps` that of the
-    window to come, and `drift_rps` what the trend expects; 0 where nothing is forecast. `behind_rps` is the greatest
-    load of the window that is over. `period`, in buckets, and
-    `vouched`, its confidence, are what `soon_rps` and `ahead_rps` rest on.
+    greatest load that it expects until an instance launched at the next forecast serves, `ahead_rps` that of the next
+    `RETURN` buckets, and `drift_rps` what the trend expects; 0 where nothing is forecast. `behind_rps` is the greatest
+    load of the window that is over. `period`, in buckets, and `vouched`, its confidence, are what `soon_rps` and
+    `ahead_rps` rest on. `hold` weighs the windows for which peaks may be held.
     """
 
     age_s: float = 0.0
@@ -72,6 +74,7 @@ class Forecast(NamedTuple):
     drift_rps: float = 0.0
     period: int = 0
     vouched: float = 0.0
+    hold: Hold = Hold()
 
     @property
     def recent_rps(self) -> float:
@@ -81,7 +84,7 @@ class Forecast(NamedTuple):
     def to_dict(self) -> dict[str, object]:
         """A JSON-able value; `from_dict` gives the memory back, bit for bit."""
         columns = {name: list(getattr(self, name)) for name in _COLUMNS}
-        return {**self._asdict(), **columns}
+        return {**self._asdict(), **columns, "hold": self.hold.to_dict()}
 
     @classmethod
     def from_dict(cls, data: object) -> Forecast:
@@ -103,7 +106,8 @@ class Forecast(NamedTuple):
                 "data['forecast']['lag']",
                 f"is {counts['lag']}; expected no more than there are buckets in history_rps.",
             )
-        return cls(**{**known, **counts, **columns})  # type: ignore[arg-type]
+        hold = Hold.from_dict("data['forecast']['hold']", data["hold"])
+        return cls(**{**known, **counts, **columns}, hold=hold)  # type: ignore[arg-type]
 
 
 MOST_RPS = 1e15
@@ -122,32 +126,33 @@ _BOUNDS: Mapping[str, tuple[float | None, float]] = {
 }
 
 
-def followed(params: HorizontalParams, forecast: Forecast, means_rps: Iterable[float]) -> Forecast:
-    """`forecast` after further seconds, of which `means_rps` are the short means."""
+def followed(params: HorizontalParams, forecast: Forecast, means_rps: Iterable[float], carried: Carried) -> Forecast:
+    """`forecast` after further seconds of the short means `means_rps`, with instances that carry `carried`."""
     bucket_s, age_s, running = params.bucket_s, forecast.age_s, forecast.running_rps
     for mean in means_rps:
         running = mean if running is None else max(running, mean)
         age_s += 1.0
         if age_s >= bucket_s - _WHOLE:
-            forecast, running, age_s = _closed(params, forecast, running), None, max(0.0, age_s - bucket_s)
+            forecast, running, age_s = _closed(params, forecast, running, carried), None, max(0.0, age_s - bucket_s)
     return forecast._replace(age_s=age_s, running_rps=running)
 
 
 def passed(params: HorizontalParams, forecast: Forecast, unknown_s: float) -> Forecast:
     """`forecast` after `unknown_s` seconds of which nothing is known: the clock of a period goes on.
 
-    A bucket of which nothing is known counts as forecast, or else as the one before, and judges nobody.
+    A bucket of which nothing is known counts as forecast, or else as the one before, and judges nobody; one of which a
+    part is unknown weighs no window.
     """
     bucket_s, age_s = params.bucket_s, forecast.age_s + unknown_s
     if age_s >= bucket_s * LAGS:
         return Forecast()
     while age_s >= bucket_s - _WHOLE:
-        forecast, age_s = _closed(params, forecast, forecast.running_rps), max(0.0, age_s - bucket_s)
+        forecast, age_s = _closed(params, forecast, forecast.running_rps, None), max(0.0, age_s - bucket_s)
         forecast = forecast._replace(running_rps=None)
     return forecast._replace(age_s=age_s)
 
 
-def _closed(params: HorizontalParams, before: Forecast, load_rps: float | None) -> Forecast:
+def _closed(params: HorizontalParams, before: Forecast, load_rps: float | None, carried: Carried | None) -> Forecast:
     """`before` with one more bucket: its load entered, the next forecast made, and then everybody judged by it."""
     history = before.history_rps
     if load_rps is None:
@@ -158,6 +163,8 @@ def _closed(params: HorizontalParams, before: Forecast, load_rps: float | None) 
     else:
         load = load_rps
         after = _judged(params, before, load)
+        if carried is not None:
+            after = after._replace(hold=weighed(params, before.hold, history, load, before.soon_rps, carried))
     history = (*history, load)[-LAGS:]
     seen = min(before.seen + 1, 2 * LAGS)
     after = after._replace(history_rps=history, seen=seen)
@@ -185,11 +192,11 @@ def _judged(params: HorizontalParams, before: Forecast, load: float) -> Forecast
     stayed = _square(load - history[-HORIZON])
     drifted = _square(load - before.pending_rps[0]) if len(before.pending_rps) == HORIZON else stayed
     return moved._replace(
-        stay_error=before.stay_error * _FADING + stayed,
-        worst_error=max(before.worst_error * _FADING, stayed),
-        trend_error=before.trend_error * _FADING + drifted,
+        stay_error=before.stay_error * FADING + stayed,
+        worst_error=max(before.worst_error * FADING, stayed),
+        trend_error=before.trend_error * FADING + drifted,
         errors=tuple(
-            error * _FADING + (_square(load - history[-lag]) if lag <= len(history) else stayed)
+            error * FADING + (_square(load - history[-lag]) if lag <= len(history) else stayed)
             for lag, error in enumerate(errors, first)
         ),
     )
@@ -199,10 +206,10 @@ def _expecting(params: HorizontalParams, after: Forecast, before: Forecast) -> F
     """`after` with what is now expected by whom `before` trusted."""
     history, lag = after.history_rps, before.lag
     soon = ahead = drift = 0.0
-    window = -(-params.window_s // params.bucket_s)
+    window = -(-window_held_s(params, after.hold) // params.bucket_s)
     behind = max(history[-window - 1 :])
     if lag:
-        returning = history[len(history) - lag :][:window]
+        returning = history[len(history) - lag :][:RETURN]
         soon, ahead = max(returning[:HORIZON]), max(returning)
     if params.predict in ("trend", "both") and before.trend_confidence >= 0.5 * params.least_confidence:
         drift = after.pending_rps[-1] if after.pending_rps and after.trend_rps > 0.0 else 0.0
@@ -225,11 +232,22 @@ def _trusting(params: HorizontalParams, forecast: Forecast, judged: bool) -> For
         return forecast._replace(lag=0, confidence=0.0, trend_confidence=trend_confidence)
     judged_lags = forecast.errors[: longest - first + 1]
     error = min(judged_lags)
-    confidence = 1.0 - (error + forecast.worst_error) / total
+    lag = first + judged_lags.index(error)
+    saved = forecast.stay_error - error
+    while_judged = max(saved, forecast.stay_error - _stay_error_before(forecast, lag))
+    confidence = saved / (while_judged + forecast.worst_error)
     if confidence < least:
         return forecast._replace(lag=0, confidence=0.0, trend_confidence=trend_confidence)
-    lag = first + judged_lags.index(error)
     return forecast._replace(lag=lag, confidence=confidence, trend_confidence=trend_confidence)
+
+
+def _stay_error_before(forecast: Forecast, lag: int) -> float:
+    """The part of `stay_error` from when a period of `lag` buckets could not be judged yet, as far as remembered."""
+    history, error = forecast.history_rps, 0.0
+    unjudged = lag - (forecast.seen - len(history))
+    for k in range(HORIZON, len(history)):
+        error = error * FADING + (_square(history[k] - history[k - HORIZON]) if k < unjudged else 0.0)
+    return error
 
 
 def _seeks_periods(params: HorizontalParams) -> bool:

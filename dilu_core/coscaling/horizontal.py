@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from dilu_core._checks import fail, shown
 from dilu_core.coscaling.forecast import followed, passed
+from dilu_core.coscaling.hold import Carried
 from dilu_core.coscaling.params import RULES, HorizontalParams
 from dilu_core.coscaling.policy import (
     Observation,
@@ -26,6 +27,7 @@ from dilu_core.coscaling.rules import (
     Proposal,
     backlog_rps,
     co_scaling_rule,
+    full_lean,
     hold_peaks,
     lazy_rule,
     pre_warm,
@@ -121,12 +123,14 @@ class CoScaler:
         self, state: HorizontalState, now: float, elapsed: float, since_change_s: float | None
     ) -> HorizontalState:
         """`state` after a stretch of which nothing is known; the queue's growth in it is not known either."""
-        forecast = passed(self.params, state.forecast, elapsed) if self._forecasts else state.forecast
+        forecast = passed(self.params, state.forecast, elapsed) if self._remembers else state.forecast
         return state._replace(time_s=now, since_change_s=since_change_s, in_flight=None, forecast=forecast)
 
     @property
-    def _forecasts(self) -> bool:
-        return self.params.rule == "co-scaling" and self.params.predict != "off"
+    def _remembers(self) -> bool:
+        """Whether the past beyond the window matters: to a forecast, or to a window that is learnt."""
+        params = self.params
+        return params.rule == "co-scaling" and (params.predict != "off" or params.late_weight > 0.0)
 
     def _remember(
         self,
@@ -162,10 +166,11 @@ class CoScaler:
             held = Peaks(state.samples_rps, state.peaks, state.peak_filled_s)
             lean = trusted_lean(params, spare, delivered)
             held, means = hold_peaks(params, held, new, lean, backlog_rps(params, fleet))
-            if self._forecasts and seconds:
+            if self._remembers and seconds:
                 if seconds > len(new):
                     forecast = passed(params, forecast, float(seconds - len(new)))
-                forecast = followed(params, forecast, means)
+                carried = Carried(lean, full_lean(params, spare, delivered))
+                forecast = followed(params, forecast, means, carried)
         wanted_s = state.wanted_s
         if fleet is not None:
             wanted_s = wanted_s + elapsed if fleet.planned == 0 and fleet.anything else 0.0

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 
 from dilu_core._checks import choice, fail, finite, integer, share_milli, shown
 
-_VERSION = 2  # version 1 knew no forecasts: its policies go on without
+_VERSION = 3  # version 1 knew no forecasts and version 2 no learnt windows: their policies go on without
 
 RULES = ("co-scaling", "lazy")
 """Names of the horizontal rules."""
@@ -18,6 +18,12 @@ PREDICTIONS = ("off", "trend", "season", "both")
 
 LAGS = 128
 """Buckets of load that a forecast remembers, and the longest period, in buckets, that it can learn."""
+
+STRETCHES = 12
+"""The peaks of a window are remembered as those of this many stretches, so that the state stays small."""
+
+HELD_STRETCHES = (1, 2, 3, 6, STRETCHES)
+"""The windows that a policy may hold peaks for, in stretches besides the running one; the last one is `window_s`."""
 
 SHORTEST_LAG = 3  # buckets: a forecast looks two of them ahead, and one period has to reach further back than that
 
@@ -35,10 +41,12 @@ class HorizontalParams:
 
     For the rule "co-scaling": `lean` (>= 1) is the load over capacity that an instance is trusted to carry by bursting
     while its spare share is not known, `spare_trust` the part of a known spare share that is counted on. The short mean
-    spans `short_s`, waiting requests should be gone in `clear_s`; the recent peak is held for `window_s`. Scale-in
-    leaves the survivors at most `scale_in_load` of what they are trusted with - where requests in flight are known, no
-    burst counts before an instance has shown it - and waits `scale_in_cooldown_s` after the last change. Until a queue
-    proves otherwise, an instance is taken to serve `capacity_rps` at its request.
+    spans `short_s`, waiting requests should be gone in `clear_s`; the recent peak is held for `window_s`, or for a part
+    of it that is learnt where `late_weight` is above 0 (see `dilu_core.coscaling.hold`): 1 % of late requests is then
+    worth `late_weight` % of a fixed fleet for the peak. Scale-in leaves the survivors at most `scale_in_load` of what
+    they are trusted with - where requests in flight are known, no burst counts before an instance has shown it - and
+    waits `scale_in_cooldown_s` after the last change. Until a queue proves otherwise, an instance is taken to serve
+    `capacity_rps` at its request.
 
     `predict` adds a forecast to the rule "co-scaling" (see `dilu_core.coscaling.forecast`), which counts while its
     confidence, between 0 and 1, is at least `least_confidence`: instances for a coming peak are launched so early that
@@ -81,6 +89,7 @@ class HorizontalParams:
     least_confidence: float = 0.4
     pre_warm_s: float = 0.0
     period_s: float | None = None
+    late_weight: float = 0.0
     max_step_out: int | None = None
     max_step_in: int | None = None
     scale_out_cooldown_s: float = 0.0
@@ -100,7 +109,7 @@ class HorizontalParams:
                 settle(name, finite(name, getattr(self, name), above=0.0))
         for name in (
             "cold_start_s", "scale_in_cooldown_s", "zero_delay_s", "pre_warm_s", "scale_out_cooldown_s",
-            "from_zero_delay_s",
+            "from_zero_delay_s", "late_weight",
         ):  # fmt: skip
             settle(name, finite(name, getattr(self, name), at_least=0.0))
         for name in ("clear_s", "stale_after_s"):
@@ -135,6 +144,17 @@ class HorizontalParams:
         return self.limit_milli / self.request_milli
 
     @property
+    def stretch_s(self) -> int:
+        """Seconds of the window of which the peak is remembered together."""
+        return math.ceil(self.window_s / STRETCHES)
+
+    @property
+    def held_buckets(self) -> tuple[int, ...]:
+        """The windows of `HELD_STRETCHES` in buckets, rounded up, and not beyond what is remembered."""
+        windows_s = (min(self.window_s, stretches * self.stretch_s) for stretches in HELD_STRETCHES)
+        return tuple(min(-(-window_s // self.bucket_s), LAGS) for window_s in windows_s)
+
+    @property
     def bucket_s(self) -> int:
         """Seconds of load that a forecast takes together: as many as an instance takes to serve, or more.
 
@@ -157,14 +177,14 @@ class HorizontalParams:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> HorizontalParams:
-        """The parameters that `to_dict` wrote; what is left out takes its default, but version 1 forecast nothing.
+        """The parameters that `to_dict` wrote; what is left out takes its default, or is off if its version had none.
 
         Raises `InvalidArgumentError` for a wrong version, a missing or unknown key, or a value out of bounds.
         """
-        if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
-            fail("data", f"is not HorizontalParams of version 1 or {_VERSION}: {shown(data, 80)}.")
-        earlier = {"predict": "off"} if data["version"] == 1 else {}
-        values = {**earlier} | {key: value for key, value in data.items() if key != "version"}
+        if not isinstance(data, Mapping) or data.get("version") not in (1, 2, _VERSION):
+            fail("data", f"is not HorizontalParams of version 1 to {_VERSION}: {shown(data, 80)}.")
+        earlier = {1: {"predict": "off", "late_weight": 0.0}, 2: {"late_weight": 0.0}}
+        values = earlier.get(data["version"], {}) | {key: value for key, value in data.items() if key != "version"}
         unknown = sorted(str(key) for key in values.keys() - {field.name for field in fields(cls)})
         missing = [key for key in ("capacity_rps", "request_milli", "limit_milli") if key not in values]
         if unknown or missing:

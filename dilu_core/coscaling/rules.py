@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from dilu_core.coscaling.forecast import HORIZON, Forecast
+from dilu_core.coscaling.forecast import HORIZON, RETURN, Forecast
+from dilu_core.coscaling.hold import stretches_held, window_held_s
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.coscaling.state import LEAST_DELIVERED, HorizontalState
 
-_STRETCHES = 12  # the peak window is remembered as the peaks of this many stretches, so the state stays small
 _STANDING = 0.02  # a queue that changes by less than this part of the arrivals stands still
 _MOST_NEED = 1e9  # instances; keeps the arithmetic finite whatever a sensor reports
 _NOISE = 1e-9  # relative; a load of exactly n instances must need n, not n + 1
@@ -85,7 +85,7 @@ def hold_peaks(
     rate that clears the backlog, and lean what an instance is trusted to carry over its capacity. The backlog may raise
     it only so far that scale-in would leave it there: a turn-round at constant load helps nobody.
     """
-    stretch_s = math.ceil(params.window_s / _STRETCHES)
+    stretch_s = params.stretch_s
     kept = math.ceil(params.window_s / stretch_s) + 1  # the running stretch on top of a whole window of full ones
     per_instance = params.capacity_rps * lean
     samples, needs, filled = before
@@ -110,6 +110,12 @@ def trusted_lean(params: HorizontalParams, spare_milli: float | None, delivered:
     lean = params.lean if spare_milli is None else 1.0 + params.spare_trust * spare_milli / params.request_milli
     lean = min(lean, params.burst)
     return lean if delivered is None else min(lean, delivered)
+
+
+def full_lean(params: HorizontalParams, spare_milli: float | None, delivered: float | None) -> float:
+    """The load over capacity that an instance could carry with all of its spare share, or what it delivered."""
+    full = params.lean if spare_milli is None else min(1.0 + spare_milli / params.request_milli, params.burst)
+    return full if delivered is None else min(full, delivered)
 
 
 def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Fleet, elapsed_s: float) -> float | None:
@@ -184,13 +190,14 @@ def co_scaling_rule(
     falls below the forecast's. Between the two counts nothing moves, which is why a constant load - with jitter below
     1 - scale_in_load - never changes direction, wherever an instance serves its capacity at its request.
 
-    Where a period is so sure that it vouches for the window to come, the peaks of the window that is over do not hold
-    instances back: the held need shrinks as the load just now and the one to come are less than that of the window.
+    Where a period is so sure that it vouches for the next `RETURN` buckets, the peaks of the window that is over do not
+    hold instances back: the held need shrinks as the load just now and the one to come are less than that of the
+    window. What returns later than that is cheaper to launch anew than to wait for.
     """
     lean = trusted_lean(params, state.spare_milli, state.delivered)
     per_instance = params.capacity_rps * lean
     forecast = state.forecast
-    held = max(state.peaks, default=0.0)
+    held = max(state.peaks[-1 - stretches_held(params, forecast.hold) :], default=0.0)
     coming = _coming(forecast, per_instance)
     planned = fleet.planned
     out, early = _ceil(held), _ceil(coming)
@@ -211,9 +218,10 @@ def co_scaling_rule(
     if obstacle is not None:
         return Proposal(planned, ScalingReason.HOLDING, f"{survivors} instances would do, but {obstacle}")
     if forgets_to is not None:
-        detail = f"{survivors} instances carry the load now and that of the next {params.window_s} s"
+        detail = f"{survivors} instances carry the load now and that of the next {RETURN * params.bucket_s} s"
         return Proposal(survivors, ScalingReason.SPARE_CAPACITY, f"{detail}: {_basis(params, forecast)}", forgets_to)
-    detail = f"{survivors} instances carry the peak of the last {params.window_s} s, a need of {need:.2f}"
+    window_s = window_held_s(params, forecast.hold)
+    detail = f"{survivors} instances carry the peak of the last {window_s} s, a need of {need:.2f}"
     return Proposal(survivors, ScalingReason.SPARE_CAPACITY, detail)
 
 
@@ -232,7 +240,7 @@ def _coming(forecast: Forecast, per_instance: float) -> float:
 
 
 def vouches(params: HorizontalParams, forecast: Forecast) -> bool:
-    """Whether a period is trusted for a whole window: its confidence is halfway from the least one to certainty."""
+    """Whether a period is trusted to say what will not come: confident halfway from the least to certainty."""
     return forecast.vouched >= 0.5 + 0.5 * params.least_confidence
 
 
@@ -271,8 +279,9 @@ def _obstacle(
     params: HorizontalParams, state: HorizontalState, fleet: Fleet, latency_p95_ms: float | None
 ) -> str | None:
     """What speaks against scale-in, if anything."""
-    if state.known_s < params.window_s:
-        return f"only {state.known_s} of {params.window_s} s are known"
+    window_s = window_held_s(params, state.forecast.hold)
+    if state.known_s < window_s:
+        return f"only {state.known_s} of {window_s} s are known"
     if fleet.starting > 0:
         return f"{fleet.starting} are still starting"
     if state.since_change_s is not None and state.since_change_s < params.scale_in_cooldown_s:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from dilu_core._checks import fail, finite, integer, shown
 from dilu_core.coscaling.forecast import MOST_RPS, Forecast
+from dilu_core.coscaling.hold import Hold
 
-_VERSION = 2
+_VERSION = 3
 
 _SINCE_VERSION_2 = {"wanted_s", "forecast"}
 
@@ -56,12 +57,12 @@ class HorizontalState(NamedTuple):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> HorizontalState:
-        """The state that `to_dict` wrote; one of version 1 knew no forecasts, which then begin anew.
+        """The state that `to_dict` wrote; forecasts, and windows to learn, that its version did not know begin anew.
 
         Raises `InvalidArgumentError` for anything else.
         """
-        if not isinstance(data, Mapping) or data.get("version") not in (1, _VERSION):
-            fail("data", f"is not a HorizontalState of version 1 or {_VERSION}: {shown(data, 80)}.")
+        if not isinstance(data, Mapping) or data.get("version") not in (1, 2, _VERSION):
+            fail("data", f"is not a HorizontalState of version 1 to {_VERSION}: {shown(data, 80)}.")
         expected = {"version", *cls._fields} - (_SINCE_VERSION_2 if data["version"] == 1 else set())
         if data.keys() != expected:
             different = sorted(str(key) for key in data.keys() ^ expected)
@@ -84,8 +85,15 @@ class HorizontalState(NamedTuple):
             in_flight=_maybe(data, "in_flight", 0.0),
             ready=None if data["ready"] is None else integer("data['ready']", data["ready"], at_least=0),
             wanted_s=finite("data['wanted_s']", data.get("wanted_s", 0.0), at_least=0.0),
-            forecast=Forecast.from_dict(data["forecast"]) if "forecast" in data else Forecast(),
+            forecast=_forecast(data),
         )
+
+
+def _forecast(data: Mapping[str, object]) -> Forecast:
+    forecast = data.get("forecast", Forecast().to_dict())
+    if data["version"] == 2 and isinstance(forecast, Mapping):
+        forecast = {"hold": Hold().to_dict(), **forecast}
+    return Forecast.from_dict(forecast)
 
 
 def _maybe(data: Mapping[str, object], key: str, at_least: float | None) -> float | None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.forecast import Forecast, followed, passed
+from dilu_core.coscaling.hold import Carried
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams, HorizontalState
 from dilu_core.coscaling.params import LAGS
 from dilu_core.coscaling.policy import Observation, ScalingReason
@@ -64,12 +65,13 @@ def test_a_sure_period_lets_instances_go_before_the_window_is_over() -> None:
     early = [second % 120 for second in released if second > 700]
     assert early
     assert max(early) < 50  # the peak is over at 30, its window at 90
-    assert "next 60 s: a period of 120 s" in decisions[released[-1]].detail
+    assert "next 20 s: a period of 120 s" in decisions[released[-1]].detail
 
 
 def test_a_spare_share_that_comes_and_goes_is_no_reason_to_let_go() -> None:
-    """Within a period shorter than the window, and with a neighbour's leavings that jump, nothing turns round often."""
-    random, scaler = np.random.default_rng(1), CoScaler(replace(PARAMS, window_s=180, scale_in_cooldown_s=30.0))
+    """A peak that returns too soon to let go before, and a neighbour's leavings that jump: nothing turns round often."""
+    params = replace(PARAMS, window_s=180, scale_in_cooldown_s=30.0, cold_start_s=30.0)
+    random, scaler = np.random.default_rng(1), CoScaler(params)
     state, ready, changes = scaler.initial_state(), 4, 0
     for second in range(1800):
         load = 40.0 + 30.0 * np.sin(second / 29.0) ** 2
@@ -131,7 +133,7 @@ def test_a_gap_in_the_data_leaves_the_phase_alone() -> None:
 
 def test_a_long_silence_begins_anew() -> None:
     """More unknown time than the memory spans leaves no memory."""
-    forecast = followed(PARAMS, Forecast(), [3.0] * 60)
+    forecast = followed(PARAMS, Forecast(), [3.0] * 60, Carried(1.0, 2.0))
     assert forecast.seen == 12
     assert passed(PARAMS, forecast, 30.0).history_rps == (3.0,) * 18
     assert passed(PARAMS, forecast, 1e9) == Forecast()

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dilu_core.coscaling.hold import stretches_held
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
 from dilu_core.coscaling.policy import Observation
 from dilu_core.kernels import policy_columns as scalar
@@ -25,6 +26,7 @@ forecasts = st.fixed_dictionaries(
         "least_confidence": st.sampled_from([0.1, 0.6]),
         "pre_warm_s": st.sampled_from([0.0, 1.5]),
         "period_s": st.sampled_from([None, None, 31.0, 900.0]),
+        "late_weight": st.sampled_from([0.0, 0.7, 5.0, 40.0]),
     }
 )
 
@@ -33,7 +35,7 @@ forecasts = st.fixed_dictionaries(
 def some_params(draw):
     """Parameters of both rules, with every optional figure known or not."""
     request = draw(st.sampled_from([100, 300]))
-    window = draw(st.integers(1, 40))
+    window = draw(st.one_of(st.integers(1, 40), st.just(240)))
     lazy_samples = draw(st.integers(1, 12))
     least = draw(st.integers(0, 2))
     return HorizontalParams(
@@ -162,6 +164,17 @@ def expected(forecast, entries):
     ):
         np.testing.assert_equal(entries[entry], number(getattr(forecast, name)), err_msg=name)
     assert entries[scalar.PENDING] == len(forecast.pending_rps)
+    windows, hold = scalar.WINDOWS, forecast.hold
+    for entry, name in (
+        (scalar.LOAD_SUM, "load_rps"),
+        (scalar.BUCKETS, "buckets"),
+        (scalar.WINDOW, "window"),
+        (scalar.NEXT_WINDOW, "next_window"),
+    ):
+        np.testing.assert_equal(entries[entry], getattr(hold, name), err_msg=name)
+    for entry, each in ((scalar.HELD_RPS, hold.held_rps), (scalar.KEPT_RPS, hold.kept_rps)):
+        assert entries[entry : entry + windows].tolist() == list(each or (0.0,) * windows)
+    assert entries[scalar.MISSED_RPS :].tolist() == list(hold.missed_rps or (0.0,) * windows)
 
 
 def columns(forecast, entries, season):
@@ -178,7 +191,8 @@ def remembered(state, memory, samples, params):
     oldest, count = int(memory[scalar.OLDEST]), int(memory[scalar.SAMPLES])
     assert [samples[(oldest + k) % kept] for k in range(count)] == list(state.samples_rps)
     assert memory[scalar.PEAKS] == len(state.peaks)
-    np.testing.assert_allclose(memory[scalar.HELD], max(state.peaks, default=0.0), rtol=1e-12)
+    held = state.peaks[-1 - stretches_held(params, state.forecast.hold) :]
+    np.testing.assert_allclose(memory[scalar.HELD], max(held, default=0.0), rtol=1e-12)
     for entry, name in (
         (scalar.TIME_S, "time_s"),
         (scalar.PARTIAL_S, "partial_s"),
