@@ -4,9 +4,11 @@
 
 Without arguments, every trace of the measured data (DILU_DATA or ../shared/data). Each trace is scaled to a fleet: an
 instance (request 0.3, limit 0.6 of a GPU, 10 s cold start) serves an eighth of the 99.5th percentile of the 3 s mean
-load. GPU-seconds include borrowed share and stand relative to a fixed fleet for the peak second. Neighbours: two
-instances of the same function on the GPU under the same policy, with its load shifted by a third of the trace each
-("shifted"), with the same load at the same time ("in phase"), or so greedy that nothing can be borrowed ("none").
+load, and there are at most 16, or as many as the peak second needs. GPU-seconds include borrowed share and stand
+relative to a fixed fleet for the peak second. Neighbours: two instances of the same function on the GPU under the same
+policy, with its load shifted by a third of the trace each ("shifted"), with the same load at the same time ("in
+phase"), or so greedy that nothing can be borrowed ("none"). The last is also where shares are fixed quotas, which is
+how the other autoscalers come: they know of no share that could be lent.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from dilu_core.solvers.replay import ReplayResult, replay
 from dilu_core.traces import ArrivalTrace, read_trace
 
 SHARE, LIMIT = 300, 600
+MOST_INSTANCES = 16
 ROUNDS = 6  # at most so many replays until neighbours' use and our own agree
 SETTLED_MILLI = 5.0  # they do where what is left differs by less than this on average
 
@@ -76,44 +79,57 @@ def columns(row: NDArray[np.float64]) -> str:
 
 def function_of(trace: ArrivalTrace) -> HorizontalParams:
     """A function whose fleet peaks at about eight instances on this trace; LLM traces get LLM latencies."""
-    three_s = (
-        np.convolve(trace.rates_rps, np.full(3, 1.0 / 3.0), "valid") if trace.rates_rps.size > 3 else trace.rates_rps
-    )
-    capacity = max(float(np.percentile(three_s, 99.5)), 1.5 * trace.mean_rps, 1e-3) / 8.0
     slow = "llm" in trace.name
     return HorizontalParams(
-        capacity,
+        capacity_rps(trace),
         SHARE,
         LIMIT,
         slo_ms=2000.0 if slow else 300.0,
         base_latency_ms=500.0 if slow else 100.0,
-        max_instances=max(1, math.ceil(trace.peak_rps() / capacity)),
+        max_instances=max(MOST_INSTANCES, peak_fleet(trace)),
     )
+
+
+def capacity_rps(trace: ArrivalTrace) -> float:
+    """What an instance serves at its request."""
+    three_s = (
+        np.convolve(trace.rates_rps, np.full(3, 1.0 / 3.0), "valid") if trace.rates_rps.size > 3 else trace.rates_rps
+    )
+    return max(float(np.percentile(three_s, 99.5)), 1.5 * trace.mean_rps, 1e-3) / 8.0
+
+
+def peak_fleet(trace: ArrivalTrace) -> int:
+    """Instances that serve the peak second at their request."""
+    return max(1, math.ceil(trace.peak_rps() / capacity_rps(trace)))
+
+
+def fixed_gpu_s(trace: ArrivalTrace) -> float:
+    """GPU-seconds of a fleet for the peak second."""
+    return peak_fleet(trace) * SHARE / 1000.0 * trace.duration_s
 
 
 def figures(trace: ArrivalTrace, make: MakePolicy, neighbours: str) -> tuple[float, float, float, float]:
     """GPU-seconds over those of the fixed fleet, part of requests late, cold starts and turn-rounds per hour."""
-    params = function_of(trace)
-    initial = params.max_instances if make is BASELINES["fixed peak"] else None
-    result = settled_replay(trace, make, params, neighbours, initial)
-    fixed = params.max_instances * SHARE / 1000.0 * trace.duration_s
+    result = settled_replay(trace, make, function_of(trace), neighbours)
     hours = trace.duration_s / 3600.0
     return (
-        result.gpu_seconds / fixed,
+        result.gpu_seconds / fixed_gpu_s(trace),
         result.violation_rate,
         result.cold_starts / hours,
         result.direction_flips / hours,
     )
 
 
-def settled_replay(
-    trace: ArrivalTrace, make: MakePolicy, params: HorizontalParams, neighbours: str, initial: int | None = None
-) -> ReplayResult:
+def settled_replay(trace: ArrivalTrace, make: MakePolicy, params: HorizontalParams, neighbours: str) -> ReplayResult:
     """A replay beside neighbours under the same policy, once what they leave is what they were taken to leave.
 
     A policy that counts on spare share has fewer and busier instances where neighbours leave more, and then leaves
     less itself. Answering in full each time would swing between the two; going half the way settles.
     """
+    initial = None
+    if make is BASELINES["fixed peak"]:
+        initial = peak_fleet(trace)
+        params = replace(params, max_instances=initial)
     result = replay(trace, make(params), params, spare_milli=0.0, initial_instances=initial)
     if neighbours == "none":
         return result

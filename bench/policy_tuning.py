@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from coscaling_traces import SHARE, function_of, recorded, settled_replay, spare_beside
+from coscaling_traces import fixed_gpu_s, function_of, recorded, settled_replay, spare_beside
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
 from dilu_core.solvers.tuning import tune
@@ -25,7 +25,8 @@ CHOICES = {
     "spare_trust": (0.0, 0.25, 0.5, 0.75, 1.0),
     "scale_in_cooldown_s": (10.0, 30.0, 90.0),
     "window_s": (60, 120, 180, 240),
-    "scale_in_load": (0.7, 0.8, 0.9),
+    "late_weight": (0.0, 1.0, 3.0),
+    "scale_in_load": (0.75, 0.85, 0.9),
     "clear_s": (3.0, 10.0),
     "short_s": (1, 2, 4),
 }
@@ -44,11 +45,7 @@ def main() -> int:
     found = tune(traces, TuningSpace(functions, CHOICES), spare_milli=spare)
     fixed = np.array(
         [
-            params.max_instances
-            * SHARE
-            * trace.duration_s
-            * params.capacity_rps
-            / (trace.requests * params.request_milli)
+            fixed_gpu_s(trace) * 1000.0 * params.capacity_rps / (trace.requests * params.request_milli)
             for trace, params in zip(traces, functions, strict=True)
         ]
     )  # a fleet for the peak second, in the measure of `gpu_cost`

@@ -68,7 +68,8 @@ _LEVEL_GAIN = 0.5
 _TREND_GAIN = 0.15
 _FADING = 1.0 - 1.0 / LAGS
 _WHOLE = 1e-9
-_EQUAL = 1.0 + 1e-9  # as in `dilu_core.coscaling.hold`
+_EQUAL = 1.0 + 1e-9  # as in `dilu_core.coscaling.hold`, like the next one
+_LEAST_SAVING = 0.05
 
 
 @inlined
@@ -201,10 +202,12 @@ def _weigh(params: Floats, forecast: Floats, season: Floats, load: float, lean: 
         forecast[HELD_RPS + w], forecast[KEPT_RPS + w], forecast[MISSED_RPS + w] = held, kept, missed
         if peak > 0.0:
             loss = kept / (buckets * peak)
+            if w < WINDOWS - 1:
+                missed += peak * (1.0 - buckets / LAGS)
             if load_sum > 0.0:
                 loss += params[LATE_WEIGHT] * missed / load_sum
             least = min(least, loss)
-            if loss <= least * _EQUAL:
+            if loss <= least * (1.0 + _LEAST_SAVING):
                 best = w
     forecast[NEXT_WINDOW] = best
 

@@ -67,20 +67,12 @@ def ceil_instances(instances: float) -> int:
 
 
 @inlined
-def _trusted_lean(params: Floats, spare_milli: float, delivered: float) -> float:
+def _lean(params: Floats, spare_milli: float, delivered: float, trust: float) -> float:
     lean = params[LEAN]
     if not math.isnan(spare_milli):
-        lean = 1.0 + params[SPARE_TRUST] * spare_milli / params[REQUEST_MILLI]
+        lean = 1.0 + trust * spare_milli / params[REQUEST_MILLI]
     lean = min(lean, params[BURST])
     return float(lean if math.isnan(delivered) else min(lean, delivered))
-
-
-@inlined
-def _full_lean(params: Floats, spare_milli: float, delivered: float) -> float:
-    full = params[BURST]
-    if not math.isnan(spare_milli):
-        full = min(1.0 + spare_milli / params[REQUEST_MILLI], params[BURST])
-    return float(full if math.isnan(delivered) else min(full, delivered))
 
 
 @inlined
@@ -217,8 +209,8 @@ def remember(
         if starting == 0.0 and excess > 0.0:
             backlog = excess / params[CLEAR_S]
     kept = int(params[LAZY_SAMPLES]) if lazy else int(params[SHORT_S])
-    lean = _trusted_lean(params, spare_milli, delivered)
-    full = _full_lean(params, spare_milli, delivered)
+    lean = _lean(params, spare_milli, delivered, params[SPARE_TRUST])
+    full = _lean(params, spare_milli, delivered, 1.0)
     per_instance = params[CAPACITY_RPS] * lean
     entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
     if seconds > entered and params[FORECASTS] > 0.0:

@@ -10,9 +10,11 @@ for. Of a window's sums, older ones fading within `LAGS` buckets,
 
     loss = kept / (buckets * greatest load remembered) + late_weight * missed load / load,
 
-the part of a fixed fleet for the peak plus the part of late requests at its price. The window of the least loss counts
-from the next bucket on, so that more load now never shortens it; of equals, the longest. Instances are not rounded to
-whole ones here, so a load in other units leads to the same window.
+the part of a fixed fleet for the peak plus the part of late requests at its price. All but the longest window begin as
+if they had missed the greatest load once, which fades like the rest: nothing is let go sooner before the load has shown
+that nothing comes of it. The longest window that loses at most `_LEAST_SAVING` more than the best one counts from the
+next bucket on, so that more load now never shortens it. Instances are not rounded to whole ones here: a load in other
+units leads to the same window.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from dilu_core.coscaling.params import HELD_STRETCHES, LAGS, HorizontalParams
 
 FADING = 1.0 - 1.0 / LAGS
 _LONGEST = len(HELD_STRETCHES) - 1
-_EQUAL = 1.0 + 1e-9  # losses, and loads that just fit, are equal in spite of rounding
+_EQUAL = 1.0 + 1e-9  # a load that just fits does so in spite of rounding
+_LEAST_SAVING = 0.05  # of the loss, for the sake of which a shorter window is worth its changes
 _MOST = 1e18  # sums of at most 2 LAGS rates, each below 10^15, and the loss of none is beyond arithmetic
 
 
@@ -111,11 +114,13 @@ def weighed(
     peak = max(*history_rps, load_rps)
     best = hold.next_window
     if peak > 0.0:
+        at_first = peak * (1.0 - buckets / LAGS)
+        presumed = (*(late + at_first for late in missed_rps[:-1]), missed_rps[-1])
         losses = [
             kept / (buckets * peak) + (params.late_weight * late / load_sum if load_sum > 0.0 else 0.0)
-            for kept, late in zip(kept_rps, missed_rps, strict=True)
+            for kept, late in zip(kept_rps, presumed, strict=True)
         ]
-        best = max(k for k, loss in enumerate(losses) if loss <= min(losses) * _EQUAL)
+        best = max(k for k, loss in enumerate(losses) if loss <= min(losses) * (1.0 + _LEAST_SAVING))
     return Hold(held, kept_rps, missed_rps, load_sum, buckets, hold.next_window, best)
 
 

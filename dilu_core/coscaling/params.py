@@ -78,7 +78,7 @@ class HorizontalParams:
     short_s: int = 2
     clear_s: float = 10.0
     window_s: int = 180
-    scale_in_load: float = 0.9
+    scale_in_load: float = 0.85
     scale_in_cooldown_s: float = 30.0
     lazy_samples: int = 40
     lazy_out: int = 20
@@ -89,7 +89,7 @@ class HorizontalParams:
     least_confidence: float = 0.4
     pre_warm_s: float = 0.0
     period_s: float | None = None
-    late_weight: float = 0.0
+    late_weight: float = 3.0
     max_step_out: int | None = None
     max_step_in: int | None = None
     scale_out_cooldown_s: float = 0.0

@@ -107,15 +107,18 @@ def hold_peaks(
 
 def trusted_lean(params: HorizontalParams, spare_milli: float | None, delivered: float | None) -> float:
     """The load over capacity that an instance is trusted with: between 1 and limit / request, or what it delivered."""
-    lean = params.lean if spare_milli is None else 1.0 + params.spare_trust * spare_milli / params.request_milli
-    lean = min(lean, params.burst)
-    return lean if delivered is None else min(lean, delivered)
+    return _lean(params, spare_milli, delivered, params.spare_trust)
 
 
 def full_lean(params: HorizontalParams, spare_milli: float | None, delivered: float | None) -> float:
-    """The load over capacity that an instance could carry with all of its spare share, or what it delivered."""
-    full = params.lean if spare_milli is None else min(1.0 + spare_milli / params.request_milli, params.burst)
-    return full if delivered is None else min(full, delivered)
+    """The load over capacity that an instance carries with all of its spare share, or, not known, as trusted."""
+    return _lean(params, spare_milli, delivered, 1.0)
+
+
+def _lean(params: HorizontalParams, spare_milli: float | None, delivered: float | None, trust: float) -> float:
+    lean = params.lean if spare_milli is None else 1.0 + trust * spare_milli / params.request_milli
+    lean = min(lean, params.burst)
+    return lean if delivered is None else min(lean, delivered)
 
 
 def seen_delivery(params: HorizontalParams, before: HorizontalState, fleet: Fleet, elapsed_s: float) -> float | None:

@@ -69,7 +69,7 @@ def test_a_sure_period_lets_instances_go_before_the_window_is_over() -> None:
 
 
 def test_a_spare_share_that_comes_and_goes_is_no_reason_to_let_go() -> None:
-    """A peak that returns too soon to let go before, and a neighbour's leavings that jump: nothing turns round often."""
+    """A peak that returns too soon to let go before, with a neighbour's leavings that jump: hardly a turn-round."""
     params = replace(PARAMS, window_s=180, scale_in_cooldown_s=30.0, cold_start_s=30.0)
     random, scaler = np.random.default_rng(1), CoScaler(params)
     state, ready, changes = scaler.initial_state(), 4, 0
