@@ -227,7 +227,7 @@ def cheapest(found: Floats, steady: NDArray[np.bool_], most_late: float, most_co
 
 def table(rows: dict[str, partial[Floats]], traces: Sequence[ArrivalTrace]) -> dict[str, dict[str, Floats]]:
     """Every row's means over `traces` for every neighbourhood, printed as they come."""
-    print(f"\n{'means over the judging traces':52s}{'neighbours':11s}{'GPU-s / peak':>13s}{'late':>8s}", end="")
+    print(f"\n{'means over the judging traces':56s}{'neighbours':11s}{'GPU-s / peak':>13s}{'late':>8s}", end="")
     print(f"{'cold/h':>8s}{'turns/h':>9s}  turns at constant load")
     steady = [t for t, trace in enumerate(traces) if trace.name.startswith("constant")]
     reached: dict[str, dict[str, Floats]] = {}
@@ -236,18 +236,18 @@ def table(rows: dict[str, partial[Floats]], traces: Sequence[ArrivalTrace]) -> d
         for neighbours in NEIGHBOURS:
             every = row(traces=traces, neighbours=neighbours)
             cost, late, cold, turns = reached[name][neighbours] = every.mean(axis=0)
-            print(f"{name:52s}{neighbours:11s}{cost:13.3f}{late:8.2%}{cold:8.0f}{turns:9.1f}", end="")
+            print(f"{name:56s}{neighbours:11s}{cost:13.3f}{late:8.2%}{cold:8.0f}{turns:9.1f}", end="")
             print(f"{every[steady, TURNS].sum():6.0f}", flush=True)
     need = np.mean(
         [trace.requests / function_of(trace).capacity_rps * SHARE / 1000 / fixed_gpu_s(trace) for trace in traces]
     )
-    print(f"{'(requests served at capacity, without idle time)':63s}{need:13.3f}")
+    print(f"{'(requests served at capacity, without idle time)':67s}{need:13.3f}")
     for name in ("co-scaling, defaults", "co-scaling, one point"):
         print(f"\n{name}, shifted neighbours, by trace")
         for trace, (cost, late, cold, turns) in zip(
             traces, rows[name](traces=traces, neighbours="shifted"), strict=True
         ):
-            print(f"{trace.name:63.63s}{cost:13.3f}{late:8.2%}{cold:8.0f}{turns:9.1f}")
+            print(f"{trace.name:67.67s}{cost:13.3f}{late:8.2%}{cold:8.0f}{turns:9.1f}")
     return reached
 
 

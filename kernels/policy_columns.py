@@ -28,7 +28,7 @@ FORECASTS_BY_NAME = {"off": 0, "trend": TREND, "season": SEASON, "both": TREND +
 # Entries of `state`: `HorizontalState` by name; a ring's count, and where its oldest sample or running peak stands.
 TIME_S, PARTIAL_S, PARTIAL_REQUESTS, SAMPLES, OLDEST, PEAKS, RUNNING, FILLED_S, HELD = range(9)
 KNOWN_S, QUIET_S, SINCE_CHANGE_S, SPARE_MILLI, DELIVERED, SHOWN, IN_FLIGHT, READY, WANTED_S = range(9, 18)
-STATE = 18
+HELD_OVER, STATE = 18, 19  # the stretches besides the running one that HELD is the greatest need of
 
 # Entries of `forecast`: `Forecast` by name, where the newest bucket stands in the ring of the history, and its load.
 AGE_S, BUCKET_RPS, SEEN, NEWEST, NEWEST_RPS, LEVEL_RPS, TREND_RPS, PENDING, NEXT_RPS, LAST_RPS = range(10)
@@ -77,7 +77,7 @@ def forget(state: Floats) -> None:
     """Nothing seen yet."""
     for k in range(STATE):
         state[k] = 0.0
-    state[RUNNING] = -1.0
+    state[RUNNING], state[HELD_OVER] = -1.0, STRETCHES
     state[TIME_S] = state[SINCE_CHANGE_S] = state[SPARE_MILLI] = math.nan
     state[DELIVERED] = state[SHOWN] = state[IN_FLIGHT] = state[READY] = math.nan
 

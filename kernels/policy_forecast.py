@@ -182,8 +182,8 @@ def _weigh(params: Floats, forecast: Floats, season: Floats, load: float, lean: 
     """The windows by what each would have done with `load`, and the one that is in force from now on."""
     newest, count = int(forecast[NEWEST]), min(int(forecast[SEEN]), LAGS)
     peak = load
-    for k in range(count):
-        peak = max(peak, _at(season, newest - k))
+    for k in range(count):  # the ring is filled from its beginning
+        peak = max(peak, season[k])
     before, greatest, k = forecast[BUCKETS], 0.0, 0
     load_sum, buckets = forecast[LOAD_SUM] * _FADING + load, before * _FADING + 1.0
     forecast[LOAD_SUM], forecast[BUCKETS], forecast[WINDOW] = load_sum, buckets, forecast[NEXT_WINDOW]
@@ -252,6 +252,8 @@ def _trust(params: Floats, forecast: Floats, season: Floats, seen: int) -> None:
         if judged[k] <= judged[best]:
             best = k
     lag, saved = longest - best, forecast[STAY_ERROR] - judged[best]
+    if saved < least * (saved + worst):
+        return  # not even if it had been right whenever it was judged
     while_judged = max(saved, forecast[STAY_ERROR] - _stay_error_before(forecast, season, seen, lag))
     confidence = saved / (while_judged + worst)
     if confidence >= least:

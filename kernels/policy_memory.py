@@ -19,11 +19,11 @@ from dilu_core.kernels.policy_columns import (
     FILLED_S,
     FORECASTS,
     HELD,
+    HELD_OVER,
     IN_FLIGHT,
     IS_LAZY,
     KEPT_PEAKS,
     KNOWN_S,
-    LATE_WEIGHT,
     LAZY_SAMPLES,
     LEAN,
     OLDEST,
@@ -133,6 +133,16 @@ def short_mean(params: Floats, state: Floats, samples: Floats) -> float:
     return float(total / max(1.0, state[SAMPLES]))
 
 
+@inlined
+def _held_over(params: Floats, state: Floats, peaks: Floats) -> float:
+    """The greatest need of the running stretch and the HELD_OVER before it."""
+    held, at, kept = 0.0, int(state[RUNNING]), int(params[KEPT_PEAKS])
+    for _ in range(min(int(state[HELD_OVER]) + 1, int(state[PEAKS]))):
+        held = max(held, peaks[at])
+        at = at - 1 if at > 0 else kept - 1
+    return held
+
+
 @compiled
 def _hold_peak(
     params: Floats, state: Floats, samples: Floats, peaks: Floats, per_instance: float, backlog: float
@@ -148,25 +158,12 @@ def _hold_peak(
         state[PEAKS] = min(state[PEAKS] + 1.0, params[KEPT_PEAKS])
         state[FILLED_S] = 0.0
         peaks[int(state[RUNNING])] = need
-        held = need
-        for k in range(int(state[PEAKS])):
-            held = max(held, peaks[k])
-        state[HELD] = held
+        state[HELD] = _held_over(params, state, peaks)
     elif need > peaks[int(state[RUNNING])]:
         peaks[int(state[RUNNING])] = need
         state[HELD] = max(state[HELD], need)
     state[FILLED_S] += 1.0
     return mean
-
-
-@inlined
-def _held_for(params: Floats, state: Floats, peaks: Floats, stretches: int) -> float:
-    """The greatest need of the running stretch and so many before it."""
-    held, at, kept = 0.0, int(state[RUNNING]), int(params[KEPT_PEAKS])
-    for _ in range(min(stretches + 1, int(state[PEAKS]))):
-        held = max(held, peaks[at])
-        at = at - 1 if at > 0 else kept - 1
-    return held
 
 
 @inlined
@@ -221,8 +218,10 @@ def remember(
             mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
             if params[FORECASTS] > 0.0:
                 follow(params, forecast, season, mean_rps, lean, full)
-    if params[LATE_WEIGHT] > 0.0:
-        state[HELD] = _held_for(params, state, peaks, stretches_held(params, forecast))
+    stretches = float(stretches_held(params, forecast))
+    if stretches != state[HELD_OVER]:
+        state[HELD_OVER] = stretches
+        state[HELD] = _held_over(params, state, peaks)
     state[TIME_S] = time_s
     state[KNOWN_S] = min(params[WINDOW_S], state[KNOWN_S] + seconds)
     state[QUIET_S] = state[QUIET_S] + elapsed_s if arrivals == 0.0 else 0.0
