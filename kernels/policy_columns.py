@@ -18,8 +18,8 @@ LAZY_SAMPLES, LAZY_OUT, LAZY_IN, ZERO_DELAY_S, STALE_AFTER_S, COLD_STEPS = range
 MAX_STEP_OUT, MAX_STEP_IN, OUT_COOLDOWN_S, FROM_ZERO_S, FORECASTS, LEAST_CONFIDENCE = range(21, 27)
 BUCKET_S, FIRST_LAG, LAST_LAG, KNOWN_PERIOD = range(27, 31)
 LATE_WEIGHT, BURST, USUAL_MS, STRETCH_S, KEPT_PEAKS, HELD_BUCKETS = range(31, 37)  # the last five by `derive`
-WINDOWS = 5  # columns from HELD_BUCKETS on, each the buckets of a window
-PARAMETERS = HELD_BUCKETS + WINDOWS
+WINDOWS = 5  # columns from HELD_BUCKETS and from HELD_FOR on: buckets, and stretches besides the running one, of each
+HELD_FOR, PARAMETERS = HELD_BUCKETS + WINDOWS, HELD_BUCKETS + 2 * WINDOWS
 
 # Values of FORECASTS
 TREND, SEASON, HOLD = 1, 2, 4  # bits; the last one where a window is learnt
@@ -62,14 +62,7 @@ def derive(rows: Floats) -> None:
     for k, stretches in enumerate(HELD_STRETCHES):
         windows_s = np.minimum(rows[:, WINDOW_S], stretches * rows[:, STRETCH_S])
         rows[:, HELD_BUCKETS + k] = np.minimum(np.ceil(windows_s / rows[:, BUCKET_S]), LAGS)
-
-
-@inlined
-def stretches_held(params: Floats, forecast: Floats) -> int:
-    """How many full stretches of the window count, besides the running one."""
-    if params[LATE_WEIGHT] > 0.0:
-        return HELD_STRETCHES[int(forecast[WINDOW])]
-    return STRETCHES
+        rows[:, HELD_FOR + k] = stretches
 
 
 @inlined

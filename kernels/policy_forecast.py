@@ -19,33 +19,27 @@ from dilu_core.kernels.policy_columns import (
     BEHIND_RPS,
     BUCKET_RPS,
     BUCKET_S,
-    BUCKETS,
     CONFIDENCE,
     DRIFT_RPS,
     FIRST_LAG,
     FORECASTS,
     HELD_BUCKETS,
-    HELD_RPS,
     HOLD,
-    KEPT_RPS,
     KNOWN_PERIOD,
     LAG,
     LAGS,
     LAST_LAG,
     LAST_RPS,
-    LATE_WEIGHT,
     LEAST_CONFIDENCE,
     LEVEL_RPS,
-    LOAD_SUM,
-    MISSED_RPS,
     NEWEST,
     NEWEST_RPS,
     NEXT_RPS,
-    NEXT_WINDOW,
     PENDING,
     SEASON,
     SEEN,
     SOON_RPS,
+    SPARE_TRUST,
     STAY_ERROR,
     TREND,
     TREND_CONFIDENCE,
@@ -57,6 +51,7 @@ from dilu_core.kernels.policy_columns import (
     WORST_ERROR,
     forget_forecast,
 )
+from dilu_core.kernels.policy_hold import FADING, lean_of, weigh
 
 Floats = NDArray[np.float64]
 
@@ -66,19 +61,19 @@ DAMPING = 0.9
 _REACH = DAMPING + DAMPING * DAMPING
 _LEVEL_GAIN = 0.5
 _TREND_GAIN = 0.15
-_FADING = 1.0 - 1.0 / LAGS
 _WHOLE = 1e-9
-_EQUAL = 1.0 + 1e-9  # as in `dilu_core.coscaling.hold`, like the next one
-_LEAST_SAVING = 0.05
 
 
 @inlined
-def follow(params: Floats, forecast: Floats, season: Floats, mean_rps: float, lean: float, full: float) -> None:
-    """One more second, of which `mean_rps` is the short mean, with instances that carry `lean` or, at most, `full`."""
+def follow(params: Floats, state: Floats, forecast: Floats, season: Floats, mean_rps: float) -> None:
+    """One more second, of which `mean_rps` is the short mean."""
     forecast[BUCKET_RPS] = mean_rps if math.isnan(forecast[BUCKET_RPS]) else max(forecast[BUCKET_RPS], mean_rps)
     forecast[AGE_S] += 1.0
     if forecast[AGE_S] >= params[BUCKET_S] - _WHOLE:
-        close_bucket(params, forecast, season, forecast[BUCKET_RPS], lean, full)
+        if forecast[SEEN] > 0.0 and int(params[FORECASTS]) & HOLD:
+            lean = lean_of(params, state, params[SPARE_TRUST])
+            weigh(params, forecast, season, forecast[BUCKET_RPS], lean, lean_of(params, state, 1.0))
+        close_bucket(params, forecast, season, forecast[BUCKET_RPS])
         forecast[BUCKET_RPS] = math.nan
         forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
@@ -90,13 +85,13 @@ def pass_over(params: Floats, forecast: Floats, season: Floats, unknown_s: float
     if forecast[AGE_S] >= params[BUCKET_S] * LAGS:
         forget_forecast(forecast)
     while forecast[AGE_S] >= params[BUCKET_S] - _WHOLE:
-        close_bucket(params, forecast, season, forecast[BUCKET_RPS], math.nan, math.nan)
+        close_bucket(params, forecast, season, forecast[BUCKET_RPS])
         forecast[BUCKET_RPS] = math.nan
         forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
 
 @compiled
-def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: float, lean: float, full: float) -> None:
+def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: float) -> None:
     """One more bucket: its load entered, the next forecast made, and then everybody judged by it."""
     seen, newest, lag = int(forecast[SEEN]), int(forecast[NEWEST]), int(forecast[LAG])
     known = not math.isnan(load_rps)
@@ -107,8 +102,6 @@ def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: flo
         forecast[PENDING] = 0.0
     else:
         _judge(params, forecast, season, load_rps)
-        if seen > 0 and int(params[FORECASTS]) & HOLD and not math.isnan(lean):
-            _weigh(params, forecast, season, load_rps, lean, full)
     newest = newest + 1 if newest + 1 < LAGS else 0
     season[newest] = load_rps
     seen = min(seen + 1, 2 * LAGS)
@@ -152,9 +145,9 @@ def _judge(params: Floats, forecast: Floats, season: Floats, load: float) -> Non
     stayed = load - _at(season, newest + 1 - HORIZON)
     stayed *= stayed
     drifted = stayed if math.isnan(expected) else (load - expected) * (load - expected)
-    forecast[STAY_ERROR] = forecast[STAY_ERROR] * _FADING + stayed
-    forecast[WORST_ERROR] = max(forecast[WORST_ERROR] * _FADING, stayed)
-    forecast[TREND_ERROR] = forecast[TREND_ERROR] * _FADING + drifted
+    forecast[STAY_ERROR] = forecast[STAY_ERROR] * FADING + stayed
+    forecast[WORST_ERROR] = max(forecast[WORST_ERROR] * FADING, stayed)
+    forecast[TREND_ERROR] = forecast[TREND_ERROR] * FADING + drifted
     if int(params[FORECASTS]) & SEASON:
         first, last = int(params[FIRST_LAG]), int(params[LAST_LAG])
         # the periods of up to newest + 1 buckets look at the front of the ring, the longer ones at its end
@@ -165,7 +158,7 @@ def _judge(params: Floats, forecast: Floats, season: Floats, load: float) -> Non
         elif wrapped <= last:
             unable = season[2 * LAGS - last : 2 * LAGS - wrapped + 1]
             for k in range(unable.shape[0]):
-                unable[k] = unable[k] * _FADING + stayed
+                unable[k] = unable[k] * FADING + stayed
 
 
 @inlined
@@ -174,42 +167,7 @@ def _judge_periods(season: Floats, load: float, first: int, last: int, end: int)
     if first <= last:
         judged, past = season[2 * LAGS - last : 2 * LAGS - first + 1], season[end - last : end - first + 1]
         for k in range(judged.shape[0]):
-            judged[k] = judged[k] * _FADING + (load - past[k]) * (load - past[k])
-
-
-@compiled
-def _weigh(params: Floats, forecast: Floats, season: Floats, load: float, lean: float, full: float) -> None:
-    """The windows by what each would have done with `load`, and the one that is in force from now on."""
-    newest, count = int(forecast[NEWEST]), min(int(forecast[SEEN]), LAGS)
-    peak = load
-    for k in range(count):  # the ring is filled from its beginning
-        peak = max(peak, season[k])
-    before, greatest, k = forecast[BUCKETS], 0.0, 0
-    load_sum, buckets = forecast[LOAD_SUM] * _FADING + load, before * _FADING + 1.0
-    forecast[LOAD_SUM], forecast[BUCKETS], forecast[WINDOW] = load_sum, buckets, forecast[NEXT_WINDOW]
-    least, best = math.inf, int(forecast[NEXT_WINDOW])
-    for w in range(WINDOWS):
-        while k < min(int(params[HELD_BUCKETS + w]), count):
-            greatest = max(greatest, _at(season, newest - k))
-            k += 1
-        held, launched, late = max(greatest, forecast[SOON_RPS]) / lean, 0.0, 0.0
-        if before > 0.0:
-            launched = max(0.0, held - forecast[HELD_RPS + w])
-        if load > held * full * _EQUAL:
-            late = load
-        kept = forecast[KEPT_RPS + w] * _FADING + held + launched
-        missed = forecast[MISSED_RPS + w] * _FADING + late
-        forecast[HELD_RPS + w], forecast[KEPT_RPS + w], forecast[MISSED_RPS + w] = held, kept, missed
-        if peak > 0.0:
-            loss = kept / (buckets * peak)
-            if w < WINDOWS - 1:
-                missed += peak * (1.0 - buckets / LAGS)
-            if load_sum > 0.0:
-                loss += params[LATE_WEIGHT] * missed / load_sum
-            least = min(least, loss)
-            if loss <= least * (1.0 + _LEAST_SAVING):
-                best = w
-    forecast[NEXT_WINDOW] = best
+            judged[k] = judged[k] * FADING + (load - past[k]) * (load - past[k])
 
 
 @inlined
@@ -267,5 +225,5 @@ def _stay_error_before(forecast: Floats, season: Floats, seen: int, lag: int) ->
     oldest, unjudged = int(forecast[NEWEST]) + 1 - count, lag - (seen - count)
     for k in range(HORIZON, count):
         changed = _at(season, oldest + k) - _at(season, oldest + k - HORIZON) if k < unjudged else 0.0
-        error = error * _FADING + changed * changed
+        error = error * FADING + changed * changed
     return error

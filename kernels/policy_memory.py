@@ -25,14 +25,12 @@ from dilu_core.kernels.policy_columns import (
     KEPT_PEAKS,
     KNOWN_S,
     LAZY_SAMPLES,
-    LEAN,
     OLDEST,
     PARTIAL_REQUESTS,
     PARTIAL_S,
     PEAKS,
     QUIET_S,
     READY,
-    REQUEST_MILLI,
     RUNNING,
     SAMPLES,
     SCALE_IN_LOAD,
@@ -46,9 +44,9 @@ from dilu_core.kernels.policy_columns import (
     USUAL_MS,
     WANTED_S,
     WINDOW_S,
-    stretches_held,
 )
 from dilu_core.kernels.policy_forecast import follow, pass_over
+from dilu_core.kernels.policy_hold import held_over, lean_of, stretches_held
 
 Floats = NDArray[np.float64]
 
@@ -64,15 +62,6 @@ _BEYOND_COUNTING = 1e15  # instances; what is beyond fits no integer and is out 
 def ceil_instances(instances: float) -> int:
     """Whole instances for a need, but for rounding."""
     return math.ceil(min(instances - NOISE * max(1.0, instances), _BEYOND_COUNTING))
-
-
-@inlined
-def _lean(params: Floats, spare_milli: float, delivered: float, trust: float) -> float:
-    lean = params[LEAN]
-    if not math.isnan(spare_milli):
-        lean = 1.0 + trust * spare_milli / params[REQUEST_MILLI]
-    lean = min(lean, params[BURST])
-    return float(lean if math.isnan(delivered) else min(lean, delivered))
 
 
 @inlined
@@ -133,16 +122,6 @@ def short_mean(params: Floats, state: Floats, samples: Floats) -> float:
     return float(total / max(1.0, state[SAMPLES]))
 
 
-@inlined
-def _held_over(params: Floats, state: Floats, peaks: Floats) -> float:
-    """The greatest need of the running stretch and the HELD_OVER before it."""
-    held, at, kept = 0.0, int(state[RUNNING]), int(params[KEPT_PEAKS])
-    for _ in range(min(int(state[HELD_OVER]) + 1, int(state[PEAKS]))):
-        held = max(held, peaks[at])
-        at = at - 1 if at > 0 else kept - 1
-    return held
-
-
 @compiled
 def _hold_peak(
     params: Floats, state: Floats, samples: Floats, peaks: Floats, per_instance: float, backlog: float
@@ -158,7 +137,7 @@ def _hold_peak(
         state[PEAKS] = min(state[PEAKS] + 1.0, params[KEPT_PEAKS])
         state[FILLED_S] = 0.0
         peaks[int(state[RUNNING])] = need
-        state[HELD] = _held_over(params, state, peaks)
+        state[HELD_OVER] = -1.0  # to be taken anew
     elif need > peaks[int(state[RUNNING])]:
         peaks[int(state[RUNNING])] = need
         state[HELD] = max(state[HELD], need)
@@ -206,22 +185,6 @@ def remember(
         if starting == 0.0 and excess > 0.0:
             backlog = excess / params[CLEAR_S]
     kept = int(params[LAZY_SAMPLES]) if lazy else int(params[SHORT_S])
-    lean = _lean(params, spare_milli, delivered, params[SPARE_TRUST])
-    full = _lean(params, spare_milli, delivered, 1.0)
-    per_instance = params[CAPACITY_RPS] * lean
-    entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
-    if seconds > entered and params[FORECASTS] > 0.0:
-        pass_over(params, forecast, season, float(seconds - entered))
-    for k in range(entered):
-        _enter_sample(state, samples, kept, arrivals if k > 0 else first_rps)
-        if not lazy:
-            mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
-            if params[FORECASTS] > 0.0:
-                follow(params, forecast, season, mean_rps, lean, full)
-    stretches = float(stretches_held(params, forecast))
-    if stretches != state[HELD_OVER]:
-        state[HELD_OVER] = stretches
-        state[HELD] = _held_over(params, state, peaks)
     state[TIME_S] = time_s
     state[KNOWN_S] = min(params[WINDOW_S], state[KNOWN_S] + seconds)
     state[QUIET_S] = state[QUIET_S] + elapsed_s if arrivals == 0.0 else 0.0
@@ -232,4 +195,19 @@ def remember(
     if not math.isnan(ready):
         none = ready == 0.0 and starting == 0.0
         state[WANTED_S] = state[WANTED_S] + elapsed_s if none and (arrivals > 0.0 or in_flight > 0.0) else 0.0
+    lean = lean_of(params, state, params[SPARE_TRUST])
+    per_instance = params[CAPACITY_RPS] * lean
+    entered = min(seconds, 1 + int(max(float(kept), params[WINDOW_S])))
+    if seconds > entered and params[FORECASTS] > 0.0:
+        pass_over(params, forecast, season, float(seconds - entered))
+    for k in range(entered):
+        _enter_sample(state, samples, kept, arrivals if k > 0 else first_rps)
+        if not lazy:
+            mean_rps = _hold_peak(params, state, samples, peaks, per_instance, backlog)
+            if params[FORECASTS] > 0.0:
+                follow(params, state, forecast, season, mean_rps)
+    stretches = stretches_held(params, forecast)
+    if stretches != state[HELD_OVER]:
+        state[HELD_OVER] = stretches
+        state[HELD] = held_over(params, state, peaks)
     return lean, backlog

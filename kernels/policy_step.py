@@ -73,9 +73,9 @@ from dilu_core.kernels.policy_columns import (
     ZERO_DELAY_S,
     forget,
     forget_forecast,
-    stretches_held,
 )
 from dilu_core.kernels.policy_forecast import pass_over, recent_rps
+from dilu_core.kernels.policy_hold import stretches_held
 from dilu_core.kernels.policy_memory import MOST_NEED, NOISE, ceil_instances, remember, short_mean
 
 Floats = NDArray[np.float64]

@@ -59,6 +59,7 @@ def replay_kernel(
     figures: Floats,
 ) -> None:
     """Row `thread` of `figures` for pair `first_pair + thread`: as `replay_pairs`, with scratch `(room, threads)`."""
+    own = cuda.shared.array((STATE, BLOCK), float64)
     thread = cuda.grid(1)
     if thread >= figures.shape[0]:
         return
@@ -66,7 +67,7 @@ def replay_kernel(
     t = (first_pair + thread) // sets
     low, high = first[t], first[t + 1]
     memory = Memory(
-        cuda.local.array(STATE, float64),
+        own[:, cuda.threadIdx.x],
         samples[:, thread],
         peaks[:, thread],
         forecast[:, thread],

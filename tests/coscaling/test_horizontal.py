@@ -61,7 +61,7 @@ def test_scale_out_is_fast_and_in_one_step():
 
 def test_scale_in_waits_for_the_window_and_keeps_the_survivors_at_ease():
     """After a peak nothing goes for the window; then all but those whom the load fills to 80 % of what is trusted."""
-    host = Host(CoScaler(params(window_s=120, scale_in_load=0.8)), ready=10)
+    host = Host(CoScaler(params(window_s=120, late_weight=0.0, scale_in_load=0.8)), ready=10)
     for _ in range(300):
         host.step(110.0)
     peak_over = host.now
