@@ -58,15 +58,15 @@ class Hold(NamedTuple):
         """The sums that `to_dict` wrote. Raises `InvalidArgumentError` for anything else, and names `argument`."""
         if not isinstance(data, Mapping) or data.keys() != set(cls._fields):
             fail(argument, f"is {shown(data, 80)}; expected what Hold.to_dict wrote.")
-        columns = [_column(f"{argument}[{name!r}]", data[name]) for name in _COLUMNS]
-        if len({len(column) for column in columns}) > 1:
+        held, kept, missed = (_column(f"{argument}[{name!r}]", data[name]) for name in _COLUMNS)
+        if not len(held) == len(kept) == len(missed):
             fail(argument, "has columns of different lengths; expected all or none of the windows.")
-        sums = [finite(f"{argument}[{name!r}]", data[name], at_least=0.0, at_most=_MOST) for name in _SUMS]
-        positions = [
+        load, buckets = (finite(f"{argument}[{name!r}]", data[name], at_least=0.0, at_most=_MOST) for name in _SUMS)
+        window, following = (
             integer(f"{argument}[{name!r}]", data[name], at_least=0, at_most=_LONGEST)
             for name in ("window", "next_window")
-        ]
-        return cls(*columns, *sums, *positions)
+        )
+        return cls(held, kept, missed, load, buckets, window, following)
 
 
 _COLUMNS = ("held_rps", "kept_rps", "missed_rps")

@@ -183,8 +183,11 @@ class HorizontalParams:
         """
         if not isinstance(data, Mapping) or data.get("version") not in (1, 2, _VERSION):
             fail("data", f"is not HorizontalParams of version 1 to {_VERSION}: {shown(data, 80)}.")
-        earlier = {1: {"predict": "off", "late_weight": 0.0}, 2: {"late_weight": 0.0}}
-        values = earlier.get(data["version"], {}) | {key: value for key, value in data.items() if key != "version"}
+        values = {key: value for key, value in data.items() if key != "version"}
+        if data["version"] == 1:
+            values.setdefault("predict", "off")
+        if data["version"] != _VERSION:
+            values.setdefault("late_weight", 0.0)
         unknown = sorted(str(key) for key in values.keys() - {field.name for field in fields(cls)})
         missing = [key for key in ("capacity_rps", "request_milli", "limit_milli") if key not in values]
         if unknown or missing:
