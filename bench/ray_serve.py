@@ -1,12 +1,13 @@
-"""The same load on real Ray Serve, scaled by Serve's default policy and by ours, side by side in one run.
+"""The same load on real Ray Serve, scaled by Serve's default policy and by ours, one after the other in one run.
 
-    PYTHONPATH=. python bench/ray_serve.py      # two and a half minutes; needs `pip install '.[ray]'`, no GPU
+    PYTHONPATH=. python bench/ray_serve.py      # seven minutes; needs `pip install '.[ray]'`, no GPU
 
 Every application has the same replicas - one request at a time, 200 ms each, 3 s to start beside Ray's own - and gets
 the same requests at the same moments: a step and a burst, of a pattern ten times faster than a working day's. Compared:
 Serve's defaults as documented (upscale after 30 s, downscale after 600 s, look-back 30 s), the same with every time
-divided by ten as the load is, and `CoScaler` through `dilu_core.adapters.ray_serve` with every time divided by ten. All
-run at once, so that each has the same neighbours; the machine's load shifts all of them.
+divided by ten as the load is, and `CoScaler` through `dilu_core.adapters.ray_serve`: window and cool-down are those of
+its defaults divided by ten, and the start of a replica is measured first. Each runs alone, because replicas that start
+take a core for seconds.
 
 Printed for each: replica-seconds (starting ones included) and their part of the fixed peak, requests above the SLO (not
 answered in time counts as late), 95th percentile of latency, replicas started, changes of direction, and the seconds
@@ -25,6 +26,7 @@ import random
 import statistics
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,12 @@ PARAMS = HorizontalParams(
     limit_milli=500,  # a sleeping replica has no share to burst into
     slo_ms=SLO_MS,
     base_latency_ms=1000.0 * SERVICE_S,
-    cold_start_s=LOADING_S + 2.0,
     max_instances=MOST,
     clear_s=2.0,
-    window_s=12,
+    window_s=18,
     scale_in_cooldown_s=3.0,
 )
+OURS = "dilu_core"
 BOUNDS = {"min_replicas": 1, "max_replicas": MOST}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "Serve default": BOUNDS,
@@ -62,7 +64,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "metrics_interval_s": 1.0,
         "look_back_period_s": 3.0,
     },
-    "dilu_core": autoscaling_config(PARAMS, remember=False),
+    OURS: {},  # once it is known how long a replica starts
 }
 
 
@@ -155,16 +157,22 @@ def summary(latencies: list[float], seen: list[tuple[float, int, int]]) -> str:
     return f"{replica_s:9.0f} {fixed:9.2f} {100 * late:7.1f} {p95:8.0f} {started:8d} {turns:6d} {ready:8.1f}"
 
 
-async def compared(handles: dict[str, Any], moments: list[float]) -> None:
+async def measured(name: str, handle: Any, moments: list[float]) -> str:
+    """The line of one application."""
     begin = time.monotonic() + 1.0
-    watching = asyncio.ensure_future(counted(list(handles), begin))
-    latencies = await asyncio.gather(*(offered(handle, moments, begin) for handle in handles.values()))
-    seen = await watching
-    header = "replica-s  of fixed  late %   p95 ms  started  turns  ready s"
-    print(f"{'':26s} {header}")
-    for name, answered in zip(handles, latencies, strict=True):
-        print(f"{name:26s} {summary(answered, seen[name])}")
-    print(f"of fixed: part of {MOST} replicas all the time; ready s: from the step to {STEP_NEEDS} running replicas")
+    watching = asyncio.ensure_future(counted([name], begin))
+    latencies = await offered(handle, moments, begin)
+    return summary(latencies, (await watching)[name])
+
+
+def started(name: str, config: dict[str, Any]) -> tuple[Any, float]:
+    """The handle of a new application, and how long it took to serve, in s."""
+    from ray import serve
+
+    begin = time.monotonic()
+    handle = serve.run(application(config), name=name, route_prefix=None)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # after Serve has set it: a queue is no news here
+    return handle, time.monotonic() - begin
 
 
 def main() -> None:
@@ -178,20 +186,27 @@ def main() -> None:
     import ray
     from ray import serve
 
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    # as many processes may start at once as there are cores in Ray's eyes
+    ray.init(num_cpus=2 * MOST, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     try:
         serve.start(proxy_location="Disabled")
-        targets = [serve.RunTarget(application(config), name, None) for name, config in SYSTEMS.items()]
-        handles = dict(zip(SYSTEMS, serve.run_many(targets), strict=True))
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # after Serve has set it: a queue is no news here
+        for _ in range(2):  # the first one waits for Serve itself
+            _, start_s = started("warm-up", BOUNDS)
+            serve.delete("warm-up")
         moments = arrivals(seed)
         pattern = ", ".join(f"{seconds:g} s at {rate:g}" for seconds, rate in PATTERN)
         print(f"Ray {ray.__version__}; {len(moments)} requests (per second: {pattern}), SLO {SLO_MS:g} ms, seed {seed}")
         load, cores = os.getloadavg()[0], os.cpu_count()
+        print(f"{cores} cores, {load:.1f} processes waiting or running; a replica serves after {start_s:.1f} s")
+        print(f"{'':26s} replica-s  of fixed  late %   p95 ms  started  turns  ready s")
+        SYSTEMS[OURS] = autoscaling_config(replace(PARAMS, cold_start_s=start_s), remember=False)
+        for name, config in SYSTEMS.items():
+            handle, _ = started(name, config)
+            print(f"{name:26s} {asyncio.run(measured(name, handle, moments))}", flush=True)
+            serve.delete(name)
         print(
-            f"{cores} cores, {load:.1f} processes waiting or running: figures of a busy machine are not the policies'"
+            f"of fixed: part of {MOST} replicas all the time; ready s: from the step to {STEP_NEEDS} running replicas"
         )
-        asyncio.run(compared(handles, moments))
     finally:
         serve.shutdown()
         ray.shutdown()
