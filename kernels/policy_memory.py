@@ -50,10 +50,10 @@ from dilu_core.kernels.policy_hold import held_over, lean_of, stretches_held
 
 Floats = NDArray[np.float64]
 
-MOST_NEED = 1e9  # as in `dilu_core.coscaling.rules`, like the next three
+MOST_NEED = 1e9  # as in `dilu_core.coscaling.rules`, like the next one
 NOISE = 1e-9
-_STANDING = 0.02
-_LEAST_DELIVERED = 0.1
+_STANDING = 0.02  # as in `dilu_core.coscaling.delivery`
+_LEAST_DELIVERED = 0.1  # as in `dilu_core.coscaling.state`
 _WHOLE = 1e-9  # as in `dilu_core.coscaling.horizontal`
 _BEYOND_COUNTING = 1e15  # instances; what is beyond fits no integer and is out of bounds anyway
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dilu_core._checks import fail, shown
+from dilu_core.coscaling.delivery import Fleet, backlog_rps, full_lean, seen_delivery, shown_load, trusted_lean
 from dilu_core.coscaling.forecast import followed, passed
 from dilu_core.coscaling.hold import Carried
 from dilu_core.coscaling.params import RULES, HorizontalParams
@@ -21,20 +22,7 @@ from dilu_core.coscaling.policy import (
     known_number,
     known_time,
 )
-from dilu_core.coscaling.rules import (
-    Fleet,
-    Peaks,
-    Proposal,
-    backlog_rps,
-    co_scaling_rule,
-    full_lean,
-    hold_peaks,
-    lazy_rule,
-    pre_warm,
-    seen_delivery,
-    shown_load,
-    trusted_lean,
-)
+from dilu_core.coscaling.rules import Peaks, Proposal, co_scaling_rule, hold_peaks, lazy_rule, pre_warm
 from dilu_core.coscaling.state import HorizontalState
 
 __all__ = ["RULES", "CoScaler", "HorizontalParams", "HorizontalState"]
