@@ -9,8 +9,8 @@ under the same policy, and replayed until what they leave is what they were take
 
 Peers are judged twice: as they come, where every instance has a fixed quota ("none" can be borrowed), except for the
 published rule, whose vertical half lends; and, which asks what our horizontal half alone is worth, lent spare share by
-our vertical half. Beside them stands a scaler that knows the next 11 s and sizes for several parts of the burst limit:
-a target below what it reaches is out of reach for whoever has to wait and see.
+our vertical half. Beside them stands a scaler that knows the next 11 s and sizes for them by one simple rule, for
+several parts of the burst limit: what it reaches says how much waiting and seeing costs.
 
 Co-scaling runs at several operating points. One is the package's defaults. The others come from a search on the
 fitting traces, in two steps. First, candidates (default 800, drawn at random) are replayed beside neighbours that are
@@ -18,7 +18,7 @@ about as lean as what is sought; those that turn round at constant load are out,
 in cost and lateness. Then each of the rest is replayed beside neighbours of its own kind, because lean neighbours leave
 less to borrow, and every target gets the cheapest one that is late no more often than a part of what the target allows:
 unseen traces surprise. That part, the margin, is found by cross-validation: it is the greatest with which points chosen
-without a seed keep to the targets on that seed, but for one time in six.
+without a seed, from a front found on all of them, keep to the targets on that seed, but for one time in six.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ CHOICES = {
 
 RAY, KPA, KPA_RPS, HPA = "Ray Serve default", "Knative KPA (concurrency)", "Knative KPA (rps)", "Kubernetes HPA"
 PUBLISHED = "published rule with vertical"
-CLAIRVOYANT = {f"knows the next 11 s, lean {lean}": lean for lean in (1.0, 1.1, 1.2, 1.3, 1.5)}
+CLAIRVOYANT = {f"knows the next 11 s, lean {lean}": lean for lean in (1.0, 1.1, 1.2, 1.25, 1.3)}
 
 
 class Target(NamedTuple):
@@ -273,7 +273,7 @@ def targets(reached: dict[str, dict[str, Floats]]) -> None:
 
 
 def foreseen(reached: dict[str, dict[str, Floats]], neighbours: str, most_late: float, theirs: Floats) -> str:
-    """The least of a peer's GPU-seconds that a scaler with foresight needs to be late no more often."""
+    """The part of a peer's GPU-seconds with which the scaler with foresight, by its rule, is late no more often."""
     rows = [reached[name][neighbours] for name in CLAIRVOYANT]
     least_cost = min((row[COST] for row in rows if row[LATE] <= most_late), default=None)
     return "is late more often" if least_cost is None else f"{least_cost / theirs[COST]:.2f}x"

@@ -33,7 +33,7 @@ from dilu_core.traces import ArrivalTrace, read_trace
 
 SHARE, LIMIT = 300, 600
 MOST_INSTANCES = 16
-ROUNDS = 6  # at most so many replays until neighbours' use and our own agree
+ROUNDS = 20  # at most so many replays until neighbours' use and our own agree; most need fewer
 SETTLED_MILLI = 5.0  # they do where what is left differs by less than this on average
 
 MakePolicy = Callable[[HorizontalParams], Policy[Any]]
@@ -124,7 +124,8 @@ def settled_replay(trace: ArrivalTrace, make: MakePolicy, params: HorizontalPara
     """A replay beside neighbours under the same policy, once what they leave is what they were taken to leave.
 
     A policy that counts on spare share has fewer and busier instances where neighbours leave more, and then leaves
-    less itself. Answering in full each time would swing between the two; going half the way settles.
+    less itself. Answering in full each time would swing between the two; going half the way settles, or has all but
+    settled after `ROUNDS`.
     """
     initial = None
     if make is BASELINES["fixed peak"]:
