@@ -75,7 +75,10 @@ def follow(params: Floats, state: Floats, forecast: Floats, season: Floats, mean
             weigh(params, forecast, season, forecast[BUCKET_RPS], lean, lean_of(params, state, 1.0))
         close_bucket(params, forecast, season, forecast[BUCKET_RPS])
         forecast[BUCKET_RPS] = math.nan
-        forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
+        if forecast[AGE_S] < 2.0 * params[BUCKET_S]:
+            forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
+        else:
+            forecast[AGE_S] = 0.0
 
 
 @compiled

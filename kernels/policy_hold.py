@@ -100,7 +100,7 @@ def weigh(params: Floats, forecast: Floats, season: Floats, load: float, lean: f
         if peak > 0.0:
             loss = kept / (buckets * peak)
             if w < WINDOWS - 1:
-                missed += peak * (1.0 - buckets / LAGS)
+                missed += peak * max(0.0, 1.0 - buckets / LAGS)
             if load_sum > 0.0:
                 loss += params[LATE_WEIGHT] * missed / load_sum
             least = min(least, loss)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dilu_core._checks import fail, instances_of, integer, read_only, shown
 from dilu_core.coscaling.columns import known_column
+from dilu_core.coscaling.forecast import MOST_RPS
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.kernels import policy_columns as at
@@ -117,7 +118,7 @@ class BatchCoScaler:
 
         The arguments after `state` are the fields of `Observation` as columns `(n,)`, or one reading for all; NaN, or
         `None` for a whole column, says "not known", and so does any reading that no sensor could have meant, as with
-        `CoScaler`. `in_place` uses `state` up: its memory becomes that of the new
+        `CoScaler`. `in_place` uses `state` up, and the state it was made from: their memory becomes that of the new
         state, which saves copying it. Raises `InvalidArgumentError` for columns of another length, never for odd
         readings.
         """
@@ -153,7 +154,10 @@ class BatchCoScaler:
                 )
             columns.append(column)
         state = BatchState(*columns)
-        self._check_positions(state)
+        self._check_entries(state)
+        for row, forecast in zip(self._rows, state.forecast, strict=True):
+            if row[at.FORECASTS] == 0.0:
+                at.forget_forecast(forecast)  # of other parameters, it would rule for ever
         return state
 
     @property
@@ -167,17 +171,33 @@ class BatchCoScaler:
                 "state", f"is {shown(state, 80)}; expected a BatchState of {len(self)} functions with these parameters."
             )
 
-    def _check_positions(self, state: BatchState) -> None:
-        """Refuse positions in rings that lie outside of them."""
+    def _check_entries(self, state: BatchState) -> None:
+        """Refuse positions outside of their rings, and rates that no policy remembers."""
+        kept = np.where(self._rows[:, at.IS_LAZY] > 0.0, self._rows[:, at.LAZY_SAMPLES], self._rows[:, at.SHORT_S])
+        stretches, none = self._rows[:, at.KEPT_PEAKS], np.zeros(len(self))
         for name, entry, least, most in (
-            ("state", at.SAMPLES, 0, self._samples), ("state", at.OLDEST, 0, self._samples - 1),
-            ("state", at.PEAKS, 0, at.MOST_PEAKS), ("state", at.RUNNING, -1, at.MOST_PEAKS - 1),
-            ("forecast", at.SEEN, 0, 2 * at.LAGS), ("forecast", at.NEWEST, -1, at.LAGS - 1),
-            ("forecast", at.LAG, 0, at.LAGS), ("forecast", at.PENDING, 0, 2),
-            ("forecast", at.WINDOW, 0, at.WINDOWS - 1), ("forecast", at.NEXT_WINDOW, 0, at.WINDOWS - 1),
+            ("state", at.SAMPLES, 0, kept), ("state", at.OLDEST, 0, kept - 1),
+            ("state", at.PEAKS, 0, stretches), ("state", at.RUNNING, -1, stretches - 1),
+            ("state", at.HELD_OVER, -1, none + at.STRETCHES),
+            ("forecast", at.SEEN, 0, none + 2 * at.LAGS), ("forecast", at.NEWEST, -1, none + at.LAGS - 1),
+            ("forecast", at.LAG, 0, none + at.LAGS), ("forecast", at.PENDING, 0, none + 2),
+            ("forecast", at.WINDOW, 0, none + at.WINDOWS - 1), ("forecast", at.NEXT_WINDOW, 0, none + at.WINDOWS - 1),
         ):  # fmt: skip
             for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
-                integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=most)
+                integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=int(most[i]))
+        for name, entries in (
+            ("state", (at.PARTIAL_REQUESTS, at.HELD)),
+            ("forecast", (at.BUCKET_RPS, at.NEWEST_RPS, at.SOON_RPS, at.AHEAD_RPS, at.BEHIND_RPS, at.DRIFT_RPS)),
+            ("samples", range(self._samples)),
+            ("peaks", range(at.MOST_PEAKS)),
+            ("season", range(min(at.LAGS, self._season))),
+        ):
+            column = getattr(state, name)[:, list(entries)]
+            wrong = np.argwhere((column < 0.0) | (column > MOST_RPS))  # False where not known
+            if wrong.size:
+                i, k = (int(each) for each in wrong[0])
+                where = f"data[{name!r}][{i}][{list(entries)[k]}]"
+                fail(where, f"is {float(column[i, k]):g}; expected 0 to {MOST_RPS:g}.")
 
     def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
         """A copy of what the next decisions may change: the long column only where a bucket may end."""

@@ -11,12 +11,14 @@ these errors are summed over the buckets that could be forecast, older ones fadi
 
 with w the greatest squared error of "nothing changes" in memory: as if everyone had missed the greatest jump once more,
 so that one coincidence of two peaks convinces nobody. Of the periods, the one that saves most error is looked at, and
-it counts once two rounds of it were seen. Forecasts that fail lose their confidence within a period or two,
-and with it their say: nothing else has to be forgotten.
+it counts once two rounds of it were seen. (What it could not forecast is left out as far as it is remembered and was
+observed; errors older than that, or filled in for gaps, make it less exact.) Forecasts that fail lose their confidence
+within a period or two, and with it their say: nothing else has to be forgotten.
 
 Forecasts are made with the confidence that the buckets before the newest one gave. So more load now, all else equal,
-never lowers a forecast; and a load in other units leads to the same confidence. (No learnt period can be monotone in
-all of the past: a load that is raised where it used to be low may no longer be periodic.)
+never lowers a forecast where every bucket is observed; and a load in other units leads to the same confidence. (No
+learnt period can be monotone in all of the past: a load that is raised where it used to be low may no longer be
+periodic.)
 """
 
 from __future__ import annotations
@@ -133,15 +135,16 @@ def followed(params: HorizontalParams, forecast: Forecast, means_rps: Iterable[f
         running = mean if running is None else max(running, mean)
         age_s += 1.0
         if age_s >= bucket_s - _WHOLE:
-            forecast, running, age_s = _closed(params, forecast, running, carried), None, max(0.0, age_s - bucket_s)
+            forecast, running = _closed(params, forecast, running, carried), None
+            age_s = max(0.0, age_s - bucket_s) if age_s < 2.0 * bucket_s else 0.0  # an age of longer buckets is over
     return forecast._replace(age_s=age_s, running_rps=running)
 
 
 def passed(params: HorizontalParams, forecast: Forecast, unknown_s: float) -> Forecast:
     """`forecast` after `unknown_s` seconds of which nothing is known: the clock of a period goes on.
 
-    A bucket of which nothing is known counts as forecast, or else as the one before, and judges nobody; one of which a
-    part is unknown weighs no window.
+    A bucket of which nothing is known counts as forecast, or else as the one before, and judges nobody; one that ends
+    unknown weighs no window.
     """
     bucket_s, age_s = params.bucket_s, forecast.age_s + unknown_s
     if age_s >= bucket_s * LAGS:

@@ -13,8 +13,9 @@ for. Of a window's sums, older ones fading within `LAGS` buckets,
 the part of a fixed fleet for the peak plus the part of late requests at its price. All but the longest window begin as
 if they had missed the greatest load once, which fades like the rest: nothing is let go sooner before the load has shown
 that nothing comes of it. The longest window that loses at most `_LEAST_SAVING` more than the best one counts from the
-next bucket on, so that more load now never shortens it. Instances are not rounded to whole ones here: a load in other
-units leads to the same window.
+next bucket on, so that more load now never shortens it where every bucket is observed (one observation that spans
+several may put in force what its first one chose). Instances are not rounded to whole ones here: a load in other units
+leads to the same window.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ FADING = 1.0 - 1.0 / LAGS
 _LONGEST = len(HELD_STRETCHES) - 1
 _EQUAL = 1.0 + 1e-9  # a load that just fits does so in spite of rounding
 _LEAST_SAVING = 0.05  # of the loss, for the sake of which a shorter window is worth its changes
-_MOST = 1e18  # sums of at most 2 LAGS rates, each below 10^15, and the loss of none is beyond arithmetic
+_MOST = 1e21  # faded sums of rates below 10^15, over a lean of at least a tenth
+_MOST_BUCKETS = LAGS * _EQUAL  # what a faded sum of ones approaches
 
 
 class Hold(NamedTuple):
@@ -61,7 +63,8 @@ class Hold(NamedTuple):
         held, kept, missed = (_column(f"{argument}[{name!r}]", data[name]) for name in _COLUMNS)
         if not len(held) == len(kept) == len(missed):
             fail(argument, "has columns of different lengths; expected all or none of the windows.")
-        load, buckets = (finite(f"{argument}[{name!r}]", data[name], at_least=0.0, at_most=_MOST) for name in _SUMS)
+        load = finite(f"{argument}['load_rps']", data["load_rps"], at_least=0.0, at_most=_MOST)
+        buckets = finite(f"{argument}['buckets']", data["buckets"], at_least=0.0, at_most=_MOST_BUCKETS)
         window, following = (
             integer(f"{argument}[{name!r}]", data[name], at_least=0, at_most=_LONGEST)
             for name in ("window", "next_window")
@@ -70,7 +73,6 @@ class Hold(NamedTuple):
 
 
 _COLUMNS = ("held_rps", "kept_rps", "missed_rps")
-_SUMS = ("load_rps", "buckets")
 
 
 class Carried(NamedTuple):
@@ -114,7 +116,7 @@ def weighed(
     peak = max(*history_rps, load_rps)
     best = hold.next_window
     if peak > 0.0:
-        at_first = peak * (1.0 - buckets / LAGS)
+        at_first = peak * max(0.0, 1.0 - buckets / LAGS)
         presumed = (*(late + at_first for late in missed_rps[:-1]), missed_rps[-1])
         losses = [
             kept / (buckets * peak) + (params.late_weight * late / load_sum if load_sum > 0.0 else 0.0)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dilu_core._checks import fail, shown
 from dilu_core.coscaling.delivery import Fleet, backlog_rps, full_lean, seen_delivery, shown_load, trusted_lean
-from dilu_core.coscaling.forecast import followed, passed
+from dilu_core.coscaling.forecast import Forecast, followed, passed
 from dilu_core.coscaling.hold import Carried
 from dilu_core.coscaling.params import RULES, HorizontalParams
 from dilu_core.coscaling.policy import (
@@ -111,7 +111,7 @@ class CoScaler:
         self, state: HorizontalState, now: float, elapsed: float, since_change_s: float | None
     ) -> HorizontalState:
         """`state` after a stretch of which nothing is known; the queue's growth in it is not known either."""
-        forecast = passed(self.params, state.forecast, elapsed) if self._remembers else state.forecast
+        forecast = passed(self.params, state.forecast, elapsed) if self._remembers else Forecast()
         return state._replace(time_s=now, since_change_s=since_change_s, in_flight=None, forecast=forecast)
 
     @property
@@ -147,7 +147,7 @@ class CoScaler:
             spare = state.spare_milli + (spare - state.spare_milli) * min(1.0, elapsed / params.short_s)
         delivered = state.delivered if fleet is None else seen_delivery(params, state, fleet, elapsed)
         shown = state.shown if fleet is None else shown_load(params, state, fleet, elapsed, delivered)
-        forecast = state.forecast
+        forecast = state.forecast if self._remembers else Forecast()  # of other parameters, it would rule for ever
         if params.rule == "lazy":
             held = Peaks((state.samples_rps + new)[-kept:], (), 0)
         else:

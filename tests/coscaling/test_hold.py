@@ -184,7 +184,7 @@ def test_the_memory_travels_as_json() -> None:
         ({"kept_rps": 3}, "kept_rps"),
         ({"missed_rps": [1.0, 1.0, -1.0, 1.0, 1.0]}, r"missed_rps'\]\[2\]"),
         ({"load_rps": -1.0}, "load_rps"),
-        ({"buckets": 1e30}, "buckets"),
+        ({"buckets": 1000.0}, "buckets"),
         ({"window": 5}, "window"),
         ({"next_window": 1.5}, "next_window"),
         ({"speed": 1.0}, "hold"),
@@ -201,3 +201,31 @@ def test_a_weight_that_is_none_is_refused_by_name(weight) -> None:
     """Every parameter out of its bounds is an InvalidArgumentError that names it."""
     with pytest.raises(InvalidArgumentError, match="late_weight"):
         replace(PARAMS, late_weight=weight)
+
+
+def test_a_policy_that_forecasts_nothing_forgets_what_was_forecast() -> None:
+    """A state from before goes on with parameters that look at neither the past nor the future beyond the window."""
+    forecasting = CoScaler(replace(PARAMS, predict="season"))
+    state = forecasting.initial_state()
+    for second in range(1800):
+        load = 300.0 if second % 300 < 40 else 20.0
+        _, state = forecasting.decide(state, Observation(float(second), load, 30, 0))
+    assert state.forecast.history_rps
+    plain = CoScaler(replace(PARAMS, predict="off", late_weight=0.0))
+    _, state = plain.decide(state, Observation(1800.0, 20.0, 30, 0))
+    assert state.forecast == Forecast()
+    _, state = plain.decide(state, Observation(1801.0, None, 30, 0))
+    assert state.forecast == Forecast()
+
+
+def test_the_age_of_a_longer_bucket_closes_one_of_the_new_ones() -> None:
+    """After a restart with a shorter cold start, no bucket of a second is entered."""
+    slow = replace(PARAMS, cold_start_s=600.0)
+    forecast = followed(slow, Forecast(), [20.0] * 590, CARRIED)
+    assert followed(PARAMS, forecast, [20.0] * 20, CARRIED).seen == 2  # not one a second
+
+
+def test_the_greatest_sums_are_read_back() -> None:
+    """Loads at the edge of what a policy believes, for longer than anything is remembered."""
+    forecast = followed(PARAMS, Forecast(), [9e11] * 10 * 400, Carried(0.1, 0.1))
+    assert Forecast.from_dict(json.loads(json.dumps(forecast.to_dict()))) == forecast

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from decimal import Decimal
 from enum import IntEnum
 from fractions import Fraction
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
 from dilu_core.coscaling.policy import Observation, ScalingReason
 from dilu_core.errors import InvalidArgumentError
-from dilu_core.kernels.policy_columns import STATE
+from dilu_core.kernels import policy_columns as at
 from dilu_core.solvers.batch_coscaling import BatchCoScaler, BatchState
 from dilu_core.testing import GARBAGE
 
@@ -212,8 +213,36 @@ def test_bad_arguments_are_named() -> None:
         "data is no": lambda: batch.restored({}),
         r"data\['peaks'\]": lambda: batch.restored({**data, "peaks": [[1.0]] * 4}),
         r"data\['season'\]": lambda: batch.restored({**data, "season": None}),
-        r"data\['state'\]\[0\]": lambda: batch.restored({**data, "state": [[500.0] * STATE] * 5}),
+        r"data\['state'\]\[0\]": lambda: batch.restored({**data, "state": [[500.0] * at.STATE] * 5}),
     }.items():
         with pytest.raises(InvalidArgumentError, match=f"^{message}"):
             call()
     assert isinstance(batch.restored(data), BatchState)
+
+
+@pytest.mark.parametrize(
+    ("column", "entry", "value"),
+    [
+        ("state", at.SAMPLES, 60.0),  # more than this row's short mean spans, though another row's does
+        ("state", at.OLDEST, 59.0),
+        ("state", at.RUNNING, 12.5),
+        ("state", at.HELD_OVER, 13.0),
+        ("state", at.PARTIAL_REQUESTS, 1e300),
+        ("state", at.HELD, -1.0),
+        ("forecast", at.NEXT_WINDOW, 5.0),
+        ("forecast", at.SOON_RPS, 1e300),
+        ("forecast", at.DRIFT_RPS, 1e300),
+        ("samples", 0, 1e16),
+        ("peaks", 3, -1.0),
+        ("season", 17, 1e300),
+    ],
+)
+def test_corrupt_entries_are_refused_by_name(column: str, entry: int, value: float) -> None:
+    """A position outside of its row's ring, or a rate that no policy remembers, is an InvalidArgumentError."""
+    function = HorizontalParams(10.0, 300, 600, slo_ms=200.0)
+    batch = BatchCoScaler([replace(function, short_s=1), replace(function, short_s=60)])
+    data = batch.initial_state().to_dict()
+    rows: Any = data[column]
+    rows[0][entry] = value
+    with pytest.raises(InvalidArgumentError, match=rf"^data\['{column}'\]\[0\]\[{entry}\]"):
+        batch.restored(data)
