@@ -29,6 +29,7 @@ from dilu_core.kernels.policy_columns import (
     FROM_ZERO,
     FROM_ZERO_S,
     HELD,
+    HELD_OVER,
     HOLDING,
     IN_FLIGHT,
     IS_LAZY,
@@ -75,7 +76,6 @@ from dilu_core.kernels.policy_columns import (
     forget_forecast,
 )
 from dilu_core.kernels.policy_forecast import pass_over, recent_rps
-from dilu_core.kernels.policy_hold import stretches_held
 from dilu_core.kernels.policy_memory import MOST_NEED, NOISE, ceil_instances, remember, short_mean
 
 Floats = NDArray[np.float64]
@@ -157,7 +157,7 @@ def _co_scaling_rule(
     if survivors >= planned:
         return planned, STEADY, math.nan
     cooling = state[SINCE_CHANGE_S] < params[COOLDOWN_S]  # False where nothing has changed yet
-    window_s = min(params[WINDOW_S], stretches_held(params, forecast) * params[STRETCH_S])
+    window_s = min(params[WINDOW_S], state[HELD_OVER] * params[STRETCH_S])
     if state[KNOWN_S] < window_s or starting > 0 or cooling or p95_ms > params[SLO_MS]:
         return planned, HOLDING, math.nan
     return survivors, SPARE, forgets_to

@@ -174,15 +174,16 @@ class BatchCoScaler:
     def _check_entries(self, state: BatchState) -> None:
         """Refuse positions outside of their rings, and rates that no policy remembers."""
         kept = np.where(self._rows[:, at.IS_LAZY] > 0.0, self._rows[:, at.LAZY_SAMPLES], self._rows[:, at.SHORT_S])
-        stretches, none = self._rows[:, at.KEPT_PEAKS], np.zeros(len(self))
-        for name, entry, least, most in (
+        stretches = self._rows[:, at.KEPT_PEAKS]
+        for name, entry, least, greatest in (
             ("state", at.SAMPLES, 0, kept), ("state", at.OLDEST, 0, kept - 1),
             ("state", at.PEAKS, 0, stretches), ("state", at.RUNNING, -1, stretches - 1),
-            ("state", at.HELD_OVER, -1, none + at.STRETCHES),
-            ("forecast", at.SEEN, 0, none + 2 * at.LAGS), ("forecast", at.NEWEST, -1, none + at.LAGS - 1),
-            ("forecast", at.LAG, 0, none + at.LAGS), ("forecast", at.PENDING, 0, none + 2),
-            ("forecast", at.WINDOW, 0, none + at.WINDOWS - 1), ("forecast", at.NEXT_WINDOW, 0, none + at.WINDOWS - 1),
+            ("state", at.HELD_OVER, -1, at.STRETCHES),
+            ("forecast", at.SEEN, 0, 2 * at.LAGS), ("forecast", at.NEWEST, -1, at.LAGS - 1),
+            ("forecast", at.LAG, 0, at.LAGS), ("forecast", at.PENDING, 0, 2),
+            ("forecast", at.WINDOW, 0, at.WINDOWS - 1), ("forecast", at.NEXT_WINDOW, 0, at.WINDOWS - 1),
         ):  # fmt: skip
+            most = np.broadcast_to(greatest, len(self)).tolist()
             for i, value in enumerate(getattr(state, name)[:, entry].tolist()):
                 integer(f"data[{name!r}][{i}][{entry}]", value, at_least=least, at_most=int(most[i]))
         for name, entries in (
