@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
 from dilu_core.kernels.policy_columns import (
     AGE_S,
     AHEAD_RPS,
@@ -81,7 +81,7 @@ def follow(params: Floats, state: Floats, forecast: Floats, season: Floats, mean
             forecast[AGE_S] = 0.0
 
 
-@compiled
+@compiled_in_place
 def pass_over(params: Floats, forecast: Floats, season: Floats, unknown_s: float) -> None:
     """`unknown_s` seconds of which nothing is known."""
     forecast[AGE_S] += unknown_s
@@ -93,7 +93,7 @@ def pass_over(params: Floats, forecast: Floats, season: Floats, unknown_s: float
         forecast[AGE_S] = max(0.0, forecast[AGE_S] - params[BUCKET_S])
 
 
-@compiled
+@compiled_in_place
 def close_bucket(params: Floats, forecast: Floats, season: Floats, load_rps: float) -> None:
     """One more bucket: its load entered, the next forecast made, and then everybody judged by it."""
     seen, newest, lag = int(forecast[SEEN]), int(forecast[NEWEST]), int(forecast[LAG])

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
 from dilu_core.kernels.policy_columns import (
     BUCKETS,
     BURST,
@@ -74,7 +74,7 @@ def held_over(params: Floats, state: Floats, peaks: Floats) -> float:
     return held
 
 
-@compiled
+@compiled_in_place
 def weigh(params: Floats, forecast: Floats, season: Floats, load: float, lean: float, full: float) -> None:
     """The windows by what each would have done with `load`, and the one that is in force from now on."""
     newest, count = int(forecast[NEWEST]), min(int(forecast[SEEN]), LAGS)

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
 from dilu_core.kernels.policy_columns import (
     BURST,
     CAPACITY_RPS,
@@ -122,7 +122,7 @@ def short_mean(params: Floats, state: Floats, samples: Floats) -> float:
     return float(total / max(1.0, state[SAMPLES]))
 
 
-@compiled
+@compiled_in_place
 def _hold_peak(
     params: Floats, state: Floats, samples: Floats, peaks: Floats, per_instance: float, backlog: float
 ) -> float:

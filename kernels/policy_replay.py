@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
 from dilu_core.kernels.policy_columns import (
     BASE_LATENCY_MS,
     CAPACITY_RPS,
@@ -93,7 +93,7 @@ def _known(value: float) -> float:
     return value if 0.0 <= value < _BEYOND_MEASURE else math.nan
 
 
-@compiled
+@compiled_in_place
 def replay_one(
     params: Floats,
     arrivals: Floats,

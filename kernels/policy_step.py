@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
 from dilu_core.kernels.policy_columns import (
     ABOVE,
     AHEAD_RPS,
@@ -206,7 +206,7 @@ def _propose(
     return target, reason, forgets_to
 
 
-@compiled
+@compiled_in_place
 def policy_step(
     params: Floats,
     state: Floats,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.annealing import draw
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled, compiled_in_place
 from dilu_core.kernels.cpu.fragmentation import node_fragmentation
 from dilu_core.kernels.cpu.seating import Items, Seats, Trail, can_sit, is_home, lift, put, seat_there, seek, undo
 
@@ -37,7 +37,7 @@ _PUSHES = 0.5  # how often an item that found no room may push another out
 _PUSHED = 60  # items looked at, to make room for one that was pushed out
 
 
-@compiled
+@compiled_in_place
 def pick(random: Ints, count: int) -> int:
     """An index below `count`, by the generator that `draw` describes."""
     return int(draw(random) * count)
@@ -87,7 +87,7 @@ def anneal(
             best_rows[:] = seats.rows
 
 
-@compiled
+@compiled_in_place
 def _enter(items: Items, seats: Seats, trail: Trail, pending: Ints, random: Ints, may_swap: bool) -> bool:
     """A pending item comes in, or goes again."""
     if pending.size == 0:
@@ -121,7 +121,7 @@ def _enter(items: Items, seats: Seats, trail: Trail, pending: Ints, random: Ints
     return True
 
 
-@compiled
+@compiled_in_place
 def _settle(q: int, n: int, items: Items, seats: Seats, trail: Trail, random: Ints, may_swap: bool) -> bool:
     """Find a place for `q`, which had to leave node `n`: home, a node with room, or where another is pushed out."""
     nodes, home = seats.held.size, items.home[q]
@@ -203,7 +203,7 @@ def _push(q: int, n: int, begin: int, items: Items, seats: Seats, trail: Trail, 
     return False
 
 
-@compiled
+@compiled_in_place
 def _shift(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
     """A random item goes back home, or to a random GPU (a gang: to a random node)."""
     nodes = seats.held.size
@@ -232,7 +232,7 @@ def _shift(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
     return fits
 
 
-@compiled
+@compiled_in_place
 def _swap(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
     """Two random items of different nodes change places."""
     n, m = pick(random, seats.held.size), pick(random, seats.held.size)
@@ -251,7 +251,7 @@ def _swap(items: Items, seats: Seats, trail: Trail, random: Ints) -> bool:
     return True
 
 
-@compiled
+@compiled_in_place
 def _difference(items: Items, seats: Seats, trail: Trail) -> tuple[int, int]:
     """(migrations, milli-GPU let in) that the trail adds, and the nodes it touches, into `trail.touched`."""
     moves, share = 0, 0
@@ -269,7 +269,7 @@ def _difference(items: Items, seats: Seats, trail: Trail) -> tuple[int, int]:
     return moves, share
 
 
-@compiled
+@compiled_in_place
 def _seen_before(trail: Trail, k: int) -> bool:
     """Whether an earlier entry, which knows where the item was at first, is of the same item as entry `k`."""
     seen = False
@@ -278,7 +278,7 @@ def _seen_before(trail: Trail, k: int) -> bool:
     return seen
 
 
-@compiled
+@compiled_in_place
 def _weigh(items: Items, seats: Seats, trail: Trail, shapes: Ints, weight: Floats) -> int:
     """The nodes that the trail changes, how many and in `trail.touched`, and their waste now, in `trail.waste`."""
     changed = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled_in_place
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -17,7 +17,7 @@ _WHOLE_GPU = 1000.0
 _EVERY_TIER = -1
 
 
-@compiled
+@compiled_in_place
 def divide_gpu(
     sharing: int, members: Integers, request: Integers, limit: Integers, tier: Integers, want: Floats, grant: Floats
 ) -> None:
@@ -52,7 +52,7 @@ def divide_gpu(
     _fill(_WHOLE_GPU, _EVERY_TIER, members, weight, weight, tier, want, grant)
 
 
-@compiled
+@compiled_in_place
 def _fill(
     left: float,
     level: int,
@@ -92,7 +92,7 @@ def _fill(
     return taken
 
 
-@compiled
+@compiled_in_place
 def reachable(
     sharing: int,
     members: Integers,
@@ -127,7 +127,7 @@ def reachable(
             reach[i] = min(most, request[i] + beyond)
 
 
-@compiled
+@compiled_in_place
 def _asked(i: int, own: int, weight: Integers, tier: Integers, want: Floats, tiered: bool) -> float:
     """What row `i` asks for beside `own` in this round: up to its weight, or beyond it where tiers count."""
     if i == own or (tiered and tier[i] != tier[own]):
@@ -135,7 +135,7 @@ def _asked(i: int, own: int, weight: Integers, tier: Integers, want: Floats, tie
     return max(float(want[i]) - weight[i], 0.0) if tiered else min(float(want[i]), float(weight[i]))
 
 
-@compiled
+@compiled_in_place
 def _own_part(
     left: float, own: int, members: Integers, weight: Integers, tier: Integers, want: Floats, tiered: bool
 ) -> float:

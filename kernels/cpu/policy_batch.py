@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
 from dilu_core.kernels.policy_step import policy_step
 
 Floats = NDArray[np.float64]
@@ -27,7 +27,7 @@ def _count(value: float) -> float:
     return value if 0.0 <= value < _BEYOND_COUNTING and value == math.floor(value) else math.nan
 
 
-@compiled
+@compiled_in_place
 def decide_rows(
     params: Floats,
     state: Floats,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled_in_place
 
 
-@compiled
+@compiled_in_place
 def share_for_rate(rate_rps: NDArray[np.float64], wanted_rps: float, most_milli: int) -> float:
     """The least share at which an instance serves `wanted_rps`, at most `most_milli`, between table points linearly.
 
@@ -28,7 +28,7 @@ def share_for_rate(rate_rps: NDArray[np.float64], wanted_rps: float, most_milli:
     return float(low + (wanted_rps - rate_rps[low]) / (rate_rps[high] - rate_rps[low]))
 
 
-@compiled
+@compiled_in_place
 def least_share(table: NDArray[np.float64], wanted_rps: float, most: int, near: int) -> float:
     """As `share_for_rate`, searched from `near` outwards: shares change little between steps."""
     if wanted_rps <= 0.0:
@@ -58,7 +58,7 @@ def least_share(table: NDArray[np.float64], wanted_rps: float, most: int, near: 
     return float(low + (wanted_rps - table[low]) / (table[high] - table[low]))
 
 
-@compiled
+@compiled_in_place
 def between(table: NDArray[np.float64], function: int, share: float) -> float:
     """`table[function]` at a share that need not be whole, linearly between whole ones."""
     low = int(share)
@@ -68,7 +68,7 @@ def between(table: NDArray[np.float64], function: int, share: float) -> float:
     return float(table[function, low] + part * (table[function, low + 1] - table[function, low]))
 
 
-@compiled
+@compiled_in_place
 def advance_queue(
     arrivals: NDArray[np.float64],
     most_milli: NDArray[np.int64],

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled_in_place
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ def new_trail(width: int) -> Trail:
     return Trail(item, node, rows, length, out, np.zeros(2 * TRAIL, np.int64), np.zeros(2 * TRAIL))
 
 
-@compiled
+@compiled_in_place
 def find_room(free: Ints, start: int, stop: int, demand: Ints, size: int, out: Ints) -> bool:
     """GPUs of start..stop-1 for `size` times `demand`, the least free request first; written into `out`."""
     for k in range(size):
@@ -106,7 +106,7 @@ def find_room(free: Ints, start: int, stop: int, demand: Ints, size: int, out: I
     return True
 
 
-@compiled
+@compiled_in_place
 def can_sit(i: int, n: int, items: Items, seats: Seats, out: Ints) -> bool:
     """Whether node `n` has room for item `i`, which is nowhere; its GPUs are written into `out`."""
     if seats.most[n] < items.demand[i, 0] or not _admits(i, n, items, seats):
@@ -115,7 +115,7 @@ def can_sit(i: int, n: int, items: Items, seats: Seats, out: Ints) -> bool:
     return find_room(seats.free, int(start), int(stop), items.demand[i], int(items.size[i]), out)
 
 
-@compiled
+@compiled_in_place
 def seek(i: int, but: int, begin: int, items: Items, seats: Seats, out: Ints) -> int:
     """The least z for which node begin + z (round the end, not node `but`) has room for item `i`, which is nowhere.
 
@@ -137,7 +137,7 @@ def seek(i: int, but: int, begin: int, items: Items, seats: Seats, out: Ints) ->
     return nodes
 
 
-@compiled
+@compiled_in_place
 def seat_there(i: int, n: int, items: Items, seats: Seats, out: Ints) -> bool:
     """Whether item `i`, which is nowhere, has room on just the GPUs `out` of node `n`."""
     if not _admits(i, n, items, seats):
@@ -149,7 +149,7 @@ def seat_there(i: int, n: int, items: Items, seats: Seats, out: Ints) -> bool:
     return True
 
 
-@compiled
+@compiled_in_place
 def _admits(i: int, n: int, items: Items, seats: Seats) -> bool:
     """Whether node `n` is one the item may use, with room on its host and in its list."""
     return bool(
@@ -160,17 +160,18 @@ def _admits(i: int, n: int, items: Items, seats: Seats) -> bool:
     )
 
 
-@compiled
+@compiled_in_place
 def lift(i: int, items: Items, seats: Seats, trail: Trail) -> None:
     """Take item `i` off its GPUs, and write down where it was."""
     k = trail.length[0]
     trail.item[k], trail.node[k] = i, seats.at[i]
-    trail.rows[k] = seats.rows[i]
+    for j in range(trail.rows.shape[1]):
+        trail.rows[k, j] = seats.rows[i, j]
     trail.length[0] = k + 1
     _take(i, items, seats)
 
 
-@compiled
+@compiled_in_place
 def put(i: int, n: int, items: Items, seats: Seats, trail: Trail) -> None:
     """Put item `i`, which is nowhere, on the GPUs `trail.out` of node `n`, and write that down."""
     k = trail.length[0]
@@ -179,7 +180,7 @@ def put(i: int, n: int, items: Items, seats: Seats, trail: Trail) -> None:
     _give(i, n, trail.out, items, seats)
 
 
-@compiled
+@compiled_in_place
 def undo(items: Items, seats: Seats, trail: Trail, keep: int) -> None:
     """Take back all but the first `keep` entries of the trail."""
     for k in range(trail.length[0] - 1, keep - 1, -1):
@@ -190,7 +191,7 @@ def undo(items: Items, seats: Seats, trail: Trail, keep: int) -> None:
     trail.length[0] = keep
 
 
-@compiled
+@compiled_in_place
 def is_home(i: int, n: int, rows: Ints, items: Items) -> bool:
     """Whether the GPUs `rows` of node `n` are, in any order, where item `i` ran at first."""
     if n != items.home[i]:
@@ -204,7 +205,7 @@ def is_home(i: int, n: int, rows: Ints, items: Items) -> bool:
     return True
 
 
-@compiled
+@compiled_in_place
 def _take(i: int, items: Items, seats: Seats) -> None:
     n = seats.at[i]
     for k in range(items.size[i]):
@@ -220,7 +221,7 @@ def _take(i: int, items: Items, seats: Seats) -> None:
     seats.at[i] = -1
 
 
-@compiled
+@compiled_in_place
 def _give(i: int, n: int, out: Ints, items: Items, seats: Seats) -> None:
     for k in range(items.size[i]):
         seats.rows[i, k] = out[k]

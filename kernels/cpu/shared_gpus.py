@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled
+from dilu_core.kernels.cpu.compiled import compiled, compiled_in_place
 from dilu_core.kernels.cpu.gpu_division import TIME_SLICES, WORK_CONSERVING, divide_gpu, reachable
 from dilu_core.kernels.cpu.replay import between, least_share
 
@@ -125,7 +125,7 @@ def _prepared(sharing: int, gpus: int, functions: int, rows: SharedInstances) ->
     )
 
 
-@compiled
+@compiled_in_place
 def _total_rates(rates: Floats, rows: SharedInstances, work: _Scratch) -> None:
     """Per gang (at its leader) the least rate that its grants allow, and their sum per function."""
     work.total_rps[:] = 0.0
@@ -142,7 +142,7 @@ def _total_rates(rates: Floats, rows: SharedInstances, work: _Scratch) -> None:
             work.total_rps[rows.function_of[i]] += work.gang_rps[i]
 
 
-@compiled
+@compiled_in_place
 def _divide(
     sharing: int,
     step_s: float,

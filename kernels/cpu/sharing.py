@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dilu_core.kernels.cpu.compiled import compiled, inlined
+from dilu_core.kernels.cpu.compiled import compiled, compiled_in_place, inlined
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -37,7 +37,7 @@ def fit_proportionally(budget: int, weights: Ints, who: Ints, count: int, shares
         shares[who[keys[k] & ((1 << INDEX_BITS) - 1)]] += 1
 
 
-@compiled
+@compiled_in_place
 def water_fill(budget: int, wants: Ints, weights: Ints, count: int, shares: Ints, unmet: Ints, keys: Ints) -> int:
     """`sharing.water_fill` of the first `count` claimants into `shares`; returns what was taken.
 
