@@ -70,7 +70,7 @@ def test_a_function_that_allocates_does_not_compile_in_place() -> None:
     def total(values: Any) -> float:
         return float(np.zeros(3).sum() + values[0])
 
-    with pytest.raises(numba.core.errors.NumbaError, match="NRT required|Only accept returning of array passed"):
+    with pytest.raises(numba.core.errors.NumbaError, match=r"NRT required|Only accept returning of array passed"):
         compiled_in_place(total)(np.ones(1))
 
 
