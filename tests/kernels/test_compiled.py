@@ -8,10 +8,11 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
-import numba
 import numpy as np
 import pytest
+from numba.core import config
 from numba.core.dispatcher import Dispatcher
+from numba.core.errors import NumbaError
 
 from dilu_core import kernels
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
@@ -21,7 +22,9 @@ from dilu_core.solvers.shared_replay import replay_shared
 from dilu_core.solvers.shared_tenants import ReplayTenant
 from dilu_core.traces import ArrivalTrace
 
-pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled (NUMBA_DISABLE_JIT)")
+pytestmark = pytest.mark.skipif(
+    bool(getattr(config, "DISABLE_JIT", 0)), reason="nothing is compiled (NUMBA_DISABLE_JIT)"
+)
 NUMBERS = {int, float, bool, type(None)}
 
 
@@ -70,7 +73,7 @@ def test_a_function_that_allocates_does_not_compile_in_place() -> None:
     def total(values: Any) -> float:
         return float(np.zeros(3).sum() + values[0])
 
-    with pytest.raises(numba.core.errors.NumbaError, match=r"NRT required|Only accept returning of array passed"):
+    with pytest.raises(NumbaError, match=r"NRT required|Only accept returning of array passed"):
         compiled_in_place(total)(np.ones(1))
 
 
