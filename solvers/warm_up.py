@@ -68,6 +68,15 @@ def _warm_up_online(gpu: GpuType, instances: tuple[Instance, ...]) -> None:
         state.replan(max_migrations=2, time_limit_s=0.2, pending=[replace(asked[1], gpus=4)])
 
 
+def _warm_up_exchange(gpu: GpuType) -> None:
+    """Two gangs wait for room among as many running instances as moves are sought by exchange for."""
+    state = ClusterState(Cluster.homogeneous(13, 4, gpu))
+    for k in range(200):
+        state.place(Instance(f"{k}", "inference", 250, 250, 100))
+    waiting = [Instance(name, "training", 500, 500, 100, gpus=4) for name in ("x", "y")]
+    state.replan(max_migrations=2, time_limit_s=0.1, pending=waiting)
+
+
 def warm_up() -> SolveStats:
     """Solve one tiny problem of each kind, so that every kernel is compiled (or loaded from the cache on disk).
 
@@ -87,6 +96,7 @@ def warm_up() -> SolveStats:
     cluster = Cluster.homogeneous(1, 4, gpu)
     place(PlacementProblem(cluster, instances), time_limit_s=0.0)
     _warm_up_online(gpu, instances)
+    _warm_up_exchange(gpu)
     apart = (Instance("a", "inference", 600, 600, 1), Instance("b", "inference", 600, 600, 1))
     problem = PlacementProblem(cluster, apart)
     built = construct(problem, apart, Objective(), stay={}, current={}, deadline=0.0)

@@ -78,6 +78,7 @@ def test_the_state_and_the_score_follow_what_was_accepted(seed: int, may_swap: b
     capacity, hosts = total(items, seats)
     shapes = np.array([[300, 300, 1, 1, 1, 0], [700, 700, 4, 2, 2, 1]], np.int64)
     weight = np.array([0.6, 0.4])
+    shapes.flags.writeable = weight.flags.writeable = False  # like a mix's
 
     def wasted(n: int) -> float:
         start, stop = items.node_start[n : n + 2].tolist()
