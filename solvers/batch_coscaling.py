@@ -20,7 +20,7 @@ from dilu_core.coscaling.forecast import MOST_RPS
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.kernels import policy_columns as at
-from dilu_core.kernels.cpu.policy_batch import decide_rows
+from dilu_core.kernels.cpu.policy_batch import decide_rows, forget_rows
 from dilu_core.solvers.policy_replay import parameter_rows
 
 Floats = NDArray[np.float64]
@@ -96,9 +96,7 @@ class BatchCoScaler:
     def initial_state(self) -> BatchState:
         """Nothing seen yet."""
         state = BatchState(*(np.zeros((len(self), width)) for width in self._widths))
-        for row, forecast in zip(state.state, state.forecast, strict=True):
-            at.forget(row)
-            at.forget_forecast(forecast)
+        forget_rows(state.state, state.forecast)
         return state
 
     def decide(
@@ -123,13 +121,14 @@ class BatchCoScaler:
         readings.
         """
         self._check(state)
-        told = [
-            known_column(name, values, len(self))
-            for name, values in (
-                ("time_s", time_s), ("arrivals_rps", arrivals_rps), ("ready", ready), ("starting", starting),
-                ("in_flight", in_flight), ("spare_milli", spare_milli), ("latency_p95_ms", latency_p95_ms),
-            )
-        ]  # fmt: skip
+        told = np.empty((7, len(self)))  # one layout, hence one compiled kernel, for whatever comes
+        for row, name, values in zip(
+            told,
+            ("time_s", "arrivals_rps", "ready", "starting", "in_flight", "spare_milli", "latency_p95_ms"),
+            (time_s, arrivals_rps, ready, starting, in_flight, spare_milli, latency_p95_ms),
+            strict=True,
+        ):
+            row[:] = known_column(name, values, len(self))
         after = state if in_place else self._copied(state, told[0])
         answers = np.empty((len(self), 4), dtype=np.int64)
         arguments: list[Any] = [self._rows, *after, *told, answers]

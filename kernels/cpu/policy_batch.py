@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
+from dilu_core.kernels.policy_columns import forget, forget_forecast
 from dilu_core.kernels.policy_step import policy_step
 
 Floats = NDArray[np.float64]
@@ -25,6 +26,14 @@ def _number(value: float) -> float:
 @inlined
 def _count(value: float) -> float:
     return value if 0.0 <= value < _BEYOND_COUNTING and value == math.floor(value) else math.nan
+
+
+@compiled_in_place
+def forget_rows(state: Floats, forecast: Floats) -> None:
+    """Nothing seen yet, in any row of `state` (n, STATE) and `forecast` (n, FORECAST)."""
+    for i in range(state.shape[0]):
+        forget(state[i])
+        forget_forecast(forecast[i])
 
 
 @compiled_in_place
