@@ -20,7 +20,7 @@ from dilu_core.coscaling.forecast import MOST_RPS
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.coscaling.policy import ScalingReason
 from dilu_core.kernels import policy_columns as at
-from dilu_core.kernels.cpu.policy_batch import decide_rows, forget_rows
+from dilu_core.kernels.cpu.policy_batch import decide_rows, first_unfit, forget_rows
 from dilu_core.solvers.policy_replay import parameter_rows
 
 Floats = NDArray[np.float64]
@@ -120,7 +120,7 @@ class BatchCoScaler:
         state, which saves copying it. Raises `InvalidArgumentError` for columns of another length, never for odd
         readings.
         """
-        self._check(state)
+        self._check(state, in_place)
         told = np.empty((7, len(self)))  # one layout, hence one compiled kernel, for whatever comes
         for row, name, values in zip(
             told,
@@ -163,12 +163,21 @@ class BatchCoScaler:
     def _widths(self) -> tuple[int, ...]:
         return at.STATE, self._samples, at.MOST_PEAKS, at.FORECAST, self._season
 
-    def _check(self, state: object) -> None:
-        expected = [(len(self), width) for width in self._widths]
-        if not isinstance(state, BatchState) or [column.shape for column in state] != expected:
+    def _check(self, state: object, in_place: bool) -> None:
+        """Refuse what the kernel could not work on, or not without leaving its arrays."""
+        fits = isinstance(state, BatchState) and all(
+            isinstance(column, np.ndarray)
+            and column.shape == (len(self), width)
+            and column.dtype == np.float64
+            and column.flags.c_contiguous
+            for column, width in zip(state, self._widths, strict=True)
+        )
+        if not fits or first_unfit(self._rows, state.state, state.forecast) >= 0:
             fail(
                 "state", f"is {shown(state, 80)}; expected a BatchState of {len(self)} functions with these parameters."
             )
+        if in_place and not all(column.flags.writeable for column in state):
+            fail("state", "is read-only; expected one that may be written to, or in_place=False.")
 
     def _check_entries(self, state: BatchState) -> None:
         """Refuse positions outside of their rings, and rates that no policy remembers."""
@@ -202,7 +211,8 @@ class BatchCoScaler:
     def _copied(self, state: BatchState, time_s: Floats) -> BatchState:
         """A copy of what the next decisions may change: the long column only where a bucket may end."""
         small = (state.state.copy(), state.samples.copy(), state.peaks.copy(), state.forecast.copy())
-        if not self._season or not self._bucket_may_end(state, time_s):
+        writable = state.season.flags.writeable
+        if not self._season or (writable and not self._bucket_may_end(state, time_s)):
             return BatchState(*small, state.season)
         return BatchState(*small, state.season.copy())
 

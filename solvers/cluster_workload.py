@@ -27,7 +27,7 @@ class ClusterFunction:
         kind: `"inference"`, `"llm-inference"` or `"training"`.
         model: latency of a batch (training: of a step of one worker) over batch and share. It is the truth of the
             replay and known to the systems, so that none is better informed than another.
-        grid: batches (training: one) and shares that a quota may be chosen from.
+        grid: batches and shares that a quota may be chosen from. Training has to give one, of the batch of its steps.
         memory_mib: of one instance, or of each GPU of a training gang.
         slo_ms: latency objective of a request (not for training).
         trace: its arrivals, from `arrives_s` on (not for training); none once it is over.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dilu_core._checks import LARGEST, fail, instances_of, integer, read_only, restore
+from dilu_core._checks import LARGEST, fail, instances_of, read_only, restore
 from dilu_core.coscaling.params import HorizontalParams
 from dilu_core.kernels import policy_columns as step
 from dilu_core.kernels import policy_replay as kernel
@@ -26,7 +26,14 @@ from dilu_core.kernels.backend import RunRecord
 from dilu_core.kernels.cpu.policy_replay import replay_pairs
 from dilu_core.result import SolveStats
 from dilu_core.solvers.backends import resolved, stats_of
-from dilu_core.solvers.replay_setup import check_spares, clock, first_look_rps, rate_table, spare_steps
+from dilu_core.solvers.replay_setup import (
+    check_spares,
+    clock,
+    first_look_rps,
+    given_count,
+    rate_table,
+    spare_steps,
+)
 from dilu_core.traces import ArrivalTrace
 
 Floats = NDArray[np.float64]
@@ -198,7 +205,7 @@ def _problem(
         rates=_rates(rate_rps, params_list),
         step_s=step_s,
         per_control=per_control,
-        initial=-1 if initial_instances is None else integer("initial_instances", initial_instances, at_least=0),
+        initial=-1 if initial_instances is None else given_count(initial_instances),
         samples=int(np.where(rows[:, step.IS_LAZY] > 0, rows[:, step.LAZY_SAMPLES], rows[:, step.SHORT_S]).max()),
         season=2 * step.LAGS if rows[:, step.FORECASTS].any() else 0,
         launches=math.ceil(min(cold_steps, longest) / per_control) + 2,

@@ -131,9 +131,14 @@ def first_look_rps(trace: ArrivalTrace) -> float:
     return float(trace.rates_rps[:periods].mean())
 
 
+def given_count(initial_instances: int) -> int:
+    """`initial_instances`, checked: no more than a policy takes for a fleet."""
+    return integer("initial_instances", initial_instances, at_least=0, at_most=2**31 - 1)
+
+
 def initial_count(initial_instances: int | None, trace: ArrivalTrace, params: HorizontalParams) -> int:
     """The instances ready at the start."""
     if initial_instances is not None:
-        return integer("initial_instances", initial_instances, at_least=0)
+        return given_count(initial_instances)
     needed = math.ceil(first_look_rps(trace) / params.capacity_rps - 1e-9)
     return min(max(needed, params.min_instances), params.max_instances)

@@ -80,8 +80,8 @@ def _warm_up_exchange(gpu: GpuType) -> None:
 def warm_up() -> SolveStats:
     """Solve one tiny problem of each kind, so that every kernel is compiled (or loaded from the cache on disk).
 
-    Takes minutes of one core the first time after an installation, and a few seconds in later processes. Returns the time
-    it took.
+    Takes minutes of one core the first time after an installation, and seconds in later processes. Returns the time it
+    took.
     """
     started = time.perf_counter()
     fit = fit_latency_many([ProfileSamples(*np.array([[1, 2, 4], [500, 500, 1000], [10, 12, 9]]))], backend="cpu")[0]

@@ -16,6 +16,8 @@ _SINCE_VERSION_2 = {"wanted_s", "forecast"}
 LEAST_DELIVERED = 0.1
 """Of the capacity; an instance that delivers less has something broken that more instances do not mend."""
 
+_LEAST_READ = LEAST_DELIVERED * (1.0 - 1e-9)  # a mean of two values there may round to less
+
 
 class HorizontalState(NamedTuple):
     """The memory of one function's horizontal policy.
@@ -80,8 +82,8 @@ class HorizontalState(NamedTuple):
             quiet_s=finite("data['quiet_s']", data["quiet_s"], at_least=0.0),
             since_change_s=_maybe(data, "since_change_s", 0.0),
             spare_milli=_maybe(data, "spare_milli", 0.0),
-            delivered=_maybe(data, "delivered", LEAST_DELIVERED),
-            shown=_maybe(data, "shown", LEAST_DELIVERED),
+            delivered=_maybe(data, "delivered", _LEAST_READ),
+            shown=_maybe(data, "shown", _LEAST_READ),
             in_flight=_maybe(data, "in_flight", 0.0),
             ready=None if data["ready"] is None else integer("data['ready']", data["ready"], at_least=0),
             wanted_s=finite("data['wanted_s']", data.get("wanted_s", 0.0), at_least=0.0),

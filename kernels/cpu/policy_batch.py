@@ -8,7 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dilu_core.kernels.cpu.compiled import compiled_in_place, inlined
-from dilu_core.kernels.policy_columns import forget, forget_forecast
+from dilu_core.kernels.policy_columns import (
+    HELD_OVER,
+    IS_LAZY,
+    KEPT_PEAKS,
+    LAG,
+    LAGS,
+    LAZY_SAMPLES,
+    NEWEST,
+    NEXT_WINDOW,
+    OLDEST,
+    PEAKS,
+    RUNNING,
+    SAMPLES,
+    SEEN,
+    SHORT_S,
+    STRETCHES,
+    WINDOW,
+    WINDOWS,
+    forget,
+    forget_forecast,
+)
 from dilu_core.kernels.policy_step import policy_step
 
 Floats = NDArray[np.float64]
@@ -28,12 +48,39 @@ def _count(value: float) -> float:
     return value if 0.0 <= value < _BEYOND_COUNTING and value == math.floor(value) else math.nan
 
 
+@inlined
+def _within(position: float, least: float, most: float) -> bool:
+    return least <= position <= most  # False where it is NaN
+
+
 @compiled_in_place
 def forget_rows(state: Floats, forecast: Floats) -> None:
     """Nothing seen yet, in any row of `state` (n, STATE) and `forecast` (n, FORECAST)."""
     for i in range(state.shape[0]):
         forget(state[i])
         forget_forecast(forecast[i])
+
+
+@compiled_in_place
+def first_unfit(params: Floats, state: Floats, forecast: Floats) -> int:
+    """The first row with a position or a count outside of the rings that its parameters have, or -1."""
+    for i in range(params.shape[0]):
+        kept = params[i, LAZY_SAMPLES] if params[i, IS_LAZY] > 0.0 else params[i, SHORT_S]
+        fits = (
+            _within(state[i, SAMPLES], 0, kept)
+            and _within(state[i, OLDEST], 0, kept - 1)
+            and _within(state[i, PEAKS], 0, params[i, KEPT_PEAKS])
+            and _within(state[i, RUNNING], -1, params[i, KEPT_PEAKS] - 1)
+            and _within(state[i, HELD_OVER], -1, STRETCHES)
+            and _within(forecast[i, SEEN], 0, 2 * LAGS)
+            and _within(forecast[i, NEWEST], -1, LAGS - 1)
+            and _within(forecast[i, LAG], 0, LAGS)
+            and _within(forecast[i, WINDOW], 0, WINDOWS - 1)
+            and _within(forecast[i, NEXT_WINDOW], 0, WINDOWS - 1)
+        )
+        if not fits:
+            return i
+    return -1
 
 
 @compiled_in_place

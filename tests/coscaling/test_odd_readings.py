@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams, HorizontalState
@@ -167,3 +167,38 @@ def test_the_pace_of_observations_does_not_change_what_is_remembered(rule, rates
     assert parted.state.known_s == whole.state.known_s == len(rates)
     assert parted.state.samples_rps == pytest.approx(whole.state.samples_rps)
     assert parted.state.peaks == pytest.approx(whole.state.peaks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.1, 1.0, 2.0, 2.5, 5.0, 30.0]),
+            st.one_of(st.just(0.0), st.floats(0.0, 60.0)),
+            st.integers(0, 3),
+            st.one_of(st.none(), st.floats(0.0, 500.0)),
+            st.one_of(st.none(), st.floats(0.0, 700.0)),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_every_state_can_be_read_back(told):
+    """Whatever was seen, and however rarely: what is written is read, and is the same."""
+    policy, now = CoScaler(HorizontalParams(10.0, 300, 600, base_latency_ms=100.0)), 0.0
+    state = policy.initial_state()
+    for elapsed, arrivals, ready, in_flight, spare in told:
+        now += elapsed
+        _, state = policy.decide(state, Observation(now, arrivals, ready, 0, in_flight, spare))
+        assert HorizontalState.from_dict(json.loads(json.dumps(state.to_dict(), allow_nan=False))) == state
+
+
+def test_the_least_delivered_can_be_read_back() -> None:
+    """An instance that all but stands still: the mean with the floor itself rounds to less than the floor."""
+    policy = CoScaler(HorizontalParams(10.0, 300, 600, base_latency_ms=100.0))
+    state = policy.initial_state()
+    for now, queue in ((0.0, 20.0), (5.0, 35.0), (10.0, 85.0)):
+        _, state = policy.decide(state, Observation(now, 10.0, 1, 0, in_flight=queue))
+    assert state.delivered is not None
+    assert state.delivered < 0.1
+    assert HorizontalState.from_dict(json.loads(json.dumps(state.to_dict()))) == state

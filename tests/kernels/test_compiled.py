@@ -6,6 +6,7 @@ import gc
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -14,13 +15,8 @@ from numba.core import config
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
-from dilu_core import kernels
-from dilu_core.coscaling.horizontal import CoScaler, HorizontalParams
+from dilu_core import kernels, warm_up
 from dilu_core.kernels.cpu.compiled import compiled_in_place
-from dilu_core.solvers.policy_replay import replay_many
-from dilu_core.solvers.shared_replay import replay_shared
-from dilu_core.solvers.shared_tenants import ReplayTenant
-from dilu_core.traces import ArrivalTrace
 
 pytestmark = pytest.mark.skipif(
     bool(getattr(config, "DISABLE_JIT", 0)), reason="nothing is compiled (NUMBA_DISABLE_JIT)"
@@ -53,10 +49,15 @@ def gives_numbers(function: Any) -> bool:
 
 
 def called(function: Any) -> Iterator[Any]:
-    """The compiled functions that `function` names."""
+    """The compiled functions that `function` names, and those that the inlined ones among them name in its place."""
+    scope = function.py_func.__globals__
+    modules = [each for each in scope.values() if isinstance(each, ModuleType)]
     for name in function.py_func.__code__.co_names:
-        if is_compiled(function.py_func.__globals__.get(name)):
-            yield function.py_func.__globals__[name]
+        for each in (scope.get(name), *(getattr(module, name, None) for module in modules)):
+            if is_compiled(each):
+                yield each
+                if each.targetoptions.get("inline") == "always":
+                    yield from called(each)
 
 
 def test_what_works_in_place_gives_and_gets_numbers_only() -> None:
@@ -78,16 +79,12 @@ def test_a_function_that_allocates_does_not_compile_in_place() -> None:
 
 
 def test_nothing_is_left_allocated() -> None:
-    """Replays, alone and on shared GPUs, free all that they allocate."""
+    """A small problem of every kind leaves nothing behind that the same problem had not left before."""
     memory = pytest.importorskip("numba.core.runtime._nrt_python")
-    params = HorizontalParams(10.0, 300, 600, slo_ms=300.0, base_latency_ms=100.0)
-    trace = ArrivalTrace(20.0 + 15.0 * np.sin(np.arange(120) / 9.0))
-    tenant = ReplayTenant("a", params, trace, CoScaler(params))
 
     def kept() -> int:
-        """Allocations that nobody has freed, of both replays once more."""
-        replay_many(trace, [params], backend="cpu")
-        replay_shared([tenant], gpus=4)
+        """Allocations that nobody has freed, after all of them once more."""
+        warm_up()
         gc.collect()
         return int(memory.memsys_get_stats_alloc() - memory.memsys_get_stats_free())
 

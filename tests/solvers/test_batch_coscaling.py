@@ -195,6 +195,54 @@ def anything(value: Any) -> Any:
     return value
 
 
+def test_the_state_of_other_functions_is_refused() -> None:
+    """Of the same shape, but with positions beyond the rings of these parameters: nothing is written anywhere."""
+    lazy = HorizontalParams(10.0, 300, 600, rule="lazy", lazy_samples=400, lazy_out=400, lazy_in=400)
+    other = HorizontalParams(10.0, 300, 600, predict="off", late_weight=0.0)
+    batch, mirrored = BatchCoScaler([other, lazy]), BatchCoScaler([lazy, other])
+    state = batch.initial_state()
+    for second in range(1, 799):
+        _, state = batch.decide(state, float(second), 5.0, 1, 0, in_place=True)
+    with pytest.raises(InvalidArgumentError, match="state"):
+        mirrored.decide(state, 799.0, 5.0, 1, 0)
+    batch.decide(state, 799.0, 5.0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state._replace(state=state.state.tolist()),
+        lambda state: state._replace(peaks=state.peaks.astype(np.float32)),
+        lambda state: state._replace(season=np.asfortranarray(state.season)),
+        lambda state: state._replace(state=np.full_like(state.state, NAN)),
+        lambda state: state._replace(forecast=np.full_like(state.forecast, 1e9)),
+        lambda state: tuple(state),
+    ],
+)
+def test_states_that_no_batch_made_are_refused(spoil: Any) -> None:
+    batch = BatchCoScaler(SETS)
+    with pytest.raises(InvalidArgumentError, match="state"):
+        batch.decide(spoil(batch.initial_state()), 1.0, 5.0, 1, 0)
+
+
+def test_a_state_that_cannot_be_written_is_a_state() -> None:
+    """As it comes from a mapped file: decided from, but not used up."""
+    batch = BatchCoScaler(SETS)
+    state = batch.initial_state()
+    for column in state:
+        column.flags.writeable = False
+    for second in range(1, 40):
+        decision, state = batch.decide(state, float(second), 20.0, 1, 0)
+    frozen = BatchState(*(column.copy() for column in state))
+    for column in frozen:
+        column.flags.writeable = False
+    again, _ = batch.decide(frozen, 40.0, 20.0, 1, 0)
+    decision, _ = batch.decide(state, 40.0, 20.0, 1, 0)
+    assert (again.instances == decision.instances).all()
+    with pytest.raises(InvalidArgumentError, match="read-only"):
+        batch.decide(frozen, 40.0, 20.0, 1, 0, in_place=True)
+
+
 def test_bad_arguments_are_named() -> None:
     """Each message begins with the argument at fault."""
     batch = BatchCoScaler(SETS)

@@ -151,6 +151,7 @@ def test_bad_arguments_are_named() -> None:
         "spare_milli": lambda: replay_many(trace, params, spare_milli=[1.0, 2.0]),
         r"spare_milli\[0\]\[1\]": lambda: replay_many(trace, params, spare_milli=[[1.0, math.nan]]),
         "rate_rps": lambda: replay_many(trace, [params, other], rate_rps=[0.0] * 601),
+        "initial_instances": lambda: replay_many(trace, params, initial_instances=2**31),
         "backend": lambda: replay_many(trace, params, backend="tpu"),
         "control_s": lambda: replay_many(trace, params, step_s=0.3, control_s=1.0),
     }.items():
