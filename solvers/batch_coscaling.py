@@ -165,19 +165,22 @@ class BatchCoScaler:
 
     def _check(self, state: object, in_place: bool) -> None:
         """Refuse what the kernel could not work on, or not without leaving its arrays."""
-        fits = isinstance(state, BatchState) and all(
+        if not isinstance(state, BatchState) or not self._fits(state):
+            fail(
+                "state", f"is {shown(state, 80)}; expected a BatchState of {len(self)} functions with these parameters."
+            )
+        if in_place and not all(column.flags.writeable for column in state):
+            fail("state", "is read-only; expected one that may be written to, or in_place=False.")
+
+    def _fits(self, state: BatchState) -> bool:
+        columns = all(
             isinstance(column, np.ndarray)
             and column.shape == (len(self), width)
             and column.dtype == np.float64
             and column.flags.c_contiguous
             for column, width in zip(state, self._widths, strict=True)
         )
-        if not fits or first_unfit(self._rows, state.state, state.forecast) >= 0:
-            fail(
-                "state", f"is {shown(state, 80)}; expected a BatchState of {len(self)} functions with these parameters."
-            )
-        if in_place and not all(column.flags.writeable for column in state):
-            fail("state", "is read-only; expected one that may be written to, or in_place=False.")
+        return columns and first_unfit(self._rows, state.state, state.forecast) < 0
 
     def _check_entries(self, state: BatchState) -> None:
         """Refuse positions outside of their rings, and rates that no policy remembers."""
