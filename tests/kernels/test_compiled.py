@@ -53,7 +53,8 @@ def called(function: Any) -> Iterator[Any]:
     scope = function.py_func.__globals__
     modules = [each for each in scope.values() if isinstance(each, ModuleType)]
     for name in function.py_func.__code__.co_names:
-        for each in (scope.get(name), *(getattr(module, name, None) for module in modules)):
+        named: list[Any] = [scope.get(name), *(getattr(module, name, None) for module in modules)]
+        for each in named:
             if is_compiled(each):
                 yield each
                 if each.targetoptions.get("inline") == "always":
